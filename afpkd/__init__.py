@@ -1,0 +1,1 @@
+"""AFPKD: knowledge distillation with adaptive frequency prompting. Importing this package does not import torch."""

@@ -1,0 +1,106 @@
+"""Weights on disk: safetensors of our own, `weights_only` loading of foreign files, and nothing loaded in part."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from afpkd.record import UserError, atomic_path
+
+State = dict[str, Tensor]
+
+
+def save_weights(path: Path, state: State) -> None:
+    """Write a state dict as safetensors, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_weights(module: nn.Module, path: Path) -> str:
+    """Load *all* of `module` from a .safetensors, .pt or .pth file and say so; UserError on any difference.
+
+    A foreign file may hold its tensors under `state_dict` or `model` and prefix them with `module.`; the line says it.
+    """
+    state, notes = _tidied(_read(path))
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
+    if missing or unexpected or wrong:
+        raise UserError(
+            f"{path}: does not fit {type(module).__name__}: {_some('missing', missing)}{_some('unexpected', unexpected)}"
+            + "".join(f"{name} is {_shape(state[name])}, expected {_shape(own[name])}; " for name in wrong[:1])
+            + f"{len(own.keys() & state.keys()) - len(wrong)} of {len(own)} tensors fit: nothing was loaded"
+        )
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values() if tensor.is_floating_point()):
+        raise UserError(f"{path}: holds NaN or infinite weights: nothing was loaded")
+    module.load_state_dict(state)
+    return f"loaded {len(state)} of {len(own)} tensors from {path}{notes}"
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Hash every parameter and buffer: equal exactly when two networks are bit-equal."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        state.update(name.encode())
+        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return state.hexdigest()
+
+
+def save_training_state(path: Path, state: dict[str, Any]) -> None:
+    """Write what a run needs to continue exactly, atomically."""
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_training_state(path: Path, digest: str) -> dict[str, Any] | None:
+    """Read it back; None where there is none, or one of another configuration (`digest`)."""
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: unreadable training state ({_line(error)}): delete it to train anew") from None
+    return state if state.get("digest") == digest else None
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: not a file of plain tensors ({_line(error)})") from None
+
+
+def _tidied(loaded: Any) -> tuple[State, str]:
+    notes = ""
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded, notes = loaded[key], f"{notes} (key '{key}')"
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise UserError("the weights file holds no state dict: a mapping from names to tensors was expected")
+    if loaded and all(name.startswith("module.") for name in loaded):
+        loaded, notes = {name.removeprefix("module."): t for name, t in loaded.items()}, f"{notes} (without 'module.')"
+    return loaded, notes
+
+
+def _some(title: str, names: list[str]) -> str:
+    return f"{len(names)} {title} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''}); " if names else ""
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -1,0 +1,69 @@
+"""Batches from a data set that lies whole, as uint8, on the training device: no workers, no copies, no PIL.
+
+All randomness is a function of (seed, step): a resumed run draws the crops and flips that it would have drawn.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from afpkd.data.dataset import Split
+
+
+class Pixels(NamedTuple):
+    """A split on the training device. images: uint8 N, C, H, W; labels: int64 N; mean, std a channel."""
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 N, C, H, W -> float32 (pixel / 255 - mean) / std, channels last in memory (faster convolutions)."""
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, device=images.device).view(shape)
+        std = torch.tensor(self.std, device=images.device).view(shape)
+        scaled = torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def pixels_from_split(split: Split, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Pixels:
+    """Move a split to `device` once."""
+    images, labels = torch.from_numpy(split.images.copy()), torch.from_numpy(split.labels.copy())
+    return Pixels(images.to(device), labels.to(device), tuple(mean), tuple(std))
+
+
+def epoch_order(num: int, seed: int, epoch: int) -> Tensor:
+    """The order in which epoch `epoch` (0-based) visits `num` images, on the CPU: the same on every device."""
+    return torch.randperm(num, generator=generator_for("order", seed, epoch, torch.device("cpu")))
+
+
+def generator_for(purpose: str, seed: int, counter: int, device: torch.device) -> torch.Generator:
+    """A generator for one use: another for each (purpose, seed, counter), so that no state need be kept to resume.
+
+    The three are mixed by numpy's SeedSequence, since torch's CPU generator looks at the low 32 bits of a seed only.
+    """
+    mixed = np.random.SeedSequence([*purpose.encode(), seed, counter]).generate_state(1)[0]
+    return torch.Generator(device).manual_seed(int(mixed))
+
+
+def random_crop_and_flip(images: Tensor, *, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Crop each of `images` (uint8 N, C, H, W) from its black-padded self at random, then mirror half of them.
+
+    The literature's CIFAR augmentation (He et al. 2016: padding 4), the whole batch at once.
+    """
+    num, device = len(images), images.device
+    if padding:
+        height, width = images.shape[-2:]
+        windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+        top, left = torch.randint(0, 2 * padding + 1, (2, num), device=device, generator=generator)
+        images = windows[torch.arange(num, device=device), :, top, left]
+    if flip:
+        mirrored = torch.rand(num, device=device, generator=generator) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    return images

@@ -1,0 +1,60 @@
+"""What a data set is to the rest of the program. numpy only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+class Split(NamedTuple):
+    """images: uint8 N, C, H, W; labels: int64 N."""
+
+    images: Images
+    labels: Labels
+
+
+class Dataset(NamedTuple):
+    """A whole small data set in memory."""
+
+    train: Split
+    test: Split
+    label_names: list[str]
+
+    def sha256(self) -> str:
+        """Hash every pixel and label: which data a record speaks of."""
+        state = hashlib.sha256()
+        for split in (self.train, self.test):
+            state.update(split.images.tobytes())
+            state.update(split.labels.tobytes())
+        return state.hexdigest()
+
+
+class DatasetSpec(NamedTuple):
+    """What is known of a data set before it is read; `load(root)` reads it from under `AFPKD_DATA`."""
+
+    num_classes: int
+    in_channels: int
+    image_size: tuple[int, int]
+    num_train: int
+    load: Callable[[Path], Dataset]
+
+
+def data_root() -> Path:
+    """The folder that holds the data sets: the environment variable AFPKD_DATA, else ~/.cache/afpkd."""
+    return Path(os.environ.get("AFPKD_DATA") or "~/.cache/afpkd").expanduser()
+
+
+def hold_out(train: Split, num_heldout: int, seed: int) -> tuple[Split, Split]:
+    """Split train at random into (rest, held-out); epochs and hyper-parameters are chosen on held-out only."""
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(train.labels))
+    heldout, rest = np.sort(order[:num_heldout]), np.sort(order[num_heldout:])
+    return Split(train.images[rest], train.labels[rest]), Split(train.images[heldout], train.labels[heldout])

@@ -1,0 +1,47 @@
+"""Distillation methods: one file each, one line each in the dict. torch is imported only when one is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from afpkd.distillers.distiller import Distiller
+    from afpkd.models.outputs import Shapes
+
+
+def _none() -> type[Distiller]:
+    from afpkd.distillers.none import NoDistillation
+
+    return NoDistillation
+
+
+def _kd() -> type[Distiller]:
+    from afpkd.distillers.kd import KD
+
+    return KD
+
+
+def _reviewkd() -> type[Distiller]:
+    from afpkd.distillers.reviewkd import ReviewKD
+
+    return ReviewKD
+
+
+def _afpkd() -> type[Distiller]:
+    from afpkd.distillers.afpkd import AFPKD
+
+    return AFPKD
+
+
+DISTILLERS: dict[str, Callable[[], type[Distiller]]] = {
+    "none": _none,
+    "kd": _kd,
+    "reviewkd": _reviewkd,
+    "afpkd": _afpkd,
+}
+
+
+def build_distiller(method: str, student: Shapes, teacher: Shapes, **options: Any) -> Distiller:
+    """Build `method` for a pair of networks; its adapters size themselves from the probed shapes."""
+    return DISTILLERS[method]()(student, teacher, **options)

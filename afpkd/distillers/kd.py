@@ -1,0 +1,23 @@
+"""Knowledge distillation on logits: Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network" (2015)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from afpkd.distillers.distiller import Distiller, Losses
+from afpkd.losses import soft_target_loss
+from afpkd.models.outputs import Outputs, Shapes
+
+
+class KD(Distiller):
+    """task_weight x cross-entropy + kd_weight x T^2 KL(teacher || student)."""
+
+    def __init__(
+        self, student: Shapes, teacher: Shapes, *, temperature: float, kd_weight: float, task_weight: float
+    ) -> None:
+        super().__init__()
+        self.temperature, self.kd_weight, self.task_weight = temperature, kd_weight, task_weight
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+        """{"kd"}."""
+        return {"kd": self.kd_weight * soft_target_loss(student.logits, teacher.logits, self.temperature)}

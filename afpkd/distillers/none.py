@@ -1,0 +1,19 @@
+"""No distillation: the control that every other number is compared with."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from afpkd.distillers.distiller import Distiller, Losses
+from afpkd.models.outputs import Outputs, Shapes
+
+
+class NoDistillation(Distiller):
+    """The task loss alone."""
+
+    def __init__(self, student: Shapes, teacher: Shapes) -> None:
+        super().__init__()
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+        """No losses."""
+        return {}

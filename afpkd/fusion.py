@@ -1,0 +1,96 @@
+"""Feature fusion module: multi-level student features fused top-down and brought to the teacher's shapes.
+
+AFPKD fuses "multi-level features hierarchically"; the mechanism is ReviewKD's attention-based fusion (ABF; Chen et al.,
+CVPR 2021, figure 3), walked from the deepest level to the shallowest. The local branch reinforces "the local
+structure" (AFPKD, abstract) and is ours in form: a depthwise 3x3 convolution beside the fused map. Used in training
+only: the student that is exported has none of it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Size = tuple[int, int]
+
+
+class FeatureFusion(nn.Module):
+    """Fuse student maps (shallow to deep) and give one map a level in the teacher's channels and size.
+
+    Args:
+        student_channels, teacher_channels: channels of each level, shallow to deep.
+        teacher_sizes: (H, W) of the teacher's map at each level.
+        local_branch: add the depthwise branch (AFPKD); without it this is ReviewKD's ABF.
+        max_mid: cap of the channels in which levels are mixed (ReviewKD: 512).
+    """
+
+    def __init__(
+        self,
+        student_channels: list[int],
+        teacher_channels: list[int],
+        teacher_sizes: list[Size],
+        *,
+        local_branch: bool,
+        max_mid: int = 512,
+    ) -> None:
+        assert len(student_channels) == len(teacher_channels) == len(teacher_sizes)
+        super().__init__()
+        mid = min(max_mid, student_channels[-1])
+        last = len(student_channels) - 1
+        self.levels = nn.ModuleList(
+            FusionLevel(
+                student, teacher, mid, size, has_deeper=level < last, local_branch=local_branch and size > (1, 1)
+            )
+            for level, (student, teacher, size) in enumerate(
+                zip(student_channels, teacher_channels, teacher_sizes, strict=True)
+            )
+        )
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Student maps N, C_s, H_s, W_s -> N, C_t, H_t, W_t a level, shallow to deep."""
+        outputs: list[Tensor] = []
+        deeper: Tensor | None = None
+        for level, feature in zip(reversed(self.levels), reversed(features), strict=True):
+            output, deeper = level(feature, deeper)
+            outputs.insert(0, output)
+        return outputs
+
+
+class FusionLevel(nn.Module):
+    """One level: project, mix with the deeper level by two attention maps, refine locally, project to the teacher."""
+
+    def __init__(
+        self, student: int, teacher: int, mid: int, size: Size, *, has_deeper: bool, local_branch: bool
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.project = _conv_bn(student, mid, kernel=1)
+        self.attention = nn.Conv2d(2 * mid, 2, 1) if has_deeper else None
+        self.local = _local_branch(mid) if local_branch else None
+        self.output = _conv_bn(mid, teacher, kernel=3)
+
+    def forward(self, feature: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return (map in the teacher's shape, map N, mid, H_t, W_t that is passed up to the shallower level)."""
+        x = self.project(feature)
+        if self.attention is not None:
+            assert deeper is not None
+            y = F.interpolate(deeper, x.shape[-2:], mode="nearest")
+            own, from_deeper = torch.sigmoid(self.attention(torch.cat([x, y], dim=1))).chunk(2, dim=1)
+            x = own * x + from_deeper * y
+        if self.local is not None:
+            x = x + self.local(x)
+        if tuple(x.shape[-2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="nearest")
+        return self.output(x), x
+
+
+def _conv_bn(in_channels: int, out_channels: int, *, kernel: int) -> nn.Sequential:
+    convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_uniform_(convolution.weight, a=1)  # as ReviewKD does
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
+
+
+def _local_branch(channels: int) -> nn.Sequential:
+    depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    return nn.Sequential(depthwise, nn.BatchNorm2d(channels))

@@ -1,0 +1,107 @@
+"""What is trained in each phase: a teacher, the prompts inside a frozen teacher, a student beside one.
+
+Each function gives the one training loop (`afpkd.train`) a `Learner`: parameters, named losses, held-out metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from afpkd.checkpoint import state_sha256
+from afpkd.data.batches import Pixels
+from afpkd.distillers.distiller import Distiller, Losses
+from afpkd.evaluate import model_top1, top1
+from afpkd.models.outputs import Outputs
+from afpkd.prompts import FrequencyPrompts
+from afpkd.tasks.classification import task_loss
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One thing to train.
+
+    trained: all modules that learn and are saved to resume (the teacher never is).
+    product: the module whose weights are the result; every loss must reach it.
+    losses: (normalised images, labels, progress in 0..1) -> named, weighted losses.
+    metric: held-out accuracy in percent, which chooses the epoch.
+    frozen: the teacher, whose state must never change.
+    """
+
+    trained: nn.Module
+    product: nn.Module
+    losses: Callable[[Tensor, Tensor, float], Losses]
+    metric: Callable[[], float]
+    frozen: FrozenTeacher | None = None
+
+
+class FrozenTeacher:
+    """A teacher in eval mode that nothing can flip or move: not a submodule of anything that trains.
+
+    Its state hash is taken once; `assert_unchanged` compares. (BatchNorm statistics move in train mode even without
+    gradients: two well-known distillation libraries let their teachers drift so.)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self._sha256 = state_sha256(model)
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """A clean pass without gradients (no_grad, not inference_mode: student losses touch these features)."""
+        with torch.no_grad():
+            outputs: Outputs = self.model(images)
+        return outputs
+
+    def assert_unchanged(self) -> None:
+        """Assert that the teacher is still in eval mode and bit-equal to what it was."""
+        assert not any(module.training for module in self.model.modules()), "the teacher left eval mode"
+        assert state_sha256(self.model) == self._sha256, "the frozen teacher's weights changed"
+
+
+def plain_learner(model: nn.Module, heldout: Pixels) -> Learner:
+    """A network and the task loss: a teacher, or the undistilled student."""
+
+    def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
+        return {"task": task_loss(model(images), labels)}
+
+    return Learner(model, model, losses, lambda: model_top1(model, heldout))
+
+
+def student_learner(student: nn.Module, teacher: FrozenTeacher, distiller: Distiller, heldout: Pixels) -> Learner:
+    """Phase 2: a student, its teacher and a distillation method."""
+
+    def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
+        outputs = student(images)
+        distilled = distiller(outputs, teacher(images), labels, progress)
+        return {"task": distiller.task_weight * task_loss(outputs, labels), **distilled}
+
+    trained = nn.ModuleDict({"student": student, "distiller": distiller})
+    return Learner(trained, student, losses, lambda: model_top1(student, heldout), teacher)
+
+
+def prompt_learner(
+    prompts: FrequencyPrompts, teacher: FrozenTeacher, heldout: Pixels, *, overlap_weight: float
+) -> Learner:
+    """Phase 1: prompts fine-tuned inside the frozen teacher: L_prompt = CE + lambda L_dis (FreeKD).
+
+    A clean pass comes first: the position weights look one level deeper than the level that is being refined.
+    """
+
+    def prompted(images: Tensor) -> tuple[Outputs, Tensor]:
+        overlaps: list[Tensor] = []
+        clean = teacher(images).features
+        outputs: Outputs = teacher.model(images, prompts.refiner(clean, overlaps))
+        return outputs, torch.stack(overlaps).mean()
+
+    def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
+        outputs, overlap = prompted(images)
+        named = {"task": task_loss(outputs, labels)}
+        return {**named, "overlap": overlap_weight * overlap} if overlap_weight else named
+
+    def metric() -> float:
+        return top1(lambda images: prompted(images)[0].logits, heldout)
+
+    return Learner(prompts, prompts, losses, metric, teacher)

@@ -1,0 +1,76 @@
+"""Every loss of the program as a pure function, with its equation and source. Means over the batch, natural units."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Knowledge distillation on logits: T^2 KL(softmax(z_t / T) || softmax(z_s / T)), the mean over the batch.
+
+    Hinton et al., "Distilling the knowledge in a neural network" (2015). Logits N, K; `temperature` T > 0.
+    """
+    student = F.log_softmax(student_logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """ReviewKD's HCL: squared error at full size and of average-pooled versions, weighted 1, 1/2, 1/4, 1/8.
+
+    Chen et al., "Distilling knowledge via knowledge review" (CVPR 2021), section 3.4: pooled to 4x4, 2x2 and 1x1
+    (sizes that do not shrink the map are skipped), divided by the sum of the weights. Maps N, C, H, W.
+    """
+    loss, total, weight = F.mse_loss(student, teacher), 1.0, 1.0
+    difference = student - teacher
+    for size in (4, 2, 1):
+        if size < student.shape[-2]:  # pooling is linear: the pooled difference is the difference of the pooled
+            weight /= 2
+            loss = loss + weight * F.adaptive_avg_pool2d(difference, size).square().mean()
+            total += weight
+    return loss / total
+
+
+def token_overlap(masks: Tensor) -> Tensor:
+    """Soft Jaccard overlap between the masks of a band's tokens, the mean over pairs and images: O values in 0..1.
+
+    masks: N, O, T, h, w in 0..1. J(m, n) = sum(m n) / (sum m^2 + sum n^2 - sum m n): FreeKD's L_dis, over the T (T - 1)
+    off-diagonal pairs (each mask overlaps itself fully whatever is learned). Zero for T = 1.
+    """
+    tokens = masks.shape[2]
+    flat = masks.flatten(3)
+    inner = flat @ flat.transpose(-1, -2)
+    energy = inner.diagonal(dim1=-2, dim2=-1)
+    jaccard = inner / (energy.unsqueeze(-1) + energy.unsqueeze(-2) - inner).clamp_min(1e-12)
+    off_diagonal = jaccard.sum(dim=(-1, -2)) - jaccard.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return off_diagonal.mean(0) / max(tokens * (tokens - 1), 1)
+
+
+def frequency_loss(difference: list[Tensor], masks: list[Tensor], channel_weight: Tensor) -> Tensor:
+    """AFPKD's loss of one level: the weighted L1 distance of teacher and student bands, mean over bands and images.
+
+    For each band: sum_{c,p} omega_c w_p |a - b|_{c,p} / (C sum_p w_p), where a, b are the bands of teacher and student,
+    w the pixel mask and omega the channel weight with mean 1. FreeKD has a sum over tokens of
+    |m_i a - m_i b|; masks are positive, so it factors into one sum with w = sum_i g_i m_i and no tensor has T copies.
+
+    difference: a - b a group, N, C, O, h, w; masks: N, O, h, w a group; channel_weight: N, C.
+    """
+    per_band = [_masked_distance(group, mask, channel_weight) for group, mask in zip(difference, masks, strict=True)]
+    return torch.cat(per_band, dim=1).mean()
+
+
+def _masked_distance(difference: Tensor, mask: Tensor, channel_weight: Tensor) -> Tensor:
+    channels = difference.shape[1]
+    over_channels = torch.einsum("nc,ncohw->nohw", channel_weight, difference.abs())
+    area = mask.sum(dim=(-2, -1)).clamp_min(1e-6)
+    return (over_channels * mask).sum(dim=(-2, -1)) / (channels * area)
+
+
+def warm_up(progress: float, fraction: float) -> float:
+    """Linear ramp of a distillation weight, 0 -> 1 over the first `fraction` of the schedule; `progress` in 0..1.
+
+    ReviewKD ramps over 20 of 240 epochs; as a fraction, short recipes reach full weight too.
+    """
+    return min(progress / fraction, 1.0) if fraction > 0 else 1.0

@@ -1,0 +1,34 @@
+"""What every network of ours returns, and how prompts act inside one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+Refine = Callable[[int, Tensor], Tensor]
+"""`refine(level, feature) -> feature` of the same shape: called once a level, before the stage's last ReLU."""
+
+
+class Outputs(NamedTuple):
+    """One forward pass.
+
+    logits: N, K class scores.
+    features: one map a stage, shallow to deep, each N, C, H, W, *before* the stage's last ReLU: the pre-activation
+        target that ReviewKD and AFPKD imitate.
+    pooled: N, C, the vector that enters the classifier.
+    """
+
+    logits: Tensor
+    features: list[Tensor]
+    pooled: Tensor
+
+
+class Shapes(NamedTuple):
+    """What a distiller must know of a network to size its adapters: probed, never written by hand."""
+
+    channels: list[int]
+    sizes: list[tuple[int, int]]
+    pooled: int
+    num_classes: int

@@ -1,0 +1,126 @@
+"""Records: what a stage leaves behind, so that every number can be traced. Standard library only.
+
+Rule: the artifact is written first, its JSON record last, each atomically. The record's existence means "complete".
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+_PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "onnxscript", "fvcore", "tensorrt-rtx", "snakemake")
+
+
+class UserError(ValueError):
+    """Something the user can mend. The message is one line: what, where, what to do."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hash a JSON value by its canonical form: sorted keys, no spaces, no NaN; TypeError on anything else."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success it replaces `path` in one step, on error nothing stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_record(path: Path, record: Json) -> None:
+    """Write a JSON record atomically; NaN is refused, since JSON has none."""
+    write_text(path, json.dumps(record, indent=2, allow_nan=False) + "\n")
+
+
+def read_record(path: Path) -> Json:
+    """Read a JSON record; UserError where it is missing or broken."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such record: run the stage that makes it first") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable record ({error}): delete it and run its stage again") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: not a record (a JSON object was expected): delete it and run its stage again")
+    return record
+
+
+@functools.cache
+def provenance() -> Json:
+    """Say which code, packages and machine make a record: `versions`, `git_commit`, `machine`."""
+    return {"versions": _versions(), "git_commit": _git_commit(), "machine": _machine()}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _git_commit() -> str | None:
+    """The commit of this source tree, with `+` where tracked files differ from it; None outside a git checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout.strip()
+
+
+def _machine() -> dict[str, str | int | None]:
+    return {"system": platform.platform(), "processor": _processor(), "num_cpus": os.cpu_count()}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,70 @@
+"""Settings of one training run and its learning-rate schedule. No torch: a recipe is checked without it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How one network is trained. Every key is part of the run's identity."""
+
+    epochs: float
+    """Passes over the train split without its held-out part; a fraction is allowed (prompts need few steps)."""
+    batch_size: int = 64
+    """Images a step. An epoch drops its last, incomplete batch."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """SGD with momentum, or Adam."""
+    lr: float = 0.05
+    """Peak learning rate, for this batch size; never scaled behind your back."""
+    momentum: float = 0.9
+    """SGD momentum (ignored by Adam)."""
+    nesterov: bool = False
+    """Nesterov momentum (SGD)."""
+    weight_decay: float = 5e-4
+    """L2 penalty on all parameters, as the CIFAR literature has it."""
+    schedule: Literal["multistep", "onecycle", "cosine"] = "multistep"
+    """multistep: lr x decay at each milestone; onecycle: up for 30 % of the steps, then cosine down; cosine: down."""
+    milestones: tuple[float, ...] = ()
+    """Epochs after which multistep multiplies the rate by `decay`."""
+    decay: float = 0.1
+    """Factor of a milestone."""
+    amp: bool = True
+    """Mixed precision (bf16, else fp16 with loss scaling) where the training device is a GPU; the CPU stays fp32."""
+    compile: bool = False
+    """torch.compile the trained network."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        for key, least in (("epochs", 0), ("batch_size", 1), ("lr", 0)):
+            if not getattr(self, key) > least:
+                raise ValueError(f"{key}: must be greater than {least}, got {getattr(self, key)}")
+        if self.milestones and self.schedule != "multistep":
+            raise ValueError(f"milestones: only schedule = 'multistep' has them, not '{self.schedule}'")
+        if any(not 0 < milestone < self.epochs for milestone in self.milestones):
+            raise ValueError(f"milestones: each must lie between 0 and epochs = {self.epochs:g}, got {self.milestones}")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov: needs optimizer = 'sgd' with momentum")
+
+
+def learning_rate(settings: TrainSettings, step: int, total_steps: int) -> float:
+    """The rate of step `step` (0-based) of `total_steps`: a pure function, so that a resumed run needs no state.
+
+    onecycle equals torch's OneCycleLR with its defaults (Smith and Topin 2019) and no momentum cycle.
+    """
+    if settings.schedule == "multistep":
+        epoch = step / total_steps * settings.epochs
+        return settings.lr * settings.decay ** sum(epoch >= milestone for milestone in settings.milestones)
+    if settings.schedule == "cosine":
+        return _cosine(settings.lr, settings.lr * 1e-4, step / total_steps)
+    start, end = settings.lr / 25, settings.lr / 25 * 1e-4
+    peak, last = 0.3 * total_steps - 1, total_steps - 1
+    if step <= peak:
+        return _cosine(start, settings.lr, step / peak)
+    return _cosine(settings.lr, end, (step - peak) / (last - peak))
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * fraction))

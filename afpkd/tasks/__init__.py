@@ -1,0 +1,1 @@
+"""Tasks: what the task loss and the metric are. Classification now."""

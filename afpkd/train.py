@@ -1,0 +1,238 @@
+"""The one training loop: a teacher, the prompts, a student.
+
+Everything random is a function of (seed, step), the learning rate is a function of the step, and the rest of the state
+(weights, adapters, optimizer, loss scale, running sums) is saved: a killed run continues exactly, bit-equal on a CPU.
+No step waits for the device: losses are summed there and read once an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afpkd.checkpoint import State, load_training_state, save_training_state
+from afpkd.data.batches import Pixels, epoch_order, generator_for, random_crop_and_flip
+from afpkd.learners import Learner
+from afpkd.record import Json, UserError
+from afpkd.settings import TrainSettings, learning_rate
+
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of one training: weights after the last epoch, and of the best epoch on the held-out split."""
+
+    last: State
+    selected: State
+    selected_epoch: int
+    history: list[Json]
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random crop from `padding` black pixels a side, and a mirror."""
+
+    padding: int = 4
+    flip: bool = True
+
+
+Report = Callable[[int, int, Json | None], None]
+"""report(steps done, steps in all, the finished epoch's row or None): progress for whoever watches."""
+
+
+def fit(
+    learner: Learner,
+    train: Pixels,
+    settings: TrainSettings,
+    *,
+    augmentation: Augmentation,
+    seed: int,
+    checkpoint: Path,
+    digest: str,
+    report: Report,
+) -> Fitted:
+    """Train `learner`, continuing from `checkpoint` where it holds an unfinished run of the same `digest`."""
+    if len(train.labels) < settings.batch_size:
+        raise UserError(f"batch_size: {settings.batch_size} is more than the {len(train.labels)} training images")
+    run = _Run(learner, train, settings, augmentation, seed)
+    run.assert_losses_work()
+    saved = load_training_state(checkpoint, digest)
+    if saved is not None:
+        run.restore(saved)
+    started = last_saved = time.monotonic()
+    while run.step < run.total_steps:
+        run.train_step()
+        now = time.monotonic()
+        row = run.finish_epoch(now - started) if run.at_epoch_end() else None
+        report(run.step, run.total_steps, row)
+        if row is not None or now - last_saved > CHECKPOINT_SECONDS:
+            run.wall_s += now - started
+            save_training_state(checkpoint, {"digest": digest, **run.state()})
+            started = last_saved = time.monotonic()
+    if learner.frozen is not None:
+        learner.frozen.assert_unchanged()
+    return Fitted(_copied(learner.product), run.best_state, run.best_epoch, run.history, run.wall_s)
+
+
+class _Run:
+    """The mutable state of one training."""
+
+    def __init__(
+        self, learner: Learner, train: Pixels, settings: TrainSettings, augmentation: Augmentation, seed: int
+    ) -> None:
+        self.learner, self.train, self.settings = learner, train, settings
+        self.augmentation, self.seed = augmentation, seed
+        self.device = train.images.device
+        self.steps_per_epoch = len(train.labels) // settings.batch_size
+        self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        self.optimizer = _optimizer(learner.trained, settings)
+        self.amp_dtype = _amp_dtype(self.device) if settings.amp else None
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
+        self.step = 0
+        self.sums: dict[str, Tensor] = {}
+        self.history: list[Json] = []
+        self.best_epoch, self.best_state = 0, State()
+        self.wall_s = 0.0
+        self._epoch_started_s = 0.0
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def train_step(self) -> None:
+        """One optimisation step."""
+        self.learner.trained.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.step, self.total_steps)
+        losses = self._losses(self.step, self.step / self.total_steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(_total(losses)))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss.detach()
+        self.step += 1
+        if self.step == 1 and self.learner.frozen is not None:
+            self.learner.frozen.assert_unchanged()
+
+    def at_epoch_end(self) -> bool:
+        """True after the last step of an epoch, and of the run."""
+        return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+
+    def finish_epoch(self, seconds: float) -> Json:
+        """Read the sums, measure on the held-out split, keep the best weights; return the epoch's row."""
+        steps = (self.step - 1) % self.steps_per_epoch + 1
+        losses = {name: float(total) / steps for name, total in self.sums.items()}
+        self.sums = {}
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise UserError(f"training diverged in epoch {len(self.history) + 1}: losses {losses}: lower `lr`")
+        wall_s = self.wall_s + seconds
+        row: Json = {
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            "lr": learning_rate(self.settings, self.step - 1, self.total_steps),
+            "losses": losses,
+            "heldout_top1": self.learner.metric(),
+            "images_per_s": steps * self.settings.batch_size / max(wall_s - self._epoch_started_s, 1e-9),
+            "wall_s": round(wall_s, 3),
+        }
+        self.history.append(row)
+        self._epoch_started_s = wall_s
+        if row["heldout_top1"] >= max(earlier["heldout_top1"] for earlier in self.history):
+            self.best_epoch, self.best_state = row["epoch"], _copied(self.learner.product)
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to continue exactly; the teacher is not in it."""
+        return {
+            "step": self.step,
+            "trained": self.learner.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+            "sums": self.sums,
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_state": self.best_state,
+            "wall_s": self.wall_s,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.learner.trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
+        self.step, self.history, self.wall_s = state["step"], state["history"], state["wall_s"]
+        self._epoch_started_s = self.history[-1]["wall_s"] if self.history else 0.0
+        self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
+
+    def assert_losses_work(self) -> None:
+        """Stop before step 1 when an enabled loss is zero, not finite, or sends no gradient to what is trained.
+
+        Each loss is tried on the first batch at full weight; BatchNorm statistics are put back.
+        """
+        before = _copied(self.learner.trained)
+        self.learner.trained.train()
+        parameters = [p for p in self.learner.product.parameters() if p.requires_grad]
+        for name, loss in self._losses(0, 1.0).items():
+            value = float(loss.detach())
+            if not math.isfinite(value) or value == 0:
+                raise UserError(f"loss '{name}' is {value:g} on the first batch: it would teach nothing")
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            if not any(bool(g.abs().max() > 0) for g in gradients if g is not None):
+                raise UserError(f"loss '{name}' sends no gradient to what is trained: it would teach nothing")
+        self.learner.trained.load_state_dict(before)
+
+    def _losses(self, step: int, progress: float) -> dict[str, Tensor]:
+        images, labels = self._batch(step)
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+            return self.learner.losses(images, labels, progress)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, epoch_order(len(self.train.labels), self.seed, epoch).to(self.device))
+        chosen = self._order[1][index * self.settings.batch_size : (index + 1) * self.settings.batch_size]
+        images = random_crop_and_flip(
+            self.train.images[chosen],
+            padding=self.augmentation.padding,
+            flip=self.augmentation.flip,
+            generator=generator_for("augmentation", self.seed, step, self.device),
+        )
+        return self.train.normalised(images), self.train.labels[chosen]
+
+
+def _optimizer(trained: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+    )
+
+
+def _amp_dtype(device: torch.device) -> torch.dtype | None:
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def _total(losses: dict[str, Tensor]) -> Tensor:
+    first, *others = losses.values()
+    return sum(others, start=first)
+
+
+def _copied(module: nn.Module) -> State:
+    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

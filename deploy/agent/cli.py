@@ -1,0 +1,78 @@
+"""`python3 -I agent.pyz VERB`: one JSON document on stdin, one on stdout; exit code 0 exactly where it is no error."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import PROTOCOL
+from .errors import AgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Json = dict[str, Any]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Answer one verb and give the exit code; every failure becomes a JSON document."""
+    # Runtimes print on the C level too: the answer keeps the real stdout, all other output goes to stderr.
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        text, code = json.dumps(_answer(arguments), allow_nan=False), 0
+    except AgentError as error:
+        text, code = _error(error.code, error.message), 1
+    except Exception as error:
+        text, code = _error("E_UNEXPECTED", _one_line(error)), 1
+    with answer:
+        answer.write(text + "\n")
+    return code
+
+
+def _answer(arguments: Sequence[str]) -> Json:
+    verb = arguments[0] if len(arguments) == 1 else None
+    if verb not in _VERBS:
+        raise AgentError("E_VERB", "expected one verb of: {}".format(", ".join(sorted(_VERBS))))
+    text = "" if sys.stdin.isatty() else sys.stdin.read()
+    try:
+        request = json.loads(text or "{}")
+    except ValueError as error:
+        raise AgentError("E_REQUEST", f"stdin is not a JSON document: {error}") from None
+    if not isinstance(request, dict):
+        raise AgentError("E_REQUEST", "stdin is not a JSON object")
+    return _VERBS[verb](request)
+
+
+def _version(request: Json) -> Json:
+    """Say which agent this is; needs nothing but the interpreter."""
+    del request
+    return {"protocol": PROTOCOL, "python": platform.python_version()}
+
+
+def _profile(request: Json) -> Json:
+    try:
+        from .profiling import profile
+    except ImportError as error:
+        hint = "numpy is needed on the device (Debian, JetPack: apt install python3-numpy)"
+        raise AgentError("E_NUMPY", f"{error}: {hint}") from None
+    return profile(request)
+
+
+def _error(code: str, message: str) -> str:
+    return json.dumps({"error": {"code": code, "message": message}})
+
+
+def _one_line(error: Exception) -> str:
+    """Name an unforeseen error and the line it came from: all that is left of its traceback."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+_VERBS: dict[str, Callable[[Json], Json]] = {"profile": _profile, "version": _version}

@@ -1,0 +1,93 @@
+"""The clock around the call: adaptive warm-up, then the timed loop (measuring protocol 4.4 and 4.5).
+
+One stream, closed loop: the next call starts when the last one is done. Only `infer` stands between the two readings.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from array import array
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Infer = Callable[[NDArray[np.float32]], Any]
+    Clock = Callable[[], int]
+
+
+class Timed(NamedTuple):
+    """Latencies in ns in the order they were taken, seconds of the whole loop, and whether windows agreed."""
+
+    samples_ns: array[int]
+    wall_s: float
+    steady: bool
+
+
+def warm_up(
+    infer: Infer,
+    inputs: Sequence[NDArray[np.float32]],
+    *,
+    min_seconds: float,
+    min_count: int,
+    window: int,
+    tolerance: float,
+    max_seconds: float,
+    clock: Clock = time.perf_counter_ns,
+) -> Timed:
+    """Call until `min_seconds` and `min_count` have passed and the last 3 windows' medians agree, or `max_seconds`.
+
+    `tolerance` is the share by which the largest of the three medians may exceed the smallest. Clocks that scale with
+    load (DVFS) settle within seconds, not within a fixed few calls.
+    """
+    samples = array("q")
+    stream = itertools.cycle(inputs)
+    begin = clock()
+    while True:
+        end = _time_one(infer, stream, samples, clock)
+        elapsed = (end - begin) / 1e9
+        due = len(samples) % window == 0 and len(samples) >= min_count and elapsed >= min_seconds
+        if due and _steady(samples, window, tolerance):
+            return Timed(samples, elapsed, True)
+        if elapsed >= max_seconds:
+            return Timed(samples, elapsed, False)
+
+
+def time_calls(
+    infer: Infer,
+    inputs: Sequence[NDArray[np.float32]],
+    *,
+    min_seconds: float,
+    min_count: int,
+    clock: Clock = time.perf_counter_ns,
+) -> Timed:
+    """Time calls over the cycled `inputs` until `min_seconds` have passed and `min_count` samples are there."""
+    samples = array("q")
+    stream = itertools.cycle(inputs)
+    begin = clock()
+    while True:
+        elapsed = (_time_one(infer, stream, samples, clock) - begin) / 1e9
+        if elapsed >= min_seconds and len(samples) >= min_count:
+            return Timed(samples, elapsed, True)
+
+
+def _time_one(infer: Infer, stream: Iterator[NDArray[np.float32]], samples: array[int], clock: Clock) -> int:
+    images = next(stream)
+    begin = clock()
+    infer(images)
+    end = clock()
+    samples.append(end - begin)
+    return end
+
+
+def _steady(samples: array[int], window: int, tolerance: float) -> bool:
+    if len(samples) < 3 * window:
+        return False
+    last = samples[-3 * window :]
+    medians = [median(last[start : start + window]) for start in range(0, 3 * window, window)]
+    return max(medians) <= min(medians) * (1 + tolerance)

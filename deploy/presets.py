@@ -1,0 +1,49 @@
+"""How long to measure (measuring protocol 4.4, 4.5): three presets, each a full statement of the rules it runs by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deploy.names import look_up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmUp:
+    """Not timed: until both minima have passed and the medians of the last 3 windows agree within `tolerance`."""
+
+    min_seconds: float
+    min_count: int
+    window: int
+    """Calls a window."""
+    tolerance: float
+    """Share by which the largest of the three medians may exceed the smallest."""
+    max_seconds: float
+    """Given up by then: the row is marked as not steady."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """Timed: until `min_seconds` have passed AND `min_count` samples are there."""
+
+    name: str
+    min_seconds: float
+    min_count: int
+    warm_up: WarmUp
+
+
+def find_preset(name: str) -> Preset:
+    """Give the preset called `name`; UserError with the known names where there is none."""
+    return look_up("preset", name, _PRESETS)
+
+
+_FULL = WarmUp(min_seconds=2, min_count=50, window=100, tolerance=0.02, max_seconds=30)
+_SHORT = WarmUp(min_seconds=1, min_count=50, window=50, tolerance=0.02, max_seconds=5)
+
+_PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(name="quick", min_seconds=5, min_count=200, warm_up=_SHORT),  # p50 and p90
+        Preset(name="standard", min_seconds=30, min_count=2_010, warm_up=_FULL),  # p99 with 10 samples above the bound
+        Preset(name="mlperf", min_seconds=600, min_count=24_576, warm_up=_FULL),  # MLPerf's own duration and count
+    )
+}

@@ -1,0 +1,250 @@
+"""`afpkd`: what make calls, and each stage as a verb. With --json, stdout is one document; messages go to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from afpkd.record import Json, UserError
+from pipeline import graph
+from pipeline.progress import EVENTS_VARIABLE, StageProgress
+from pipeline.recipe import load_recipe, recipe_names
+
+app = typer.Typer(
+    help="Distil a vision teacher into a small student for edge devices, and prove how good and how fast it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class TrainDevice(StrEnum):
+    """Where networks are trained."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Role(StrEnum):
+    """Whose network."""
+
+    teacher = "teacher"
+    student = "student"
+    undistilled = "undistilled"
+
+
+class Goal(StrEnum):
+    """What make calls a target."""
+
+    distill = "distill"
+    export = "export"
+    profile = "profile"
+    report = "report"
+
+
+RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe's name, or a path to a TOML file.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="The folder of runs.")]
+DeviceOption = Annotated[TrainDevice, typer.Option("--train-device", help="Where networks are trained.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0 = its default.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+@app.command()
+def run(
+    goals: Annotated[list[Goal], typer.Argument(help="What to bring up to date.")],
+    recipe: RecipeOption = "default",
+    device: Annotated[str, typer.Option("--device", help="Where students are measured.")] = "local",
+    train_device: DeviceOption = TrainDevice.auto,
+    runs: RunsOption = Path("runs"),
+    snakemake: Annotated[str, typer.Option("--snakemake", help="More arguments for Snakemake.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Bring goals up to date, with all they need: what `make distill export profile report` calls."""
+    from pipeline import summary
+
+    summary.announce(goals, recipe)
+    folder = graph.run_goals(
+        goals,
+        recipe=recipe,
+        runs=runs,
+        devices=device.split(),
+        train_device=train_device,
+        extra=shlex.split(snakemake),
+    )
+    _show(summary.facts(folder), as_json, lambda _: summary.closing(folder, goals, recipe))
+
+
+@app.command()
+def recipes(as_json: JsonOption = False) -> None:
+    """List the shipped recipes."""
+    rows = [{"name": name, "description": load_recipe(name)[1].description} for name in recipe_names()]
+    _show(rows, as_json, lambda rows: "\n".join(f"{row['name']:<32} {row['description']}" for row in rows))
+
+
+@app.command()
+def evaluate(
+    path: Annotated[Path, typer.Argument(help="A run's role folder, a weights file, or a bundle.")],
+    arch: Annotated[str | None, typer.Option("--arch", help="Model of a bare weights file.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Data set of a bare weights file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Whose normalisation a bare weights file wants.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure top-1 accuracy on the test set: {"top1": percent, "n": images}."""
+    from pipeline.evaluation import evaluate_path
+
+    _show(
+        evaluate_path(path, arch=arch, data=data, recipe=recipe),
+        as_json,
+        lambda r: f"top-1 {r['top1']:.2f} % of {r['n']} images",
+    )
+
+
+@app.command("train-teacher")
+def train_teacher(
+    recipe: RecipeOption = "default",
+    runs: RunsOption = Path("runs"),
+    train_device: DeviceOption = TrainDevice.auto,
+    threads: ThreadsOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage: train the teacher, or take a foreign one in."""
+    _stage("teacher", recipe, runs, train_device, threads, as_json)
+
+
+@app.command("tune-prompts")
+def tune_prompts(
+    recipe: RecipeOption = "default",
+    runs: RunsOption = Path("runs"),
+    train_device: DeviceOption = TrainDevice.auto,
+    threads: ThreadsOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage: fine-tune the frequency prompts inside the frozen teacher (phase 1)."""
+    _stage("prompts", recipe, runs, train_device, threads, as_json)
+
+
+@app.command("train-student")
+def train_student(
+    recipe: RecipeOption = "default",
+    runs: RunsOption = Path("runs"),
+    train_device: DeviceOption = TrainDevice.auto,
+    threads: ThreadsOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage: distil the student (phase 2)."""
+    _stage("student", recipe, runs, train_device, threads, as_json)
+
+
+@app.command("train-undistilled")
+def train_undistilled(
+    recipe: RecipeOption = "default",
+    runs: RunsOption = Path("runs"),
+    train_device: DeviceOption = TrainDevice.auto,
+    threads: ThreadsOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage: train the student without a teacher, the control."""
+    _stage("undistilled", recipe, runs, train_device, threads, as_json)
+
+
+@app.command()
+def export(
+    role: Annotated[Role, typer.Option("--role", help="Whose weights.")] = Role.student,
+    recipe: RecipeOption = "default",
+    runs: RunsOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Stage: write one role's bundle (ONNX files, golden inputs, evaluation set, manifest)."""
+    _stage_with(f"export {role}", as_json, lambda stages, work: stages.export_bundle(work, role), recipe, runs)
+
+
+@app.command()
+def profile(
+    role: Annotated[Role, typer.Option("--role", help="Whose bundle.")] = Role.student,
+    precision: Annotated[str, typer.Option("--precision", help="Which file of the bundle.")] = "fp32",
+    device: Annotated[str, typer.Option("--device", help="Where to measure.")] = "local",
+    recipe: RecipeOption = "default",
+    runs: RunsOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Stage: measure latency, memory and accuracy of one exported file on a device."""
+    _stage_with(
+        f"profile {role}", as_json, lambda stages, work: stages.profile(work, role, precision, device), recipe, runs
+    )
+
+
+@app.command()
+def report(recipe: RecipeOption = "default", runs: RunsOption = Path("runs"), as_json: JsonOption = False) -> None:
+    """Stage: write report.html, .md, .csv and .png from the records."""
+    _stage_with("report", as_json, lambda stages, work: stages.report(work), recipe, runs)
+
+
+def main() -> None:
+    """Run the program. Exit 0: done; 2: a mistake that the one line on stderr explains; 130: interrupted."""
+    if os.environ.get(EVENTS_VARIABLE):
+        graph.die_with_parent()
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing is lost; the same command continues\n")
+        raise SystemExit(130) from None
+
+
+def _stage(stage: str, recipe: str, runs: Path, train_device: TrainDevice, threads: int, as_json: bool) -> None:
+    def call(stages: Any, work: Any) -> Json:
+        verbs = {
+            "teacher": stages.train_teacher,
+            "prompts": stages.tune_prompts,
+            "student": stages.train_student,
+            "undistilled": stages.train_undistilled,
+        }
+        done: Json = verbs[stage](work)
+        return done
+
+    _stage_with(stage, as_json, call, recipe, runs, train_device, threads)
+
+
+def _stage_with(
+    label: str,
+    as_json: bool,
+    call: Callable[[Any, Any], Json],
+    recipe: str,
+    runs: Path,
+    train_device: TrainDevice = TrainDevice.auto,
+    threads: int = 0,
+) -> None:
+    from pipeline import stages
+    from pipeline.workspace import open_run
+
+    try:
+        _show(call(stages, open_run(recipe, runs, device=train_device, threads=threads)), as_json, lambda _: "")
+    except UserError as error:
+        if not os.environ.get(EVENTS_VARIABLE):
+            raise
+        StageProgress(label).error(str(error))
+        raise SystemExit(2) from None
+
+
+def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
+    shown = json.dumps(value, indent=2) if as_json else text(value)
+    if shown:
+        sys.stdout.write(shown + "\n")
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    raise SystemExit(2)

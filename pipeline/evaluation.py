@@ -1,0 +1,72 @@
+"""Accuracy of anything the program knows: a role of a run, a bare weights file, a bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from afpkd.data import DATASETS
+from afpkd.data.dataset import data_root
+from afpkd.record import Json, UserError, read_record
+from pipeline.recipe import load_recipe, recipe_names
+from pipeline.workspace import WEIGHTS
+
+
+def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str | None) -> Json:
+    """Top-1 on the test set: {"top1": percent, "n": images}; of a bundle with several files, {precision: {...}}."""
+    if (path / "manifest.json").is_file():
+        return _of_bundle(path)
+    if (path / "record.json").is_file():
+        record = read_record(path / "record.json")
+        return _of_weights(path / WEIGHTS, record["arch"], record["data"], record["preprocessing"])
+    if not path.is_file():
+        raise UserError(f"{path}: neither a weights file nor a folder with a record or a manifest")
+    if arch is None or data is None:
+        raise UserError(f"{path}: a bare weights file needs --arch NAME and --data NAME")
+    if data not in DATASETS:
+        raise UserError(f"unknown data set '{data}': known are {', '.join(DATASETS)}")
+    return _of_weights(path, arch, data, _normalisation(path, data, recipe))
+
+
+def _of_bundle(path: Path) -> Json:
+    import numpy as np
+
+    from export.bundle import file_for, preprocess, read_manifest
+    from export.verify import run_onnx, top1
+
+    manifest = read_manifest(path)
+    images = np.load(path / manifest["evaluation"]["images"], allow_pickle=False)
+    labels = np.load(path / manifest["evaluation"]["labels"], allow_pickle=False)
+    found = {}
+    for file in manifest["files"]:
+        logits = run_onnx(path / file_for(manifest, file["precision"])["path"], preprocess(images, manifest))
+        found[file["precision"]] = {"top1": top1(logits, labels), "n": len(labels)}
+    return found if len(found) > 1 else next(iter(found.values()))
+
+
+def _of_weights(path: Path, arch: str, data: str, normalisation: Json) -> Json:
+    import torch
+
+    from afpkd.checkpoint import load_weights
+    from afpkd.data.batches import pixels_from_split
+    from afpkd.evaluate import model_top1
+    from afpkd.models import build_model
+
+    spec = DATASETS[data]
+    model = build_model(arch, num_classes=spec.num_classes, in_channels=spec.in_channels)
+    load_weights(model, path)
+    test = spec.load(data_root()).test
+    pixels = pixels_from_split(test, normalisation["mean"], normalisation["std"], torch.device("cpu"))
+    return {"top1": model_top1(model, pixels), "n": len(test.labels)}
+
+
+def _normalisation(path: Path, data: str, recipe: str | None) -> Json:
+    """The mean and std of `recipe`, or of the shipped recipe that names this very file, or of one of the data set."""
+    candidates = [load_recipe(name) for name in ([recipe] if recipe else recipe_names())]
+    fitting = [(name, found) for name, found in candidates if found.data.name == data]
+    named = [(name, found) for name, found in fitting if Path(getattr(found.teacher, "weights", "")).name == path.name]
+    if not fitting:
+        raise UserError(f"no recipe says how {data} is normalised: name one with --recipe")
+    name, chosen = (named or fitting)[0]
+    sys.stderr.write(f"normalised as recipe {name} has it: mean {chosen.data.mean}, std {chosen.data.std}\n")
+    return {"mean": chosen.data.mean, "std": chosen.data.std}

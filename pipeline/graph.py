@@ -1,0 +1,159 @@
+"""Run goals through Snakemake, under our own lock, and show what the stages say.
+
+Snakemake knows who feeds whom; its own lock goes stale after a SIGKILL and names no holder, so it runs with --nolock
+under a `filelock`, which the kernel releases with its process and which names pid, host and since when.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from afpkd.record import Json, UserError, read_record, write_record
+from pipeline.progress import EVENTS_VARIABLE, event_line
+from pipeline.recipe import ROLES, Recipe, load_recipe, recipe_path, teacher_weights
+
+SNAKEFILE = Path(__file__).with_name("Snakefile")
+POLL_SECONDS = 0.2
+
+
+def run_goals(
+    goals: Sequence[str],
+    *,
+    recipe: str,
+    runs: Path,
+    devices: Sequence[str],
+    train_device: str,
+    extra: Sequence[str] = (),
+) -> Path:
+    """Bring the goals of a recipe up to date; return the run's folder. UserError where a stage stopped."""
+    name, decoded = load_recipe(recipe)
+    teacher_weights(decoded, recipe_path(recipe))  # a missing file is said before anything starts
+    folder = runs.resolve() / name
+    runs.mkdir(parents=True, exist_ok=True)
+    with locked(runs):
+        folder.mkdir(exist_ok=True)
+        targets = [target for goal in goals for target in targets_of(goal, name, decoded, devices)]
+        config = {"recipe": str(recipe_path(recipe)), "train_device": train_device, "devices": list(devices)}
+        _snakemake(runs.resolve(), folder, list(dict.fromkeys(targets)), config, extra)
+    return folder
+
+
+def targets_of(goal: str, name: str, recipe: Recipe, devices: Sequence[str]) -> list[str]:
+    """The files, relative to the folder of runs, that a goal wants."""
+    profiles = [
+        f"{name}/profiles/{device}/{role}-{precision}.json"
+        for device in devices
+        for role in ROLES
+        for precision in recipe.export.precisions
+    ]
+    return {
+        "distill": [f"{name}/student/record.json", f"{name}/undistilled/record.json"],
+        "export": [f"{name}/{role}/bundle/manifest.json" for role in ROLES],
+        "profile": [*profiles, f"{name}/report.html"],
+        "report": [f"{name}/report.html"],
+    }[goal]
+
+
+@contextmanager
+def locked(runs: Path) -> Iterator[None]:
+    """Hold the folder of runs alone; UserError naming who holds it."""
+    lock, holder = filelock.FileLock(runs / ".lock"), runs / ".lock.json"
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"{runs} is in use by {_holder(holder)}: wait for it, or use another RUNS") from None
+    try:
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        write_record(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": since})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, even by SIGKILL: no stage outlives its run."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _holder(path: Path) -> str:
+    try:
+        held = read_record(path)
+        return f"pid {held['pid']} on {held['host']} since {held['since']}"
+    except (UserError, KeyError):
+        return "another run"
+
+
+def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra: Sequence[str]) -> None:
+    events, log = folder / "events.jsonl", folder / "snakemake.log"
+    events.write_text("")
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(runs)),
+        *("--cores", "all", "--nolock", "--rerun-incomplete", "--keep-going"),
+        *("--rerun-triggers", "input", "mtime", "params"),
+        # Inputs count by content: a record is small, but no limit means that no touched file ever reruns a stage.
+        *("--max-checksum-file-size", "10G"),
+        *("--resources", "gpu=1"),
+        *extra,
+        *("--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())),
+        *("--", *targets),
+    ]
+    environment = {**os.environ, EVENTS_VARIABLE: str(events)}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        errors = _follow(process, events)
+    if process.returncode:
+        raise UserError(errors[0] if errors else _last_words(log))
+
+
+def _follow(process: subprocess.Popen[bytes], events: Path) -> list[str]:
+    """Print lines and draw bars until the process ends; return the stages' errors."""
+    console, errors = Console(stderr=True, highlight=False, soft_wrap=True), []
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with (
+        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars,
+        events.open() as lines,
+    ):
+        tasks = {}
+        ended = False
+        while not ended:
+            ended = process.poll() is not None  # one more look at the events after the end
+            for line in lines.read().splitlines():
+                event = json.loads(line)
+                if "error" in event:
+                    errors.append(event["error"])
+                elif "text" in event:
+                    bars.console.print(event_line(event), markup=False)
+                else:
+                    stage = event["stage"]
+                    if stage not in tasks:
+                        tasks[stage] = bars.add_task(stage)
+                    bars.update(tasks[stage], completed=event["done"], total=event["total"])
+            if not ended:
+                time.sleep(POLL_SECONDS)
+    return errors
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"the run stopped: {lines[-1] if lines else 'no output'}: see {log}"

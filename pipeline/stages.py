@@ -1,0 +1,159 @@
+"""The stages: a recipe in, artifacts and records out. Each checks its inputs, calls the layers below, writes a record.
+
+runs/<recipe>/{teacher,prompts,student,undistilled}/{model.safetensors,metrics.jsonl,record.json,bundle/}
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from afpkd.record import Json, read_record, sha256_of
+from afpkd.settings import TrainSettings
+from pipeline.progress import StageProgress
+from pipeline.recipe import teacher_weights
+from pipeline.workspace import WEIGHTS, Run, Workspace
+
+
+def train_teacher(run: Run) -> Json:
+    """Stage `teacher`: train it, or take a foreign one in; either way its test accuracy is measured."""
+    weights = teacher_weights(run.recipe, run.recipe_file)
+    if weights is not None:
+        return _adopt_teacher(run, weights)
+    settings = run.recipe.teacher
+    assert isinstance(settings, TrainSettings)
+    return _train_plain(run, "teacher", run.recipe.teacher.arch, settings)
+
+
+def train_undistilled(run: Run) -> Json:
+    """Stage `undistilled`: the student by the same recipe without its teacher, the control."""
+    return _train_plain(run, "undistilled", run.recipe.distill.student, run.recipe.distill)
+
+
+def tune_prompts(run: Run) -> Json:
+    """Stage `prompts`: fine-tune the frequency prompts inside the frozen teacher (phase 1)."""
+    from afpkd.evaluate import model_top1
+    from afpkd.learners import prompt_learner
+    from afpkd.prompts import FrequencyPrompts, mask_statistics
+
+    work = Workspace(run, "prompts")
+    settings = run.recipe.prompts
+    teacher, shapes = work.teacher()
+    prompts = FrequencyPrompts(shapes, tokens=settings.tokens, scales=settings.scales).to(work.device)
+    learner = prompt_learner(prompts, teacher, work.heldout, overlap_weight=settings.overlap_weight)
+    fitted = work.fit(learner, settings)
+    prompts.load_state_dict(fitted.last)
+    images = work.heldout.normalised(work.heldout.images[:500])
+    metrics = {
+        "teacher_heldout_top1": model_top1(teacher.model, work.heldout),
+        "prompted_heldout_top1": fitted.history[-1]["heldout_top1"],
+        "masks": mask_statistics(prompts, teacher(images).features),
+    }
+    record = {"schema": "afpkd.prompts/1", "metrics": metrics, "inputs": work.inputs}
+    return work.write(fitted, fitted.last, record)
+
+
+def train_student(run: Run) -> Json:
+    """Stage `student`: distil it from the frozen teacher (phase 2)."""
+    from afpkd.distillers import build_distiller
+    from afpkd.learners import student_learner
+    from afpkd.models import probe_shapes
+
+    work = Workspace(run, "student")
+    settings = run.recipe.distill
+    student = work.new_model(settings.student)
+    teacher, teacher_shapes = work.teacher()
+    options: Json = settings.options()
+    if settings.uses_prompts:
+        options["prompts"] = work.prompts(teacher_shapes)
+    shapes = probe_shapes(student, in_channels=work.spec.in_channels, image_size=work.spec.image_size)
+    distiller = build_distiller(settings.method, shapes, teacher_shapes, **options).to(work.device)
+    fitted = work.fit(student_learner(student, teacher, distiller, work.heldout), settings)
+    return work.write_checkpoint(student, fitted, arch=settings.student, method=settings.method)
+
+
+def _train_plain(run: Run, role: str, arch: str, settings: TrainSettings) -> Json:
+    from afpkd.learners import plain_learner
+
+    work = Workspace(run, role)
+    model = work.new_model(arch)
+    fitted = work.fit(plain_learner(model, work.heldout), settings)
+    return work.write_checkpoint(model, fitted, arch=arch, method="none")
+
+
+def _adopt_teacher(run: Run, weights: Path) -> Json:
+    from afpkd.checkpoint import load_weights, save_weights
+    from afpkd.evaluate import model_top1
+
+    started = time.monotonic()
+    work = Workspace(run, "teacher")
+    arch = run.recipe.teacher.arch
+    model = work.empty_model(arch)
+    work.progress.say(load_weights(model, weights))
+    top1 = model_top1(model, work.test)
+    save_weights(work.folder / WEIGHTS, model.state_dict())
+    metrics = {"test_top1_last": top1, "test_top1_selected": top1, "heldout_top1": None}
+    work.inputs["weights"] = sha256_of(weights)
+    record = {**work.checkpoint_record(model, arch, None), "metrics": metrics, "selected_epoch": None, "epochs": None}
+    return work.finish(record, time.monotonic() - started)
+
+
+def export_bundle(run: Run, role: str) -> Json:
+    """Stage `export`: the role's selected weights as one bundle that travels."""
+    from afpkd.checkpoint import load_weights
+    from afpkd.data.dataset import data_root
+    from afpkd.models import build_model
+    from export.build import build_bundle
+
+    folder, recipe = run.role(role), run.recipe
+    record = read_record(folder / "record.json")
+    model = build_model(record["arch"], num_classes=record["num_classes"], in_channels=record["in_channels"])
+    progress = StageProgress(f"export {role}")
+    progress.say(load_weights(model, folder / WEIGHTS))
+    data = recipe.data.spec.load(data_root())
+    return build_bundle(
+        model,
+        role=role,
+        arch=record["arch"],
+        images=data.test.images,
+        labels=data.test.labels,
+        label_names=data.label_names,
+        mean=recipe.data.mean,
+        std=recipe.data.std,
+        precisions=recipe.export.precisions,
+        opset=recipe.export.opset,
+        lineage={"weights": sha256_of(folder / WEIGHTS), "record": sha256_of(folder / "record.json")},
+        out=folder / "bundle",
+    )
+
+
+def profile(run: Run, role: str, precision: str, device: str) -> Json:
+    """Stage `profile`: latency, memory and accuracy of one exported file on a device."""
+    from deploy.measure import profile_bundle
+
+    progress = StageProgress(f"profile {role}")
+    progress.say(f"{precision} on {device}, preset {run.recipe.profile.preset}")
+    record = profile_bundle(
+        run.role(role) / "bundle",
+        device=device,
+        precision=precision,
+        preset=run.recipe.profile.preset,
+        threads=run.recipe.profile.threads,
+        out=run.folder / "profiles" / device / f"{role}-{precision}.json",
+        recipe=run.name,
+        config_digest=run.recipe.stage_digest("profile"),
+    )
+    p50 = record["latency_ms"]["p50"]
+    timed = "not timed" if p50 is None else f"p50 {p50:.2f} ms"
+    progress.say(f"{timed}, {record['verdict']}{''.join(f'; {reason}' for reason in record['reasons'])}")
+    return record
+
+
+def report(run: Run) -> Json:
+    """Stage `report`: one page, one table, one plot from the records."""
+    from pipeline.report import write_report
+
+    written = write_report(
+        run.folder, recipe_name=run.name, description=run.recipe.description, expected=run.recipe.expected
+    )
+    return {kind: str(path) for kind, path in written.items()}

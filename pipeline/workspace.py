@@ -1,0 +1,222 @@
+"""What the training stages share: the run's folder, data on the device, models, fitting, records."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afpkd.record import Json, UserError, provenance, read_record, sha256_of, write_record, write_text
+from afpkd.settings import TrainSettings
+from pipeline.progress import StageProgress
+from pipeline.recipe import Recipe, load_recipe, recipe_path
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from afpkd.data.dataset import Dataset
+    from afpkd.learners import FrozenTeacher, Learner
+    from afpkd.models.outputs import Shapes
+    from afpkd.prompts import FrequencyPrompts
+    from afpkd.train import Fitted
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One recipe in one folder of runs. device: auto | cpu | cuda; threads: of torch, 0 = its default."""
+
+    name: str
+    recipe: Recipe
+    recipe_file: Path
+    folder: Path
+    device: str = "auto"
+    threads: int = 0
+
+    def role(self, role: str) -> Path:
+        """The folder of a role (or of the prompts)."""
+        return self.folder / role
+
+
+def open_run(recipe: str, runs: Path, *, device: str = "auto", threads: int = 0) -> Run:
+    """Read the recipe; nothing is written."""
+    name, decoded = load_recipe(recipe)
+    return Run(name, decoded, recipe_path(recipe), runs.resolve() / name, device, threads)
+
+
+class Workspace:
+    """One training stage at work: data on the device, models, fitting, records."""
+
+    def __init__(self, run: Run, stage: str) -> None:
+        from afpkd.data.batches import pixels_from_split
+        from afpkd.data.dataset import data_root, hold_out
+
+        self.run, self.stage = run, stage
+        self.folder = run.role(stage)
+        self.progress = StageProgress(stage)
+        self.device = _torch_device(run)
+        self.spec = run.recipe.data.spec
+        self.data: Dataset = self.spec.load(data_root())
+        rest, heldout = hold_out(self.data.train, run.recipe.data.heldout, run.recipe.seed)
+        mean, std = run.recipe.data.mean, run.recipe.data.std
+        self.train, self.heldout, self.test = (
+            pixels_from_split(split, mean, std, self.device) for split in (rest, heldout, self.data.test)
+        )
+        self.inputs: Json = {"data": self.data.sha256()}
+
+    def empty_model(self, arch: str) -> nn.Module:
+        """A model on the device, its weights about to be loaded."""
+        import torch
+
+        from afpkd.models import build_model
+
+        model = build_model(arch, num_classes=self.spec.num_classes, in_channels=self.spec.in_channels)
+        # channels last: a fifth less time for convolutions on most machines, the same numbers
+        return model.to(self.device).to(memory_format=torch.channels_last)
+
+    def new_model(self, arch: str) -> nn.Module:
+        """A model to train: initialised by the seed alone, and known to export before any time is spent on it."""
+        import torch
+
+        from export.to_onnx import dry_run_export
+
+        torch.manual_seed(self.run.recipe.seed)
+        model = self.empty_model(arch)
+        dry_run_export(model, torch.zeros(1, self.spec.in_channels, *self.spec.image_size, device=self.device))
+        return model
+
+    def teacher(self) -> tuple[FrozenTeacher, Shapes]:
+        """The recipe's trained teacher, frozen, and its shapes; UserError below `min_top1`."""
+        from afpkd.checkpoint import load_weights
+        from afpkd.learners import FrozenTeacher
+        from afpkd.models import probe_shapes
+
+        folder = self.run.role("teacher")
+        record = read_record(folder / "record.json")
+        top1, least = record["metrics"]["test_top1_selected"], self.run.recipe.teacher.min_top1
+        if top1 < least:
+            raise UserError(
+                f"{self.run.name}: the teacher's test accuracy is {top1:.2f} %, below teacher.min_top1 = {least:g}: "
+                "nothing good is distilled from it; train it longer, fix its weights, or lower min_top1"
+            )
+        model = self.empty_model(record["arch"])
+        load_weights(model, folder / WEIGHTS)
+        self.inputs["teacher"] = sha256_of(folder / WEIGHTS)
+        shapes = probe_shapes(model, in_channels=self.spec.in_channels, image_size=self.spec.image_size)
+        return FrozenTeacher(model), shapes
+
+    def prompts(self, shapes: Shapes) -> FrequencyPrompts:
+        """The prompts that phase 1 left."""
+        from afpkd.checkpoint import load_weights
+        from afpkd.prompts import FrequencyPrompts
+
+        path = self.run.role("prompts") / WEIGHTS
+        settings = self.run.recipe.prompts
+        prompts = FrequencyPrompts(shapes, tokens=settings.tokens, scales=settings.scales).to(self.device)
+        load_weights(prompts, path)
+        self.inputs["prompts"] = sha256_of(path)
+        return prompts
+
+    def fit(self, learner: Learner, settings: TrainSettings) -> Fitted:
+        """Train, saving to resume beside the outputs (undeclared to the graph, so a kill never deletes it)."""
+        from afpkd.train import Augmentation, fit
+
+        data = self.run.recipe.data
+        if settings.compile:
+            learner.product.compile()
+        self.progress.say(f"{settings.epochs:g} epochs of {len(self.train.labels)} images on {self.device}")
+        return fit(
+            learner,
+            self.train,
+            settings,
+            augmentation=Augmentation(data.crop_padding, data.flip),
+            seed=self.run.recipe.seed,
+            checkpoint=self.folder / "checkpoint.pt",
+            digest=self._resume_digest(),
+            report=self.progress.step,
+        )
+
+    def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, arch: str, method: str) -> Json:
+        """Read the test set once, for the last and for the selected epoch; the selected weights travel on."""
+        from afpkd.evaluate import model_top1
+
+        model.load_state_dict(fitted.last)
+        last = model_top1(model, self.test)
+        model.load_state_dict(fitted.selected)
+        metrics = {
+            "test_top1_last": last,
+            "test_top1_selected": model_top1(model, self.test),
+            "heldout_top1": fitted.history[fitted.selected_epoch - 1]["heldout_top1"],
+        }
+        self.progress.say(f"test top-1 {metrics['test_top1_selected']:.2f} % (selected epoch {fitted.selected_epoch})")
+        record = {
+            **self.checkpoint_record(model, arch, method),
+            "metrics": metrics,
+            "selected_epoch": fitted.selected_epoch,
+            "epochs": len(fitted.history),
+        }
+        return self.write(fitted, fitted.selected, record)
+
+    def checkpoint_record(self, model: nn.Module, arch: str, method: str | None) -> Json:
+        """What every role's record says of its network."""
+        from afpkd.models import num_parameters
+
+        return {
+            "schema": "afpkd.checkpoint/1",
+            "role": self.stage,
+            "arch": arch,
+            "method": method,
+            "num_params": num_parameters(model),
+            "num_classes": self.spec.num_classes,
+            "in_channels": self.spec.in_channels,
+            "image_size": list(self.spec.image_size),
+            "inputs": self.inputs,
+        }
+
+    def write(self, fitted: Fitted, weights: dict[str, torch.Tensor], record: Json) -> Json:
+        """Weights and curves first, the record last; then the resume state is no longer needed."""
+        from afpkd.checkpoint import save_weights
+
+        save_weights(self.folder / WEIGHTS, weights)
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in fitted.history))
+        finished = self.finish(record, fitted.wall_s)
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        return finished
+
+    def finish(self, record: Json, wall_s: float) -> Json:
+        """Add what every record has, and write it."""
+        whole = {
+            **record,
+            "recipe": self.run.name,
+            "data": self.run.recipe.data.name,
+            "preprocessing": {"mean": self.run.recipe.data.mean, "std": self.run.recipe.data.std},
+            "seed": self.run.recipe.seed,
+            "config_digest": self.run.recipe.stage_digest(self.stage),
+            "outputs": {WEIGHTS: sha256_of(self.folder / WEIGHTS)},
+            **provenance(),
+            "device": str(self.device),
+            "threads": self.run.threads,
+            "wall_s": round(wall_s, 3),
+            "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        write_record(self.folder / "record.json", whole)
+        return whole
+
+    def _resume_digest(self) -> str:
+        """Which unfinished run a checkpoint belongs to: the stage's identity and the content of its inputs."""
+        return json.dumps([self.run.recipe.stage_digest(self.stage), self.inputs], sort_keys=True)
+
+
+def _torch_device(run: Run) -> torch.device:
+    import torch
+
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("TRAIN_DEVICE=cuda: torch finds no CUDA device here: use TRAIN_DEVICE=cpu or auto")
+    name = "cpu" if run.device == "cpu" or not torch.cuda.is_available() else "cuda"
+    return torch.device(name)

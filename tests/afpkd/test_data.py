@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from afpkd.data import DATASETS, cifar100
+from afpkd.data.batches import epoch_order, generator_for, pixels_from_split, random_crop_and_flip
+from afpkd.data.dataset import Split, hold_out
+from afpkd.record import UserError
+
+CPU = torch.device("cpu")
+
+
+def _numbered(num: int) -> Split:
+    images = np.arange(num, dtype=np.uint8)[:, None, None, None] * np.ones((1, 1, 4, 4), np.uint8)
+    return Split(images, np.arange(num))
+
+
+def test_fashion_mnist_5k_is_what_its_spec_says(tmp_path: Path) -> None:
+    spec = DATASETS["fashion_mnist_5k"]
+    data = spec.load(tmp_path)
+    assert data.train.images.shape == (spec.num_train, spec.in_channels, *spec.image_size)
+    assert np.bincount(data.train.labels).tolist() == [400] * 10
+    assert np.bincount(data.test.labels).tolist() == [100] * 10
+    assert len(data.label_names) == spec.num_classes
+    assert data.label_names[9] == "Ankle boot"
+
+
+def test_cifar100_reads_the_binary_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    folder = tmp_path / cifar100.FOLDER
+    folder.mkdir()
+    monkeypatch.setattr(cifar100, "_NUM_RECORDS", {"train": 5, "test": 3})
+    records = {name: rng.integers(0, 100, (n, 3074), dtype=np.uint8) for name, n in (("train", 5), ("test", 3))}
+    for name, rows in records.items():
+        (folder / f"{name}.bin").write_bytes(rows.tobytes())
+    (folder / "fine_label_names.txt").write_text("apple\nbear\n")
+    data = DATASETS["cifar100"].load(tmp_path)
+    assert data.train.labels.tolist() == records["train"][:, 1].tolist()  # byte 1: the fine label
+    assert data.test.images[2, 1, 0, 5] == records["test"][2, 2 + 1024 + 5]  # planes R, G, B, row-major
+    assert data.label_names == ["apple", "bear"]
+
+
+def test_a_truncated_cifar100_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / cifar100.FOLDER
+    folder.mkdir()
+    for name in ("train.bin", "test.bin", "fine_label_names.txt"):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"train\.bin: 1 bytes where 153700000 were expected"):
+        DATASETS["cifar100"].load(tmp_path)
+
+
+def test_offline_without_cifar100_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar100, "URL", "http://127.0.0.1:9/cifar-100-binary.tar.gz")  # the discard port: refused
+    with pytest.raises(UserError, match="set AFPKD_DATA"):
+        DATASETS["cifar100"].load(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cifar-100-binary.tar.gz").write_bytes(b"not it")
+    with pytest.raises(UserError, match="is not the official"):
+        DATASETS["cifar100"].load(tmp_path)
+
+
+def test_held_out_split_is_seeded_and_disjoint() -> None:
+    train = _numbered(50)
+    rest, heldout = hold_out(train, 10, seed=3)
+    assert sorted([*rest.labels, *heldout.labels]) == list(range(50))
+    assert (rest.images[:, 0, 0, 0] == rest.labels).all()
+    assert hold_out(train, 10, seed=3)[1].labels.tolist() == heldout.labels.tolist()
+    assert hold_out(train, 10, seed=4)[1].labels.tolist() != heldout.labels.tolist()
+
+
+def test_normalisation_is_the_formula() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 6, 5), dtype=np.uint8)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    pixels = pixels_from_split(Split(images, np.zeros(4, np.int64)), mean, std, CPU)
+    expected = (images.astype(np.float64) / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+    np.testing.assert_allclose(pixels.normalised(pixels.images), expected, atol=1e-6)
+
+
+def test_random_crop_equals_cropping_one_by_one() -> None:
+    images = torch.randint(0, 256, (64, 3, 8, 7), dtype=torch.uint8)
+    crops = random_crop_and_flip(images, padding=2, flip=False, generator=generator_for("crop", 0, 5, CPU))
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    offsets = set()
+    for crop, whole in zip(crops, padded, strict=True):
+        found = [(y, x) for y in range(5) for x in range(5) if torch.equal(whole[:, y : y + 8, x : x + 7], crop)]
+        assert found
+        offsets.update(found)
+    assert len(offsets) > 15  # of 25
+
+
+def test_flip_mirrors_about_half_and_nothing_else() -> None:
+    images = torch.randint(0, 256, (400, 1, 3, 4), dtype=torch.uint8)
+    flipped = random_crop_and_flip(images, padding=0, flip=True, generator=generator_for("flip", 0, 1, CPU))
+    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
+    assert bool((mirrored | (flipped == images).flatten(1).all(1)).all())
+    assert 150 < int(mirrored.sum()) < 250
+
+
+def test_order_and_augmentation_are_functions_of_seed_and_step() -> None:
+    assert torch.equal(epoch_order(100, 1, 2), epoch_order(100, 1, 2))
+    assert not torch.equal(epoch_order(100, 1, 2), epoch_order(100, 1, 3))
+    assert not torch.equal(epoch_order(100, 1, 2), epoch_order(100, 2, 2))
+    assert epoch_order(100, 1, 2).sort().values.tolist() == list(range(100))

@@ -1,0 +1,206 @@
+"""The stage end to end: bundle -> agent in a fresh process -> record and samples."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import deploy
+from afpkd.record import UserError, sha256_of
+from deploy.devices import find_device
+from deploy.lock import only_measurement
+from deploy.measure import profile_bundle
+from deploy.presets import find_preset
+from deploy.statistics import nearest_rank
+
+if TYPE_CHECKING:
+    from tests.deploy.conftest import HandMadeBundle
+
+HEADLINE = {
+    "device",
+    "role",
+    "precision",
+    "scenario",
+    "batch",
+    "threads",
+    "n",
+    "latency_ms",
+    "throughput_ips",
+    "macs",
+    "num_params",
+    "size_bytes",
+    "top1",
+    "verdict",
+    "reasons",
+}
+
+
+def measured(bundle: HandMadeBundle, out: Path, **changes: Any) -> dict[str, Any]:
+    arguments = {
+        "device": "local",
+        "precision": "fp32",
+        "preset": "instant",
+        "threads": 1,
+        "recipe": "tiny",
+        "config_digest": "0123",
+    }
+    return profile_bundle(bundle.folder, out=out, **{**arguments, **changes})
+
+
+@pytest.mark.usefixtures("instant")
+def test_record_holds_the_row_and_where_it_comes_from(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    out = tmp_path / "profiles" / "local" / "student-fp32.json"
+    record = measured(bundle, out)
+    assert json.loads(out.read_text()) == record
+    assert record["schema"] == "afpkd.profile/1"
+    assert [set(row) for row in record["rows"]] == [HEADLINE]
+    assert {key: record[key] for key in HEADLINE} == record["rows"][0]
+    assert (record["device"], record["role"], record["precision"]) == ("local", "student", "fp32")
+    assert (record["scenario"], record["batch"], record["threads"]) == ("single_stream", 1, 1)
+    assert record["macs"] == record["num_params"] == 240
+    assert record["size_bytes"] == (bundle.folder / "fp32.onnx").stat().st_size
+    assert record["top1"] == 100 * (80 - bundle.wrong) / 80
+    assert record["golden"]["before"]["ok"]
+    assert record["golden"]["after"]["ok"]
+    assert record["peak_memory_bytes"] > 1 << 20
+    assert record["runtime"]["threads_asked"] == 1
+    assert record["inputs"] == {
+        "manifest.json": sha256_of(bundle.folder / "manifest.json"),
+        "fp32.onnx": sha256_of(bundle.folder / "fp32.onnx"),
+    }
+    assert (record["recipe"], record["config_digest"], record["preset"]) == ("tiny", "0123", "instant")
+    assert {"versions", "git_commit", "machine", "finished_at", "protocol", "timing"} <= set(record)
+
+
+@pytest.mark.usefixtures("instant")
+def test_numbers_are_those_of_the_raw_samples_beside_it(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    record = measured(bundle, tmp_path / "row.json")
+    assert record["outputs"] == {"row.npz": sha256_of(tmp_path / "row.npz")}
+    with np.load(tmp_path / "row.npz") as arrays:
+        samples = arrays["samples_ns"]
+        assert len(arrays["warmup_ns"]) >= 30
+        assert len(arrays["predictions"]) == 80
+    assert record["n"] == len(samples) == 200
+    assert record["latency_ms"] == {
+        "p50": nearest_rank(samples, 50) / 1e6,
+        "p90": nearest_rank(samples, 90) / 1e6,
+        "p99": None,  # 200 < 662
+    }
+    assert record["throughput_ips"] == pytest.approx(1e9 / samples.mean())
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_golden_mismatch_is_invalid_and_not_timed(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    with np.load(bundle.folder / "golden.npz") as arrays:
+        images, logits = arrays["images"], arrays["logits"]
+    logits[3, 2] += 0.1
+    np.savez(bundle.folder / "golden.npz", images=images, logits=logits)
+    bundle.replace("golden.npz", (bundle.folder / "golden.npz").read_bytes())
+    record = measured(bundle, tmp_path / "row.json")
+    assert record["verdict"] == "INVALID"
+    assert len(record["reasons"]) == 1
+    assert record["reasons"][0].startswith("golden mismatch")
+    assert record["n"] == 0
+    assert record["latency_ms"] == {"p50": None, "p90": None, "p99": None}
+    assert record["throughput_ips"] is None
+    assert record["golden"]["after"] is None
+    assert record["golden"]["before"]["max_abs"] == pytest.approx(0.1, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"device": "locl"}, r"unknown device 'locl' \(did you mean local\?\): known are local"),
+        ({"device": "orin1"}, r"unknown device 'orin1': known are local"),
+        ({"preset": "quik"}, r"unknown preset 'quik' \(did you mean quick\?\): known are mlperf, quick, standard"),
+        ({"precision": "int8"}, r"no int8 file for onnxruntime \(it has: fp32\)"),
+        ({"threads": -1}, r"threads = -1"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_leaves_nothing(
+    bundle: HandMadeBundle, tmp_path: Path, changes: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(UserError, match=text):
+        measured(bundle, tmp_path / "row.json", **{"preset": "quick", **changes})
+    assert not list(tmp_path.glob("row*"))
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_failed_measurement_leaves_no_record(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    out = tmp_path / "row.json"
+    measured(bundle, out)
+    (bundle.folder / "fp32.onnx").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"its bytes are not those of the manifest: export it again \[E_HASH\]"):
+        measured(bundle, out)
+    assert not out.exists()
+    (bundle.folder / "eval.npy").unlink()
+    with pytest.raises(UserError, match=r"eval\.npy: missing from the bundle"):
+        measured(bundle, out)
+    (bundle.folder / "manifest.json").write_text('{"schema": "afpkd.bundle/9"}')
+    with pytest.raises(UserError, match=r"schema 'afpkd\.bundle/9', expected"):
+        measured(bundle, out)
+
+
+def test_presets_are_the_protocols() -> None:
+    table = {name: find_preset(name) for name in ("quick", "standard", "mlperf")}
+    assert {name: (preset.min_seconds, preset.min_count) for name, preset in table.items()} == {
+        "quick": (5, 200),
+        "standard": (30, 2010),
+        "mlperf": (600, 24576),
+    }
+    assert table["standard"].warm_up == table["mlperf"].warm_up
+    assert table["standard"].warm_up.min_seconds == 2
+    assert table["standard"].warm_up.max_seconds == 30
+
+
+def test_local_runs_onnx_runtime_under_this_interpreter() -> None:
+    local = find_device("local")
+    assert (local.name, local.runtime, local.python) == ("local", "onnxruntime", sys.executable)
+
+
+def test_a_second_measurement_waits_and_then_names_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        "import sys; from deploy.lock import only_measurement\n"
+        "with only_measurement('orin1'): print('held', flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(deploy.__file__).parent.parent,
+        env={"TMPDIR": str(tmp_path), "PATH": ""},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        refused = pytest.raises(UserError, match=rf"orin1 is being measured by process {first.pid} on .* since 20")
+        with refused, only_measurement("orin1", wait_s=0.01):
+            raise AssertionError("two at once")
+        assert f"process {first.pid}" in caplog.text
+        with only_measurement("local", wait_s=0):  # another device is free
+            pass
+        first.kill()
+    with only_measurement("orin1", wait_s=0):  # and so is this one, though its holder died of SIGKILL
+        pass
+
+
+def test_importing_the_layer_loads_no_torch() -> None:
+    code = (
+        "import pkgutil, importlib, sys, deploy;"
+        "[importlib.import_module(m.name) for m in pkgutil.walk_packages(deploy.__path__, 'deploy.')];"
+        "assert 'deploy.agent.profiling' in sys.modules;"
+        "assert not {'torch', 'onnx', 'onnxruntime'} & set(sys.modules)"
+    )
+    root = Path(deploy.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

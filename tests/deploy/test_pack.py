@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import pack
+from deploy.agent import PROTOCOL
+from deploy.pack import agent_archive
+
+ROOT = Path(pack.__file__).parent.parent
+
+
+def test_bytes_depend_on_the_source_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = agent_archive()
+    copy = tmp_path / "agent"
+    shutil.copytree(ROOT / "deploy" / "agent", copy)
+    (copy / "__pycache__" / "x.pyc").parent.mkdir(exist_ok=True)
+    (copy / "__pycache__" / "x.pyc").write_bytes(b"x")
+    for path in copy.glob("*.py"):
+        path.chmod(0o600)
+        os.utime(path, (10**9, 10**9))
+    monkeypatch.setattr(pack, "_SOURCE", copy)
+    assert agent_archive() == first
+    (copy / "errors.py").write_text("# changed\n")
+    assert agent_archive() != first
+
+
+def test_archive_holds_the_package_and_nothing_else() -> None:
+    entries = zipfile.ZipFile(io.BytesIO(agent_archive())).infolist()
+    names = [entry.filename for entry in entries]
+    assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
+    sources = {f"agent/{path.name}" for path in (ROOT / "deploy" / "agent").glob("*.py")}
+    assert names == sorted(sources | {"__main__.py"})
+
+
+def test_agent_runs_from_the_archive_alone(tmp_path: Path) -> None:
+    assert version_under(sys.executable, tmp_path)["protocol"] == PROTOCOL
+
+
+def test_agent_runs_under_python_3_8(tmp_path: Path) -> None:
+    """Every module is compiled and imported there, numpy being a stand-in: the board brings its own."""
+    python = python38()
+    if python is None:
+        pytest.skip("no Python 3.8 on this machine (PATH, pyenv)")
+    assert version_under(python, tmp_path)["python"].startswith("3.8.")
+    code = (
+        "import importlib, sys, types, zipfile; sys.modules['numpy'] = types.ModuleType('numpy');"
+        "sys.path.insert(0, 'agent.pyz');"
+        "names = [n[:-3].replace('/', '.') for n in zipfile.ZipFile('agent.pyz').namelist() if n.startswith('agent/')];"
+        "[importlib.import_module(name) for name in names]; print(len(names))"
+    )
+    done = subprocess.run(
+        [python, "-I", "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == len(list((ROOT / "deploy" / "agent").glob("*.py")))
+
+
+def test_a_device_without_numpy_is_told_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "agent.pyz").write_bytes(agent_archive())
+    # -S leaves site-packages out: numpy is not to be found
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "agent.pyz", "profile"],
+        cwd=tmp_path,
+        input="{}",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "E_NUMPY"
+    assert "apt install python3-numpy" in error["message"]
+
+
+def version_under(python: str, folder: Path) -> dict[str, Any]:
+    (folder / "agent.pyz").write_bytes(agent_archive())
+    done = subprocess.run(
+        [python, "-I", "agent.pyz", "version"], cwd=folder, input="", capture_output=True, text=True, check=True
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def python38() -> str | None:
+    """Find an interpreter that really is 3.8: pyenv's shim answers to the name, and then refuses."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates = [*map(str, sorted(pyenv.glob("versions/3.8.*/bin/python"))), shutil.which("python3.8")]
+    for python in candidates:
+        if python and subprocess.run([python, "-c", "pass"], capture_output=True, check=False).returncode == 0:
+            return python
+    return None
