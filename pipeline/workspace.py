@@ -52,9 +52,12 @@ class Workspace:
     """One training stage at work: data on the device, models, fitting, records."""
 
     def __init__(self, run: Run, stage: str) -> None:
+        import torch
+
         from afpkd.data.batches import pixels_from_split
         from afpkd.data.dataset import data_root, hold_out
 
+        torch.manual_seed(run.recipe.seed)  # initial weights are the seed's alone
         self.run, self.stage = run, stage
         self.folder = run.role(stage)
         self.progress = StageProgress(stage)
@@ -79,14 +82,14 @@ class Workspace:
         return model.to(self.device).to(memory_format=torch.channels_last)
 
     def new_model(self, arch: str) -> nn.Module:
-        """A model to train: initialised by the seed alone, and known to export before any time is spent on it."""
+        """A model to train: known to export before any time is spent on it."""
         import torch
 
         from export.to_onnx import dry_run_export
 
-        torch.manual_seed(self.run.recipe.seed)
         model = self.empty_model(arch)
-        dry_run_export(model, torch.zeros(1, self.spec.in_channels, *self.spec.image_size, device=self.device))
+        with torch.random.fork_rng():  # the exporter's draws must not move the weights that are drawn next
+            dry_run_export(model, torch.zeros(1, self.spec.in_channels, *self.spec.image_size), arch=arch)
         return model
 
     def teacher(self) -> tuple[FrozenTeacher, Shapes]:

@@ -1,0 +1,73 @@
+# AFPKD Edge: a trained teacher in, a small student on an edge device out, with proof. `make help` lists everything.
+RECIPE       ?= default
+DEVICE       ?= local
+TRAIN_DEVICE ?= auto
+RUNS         ?= runs
+ARGS         ?=
+PYTHON       ?= python3
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV  := .venv
+AFPKD := $(VENV)/bin/afpkd
+SETUP := $(VENV)/.afpkd-setup
+STAGES := distill export profile report
+
+##@ The main job: `make distill export profile`
+setup: $(SETUP) ## create .venv with every package pinned
+
+# Several goals on one command line are one call: stages then run side by side where they can.
+GOALS := $(filter $(STAGES),$(MAKECMDGOALS))
+.PHONY: run-goals
+run-goals: $(SETUP)
+	@$(AFPKD) run $(GOALS) --recipe '$(RECIPE)' --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)' $(ARGS)
+
+distill: run-goals ## train the teacher, its prompts, the student, and the undistilled control
+export: run-goals ## write one ONNX bundle a network, checked against torch
+profile: run-goals ## measure latency, memory and accuracy of each exported file; write the report
+report: run-goals ## write report.html, .md, .csv, .png of a recipe
+
+$(STAGES):
+	@:
+
+##@ For developers
+check: $(SETUP) ## ruff, mypy, import-linter, documentation tests
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/pytest -q tests/test_docs.py
+
+test: $(SETUP) ## every test: fast ones first, then the slow ones (ARGS='-m "not slow"' leaves those out)
+	$(VENV)/bin/pytest $(ARGS)
+
+bench: $(SETUP) ## re-run our own claims (hours; see bench/README.md)
+	$(VENV)/bin/python -m bench $(ARGS)
+
+gpu-check: $(SETUP) ## on a machine with an NVIDIA GPU: mixed precision, compile, one epoch, images/s
+	$(VENV)/bin/python -m bench.gpu_check $(ARGS)
+
+lock: ## resolve constraints.txt anew (new versions of everything)
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install -q '.[train,rtx,dev]'
+	( head -n 1 constraints.txt; .venv-lock/bin/pip freeze --exclude afpkd-edge ) > constraints.new
+	mv constraints.new constraints.txt && rm -rf .venv-lock
+
+clean: ## remove the environment and caches; runs stay
+	rm -rf $(VENV) .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info build
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables: RECIPE=$(RECIPE) (name or path), DEVICE=$(DEVICE), TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), RUNS=$(RUNS), ARGS"
+
+$(SETUP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 2; }
+	@echo "setting up $(VENV) (several GB of packages, minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,rtx,dev]'
+	@touch $@
+	@echo "ready; next: make distill export profile"
+
+.PHONY: setup $(STAGES) check test bench gpu-check lock clean help

@@ -1,0 +1,138 @@
+"""torch -> one ONNX file with a dynamic batch, and the proof before training that this will work.
+
+Opset 18 by default: from 19 on, ONNX Runtime on Arm has no kernel for an fp16 AveragePool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from afpkd.record import UserError, atomic_path
+from export.inference import logits_only
+from export.verify import run_onnx
+
+OPSET = 18
+
+
+def onnx_from_model(model: nn.Module, example: Tensor, path: Path, *, opset: int = OPSET) -> None:
+    """Write `model` in eval mode as one ONNX file, atomically; the same weights give the same bytes.
+
+    example: 1 or more inputs, float32 N, C, H, W. The file has one input, "input" (batch, C, H, W), and one output,
+    "logits" (batch, K), with a dynamic batch. `model` itself stays as it is. UserError where it cannot be exported.
+    """
+    try:
+        proto = _traced(model, example, opset)
+        _strip_notes(proto)
+        with atomic_path(path) as temporary:
+            onnx.save(proto, temporary)
+            onnx.checker.check_model(str(temporary), full_check=True)
+            _check_interface(onnx.load(temporary, load_external_data=False), example, opset)
+    except Exception as error:  # tracer, decompositions, translator and checker each raise errors of their own
+        raise UserError(f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {_cause(error)}") from error
+
+
+def dry_run_export(model: nn.Module, example: Tensor, *, arch: str | None = None) -> None:
+    """Prove before training that `model` can be exported and runs at any batch size; nothing is kept, nothing changed.
+
+    UserError in one line: `arch` (by default the class's name) and the cause.
+    """
+    image = example[:1].detach().cpu().numpy()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "dry_run.onnx"
+            onnx_from_model(model, example, path)
+            for batch in (1, 3):
+                _check_batch(path, np.repeat(image, batch, axis=0))
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        name = arch or type(model).__name__
+        raise UserError(f"model {name}: {_cause(error)}: mend its forward before training") from error
+
+
+def _traced(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
+    # Two images, since a tracer may take a dimension of 1 for a constant.
+    images = example[:1].detach().cpu().repeat(2, 1, 1, 1)
+    with _quiet():
+        program = torch.onnx.export(
+            logits_only(model),
+            (images,),
+            dynamo=True,
+            external_data=False,
+            opset_version=opset,
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None, "dynamo=True returns a program"
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tracer's dumps off the console: what failed is in the exception that it raises.
+
+    On an untraceable model torch prints the graph so far on stderr and logs, under this one name, that it finds no
+    user code. A traceable one says nothing and warns of nothing in eval mode (torch 2.14.1).
+    """
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _strip_notes(message: Any) -> None:  # a protobuf message; protobuf ships no types
+    """Delete what the exporter notes beside the graph, at every level: stack traces with this machine's paths."""
+    for field in ("metadata_props", "doc_string"):
+        if field in message.DESCRIPTOR.fields_by_name:
+            message.ClearField(field)
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None:
+            for part in value if descriptor.is_repeated else (value,):
+                _strip_notes(part)
+
+
+def _check_interface(proto: onnx.ModelProto, example: Tensor, opset: int) -> None:
+    """The file on disk says what the manifest will say of it."""
+    inputs, outputs = (
+        {value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+        for values in (proto.graph.input, proto.graph.output)
+    )
+    if inputs != {"input": ["batch", *example.shape[1:]]}:
+        raise UserError(f"its inputs became {inputs}: the batch must stay dynamic, the rest fixed")
+    shape = outputs.get("logits", [])
+    if len(outputs) != 1 or len(shape) != 2 or shape[0] != "batch" or not isinstance(shape[1], int):
+        raise UserError(f"its outputs became {outputs}, expected {{'logits': ['batch', classes]}}")
+    # The exporter keeps a higher opset, with a mere log line, where it cannot convert down.
+    written = {entry.domain: entry.version for entry in proto.opset_import}
+    if written != {"": opset}:
+        raise UserError(f"its operator sets became {written}")
+
+
+def _check_batch(path: Path, images: NDArray[np.float32]) -> None:
+    num_rows = len(run_onnx(path, images, len(images)))
+    if num_rows != len(images):
+        raise UserError(f"its ONNX file gives {num_rows} rows for {len(images)} images")
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the error at the bottom of the chain: torch wraps the cause in pages of advice."""
+    while error.__cause__ is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
