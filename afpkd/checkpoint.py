@@ -16,6 +16,8 @@ from afpkd.record import UserError, atomic_path
 
 State = dict[str, Tensor]
 
+_TRAINING_STATE_FORMAT = 1  # another one is trained anew
+
 
 def save_weights(path: Path, state: State) -> None:
     """Write a state dict as safetensors, atomically."""
@@ -29,13 +31,14 @@ def load_weights(module: nn.Module, path: Path) -> str:
 
     A foreign file may hold its tensors under `state_dict` or `model` and prefix them with `module.`; the line says it.
     """
-    state, notes = _tidied(_read(path))
+    state, notes = _tidied(_read(path), path)
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
     if missing or unexpected or wrong:
         raise UserError(
-            f"{path}: does not fit {type(module).__name__}: {_some('missing', missing)}{_some('unexpected', unexpected)}"
+            f"{path}: does not fit {type(module).__name__}: "
+            + f"{_some('missing', missing)}{_some('unexpected', unexpected)}"
             + "".join(f"{name} is {_shape(state[name])}, expected {_shape(own[name])}; " for name in wrong[:1])
             + f"{len(own.keys() & state.keys()) - len(wrong)} of {len(own)} tensors fit: nothing was loaded"
         )
@@ -57,7 +60,7 @@ def state_sha256(module: nn.Module) -> str:
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
     """Write what a run needs to continue exactly, atomically."""
     with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+        torch.save({"format": _TRAINING_STATE_FORMAT, **state}, temporary)
 
 
 def load_training_state(path: Path, digest: str) -> dict[str, Any] | None:
@@ -68,7 +71,7 @@ def load_training_state(path: Path, digest: str) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: unreadable training state ({_line(error)}): delete it to train anew") from None
-    return state if state.get("digest") == digest else None
+    return state if (state.get("format"), state.get("digest")) == (_TRAINING_STATE_FORMAT, digest) else None
 
 
 def _read(path: Path) -> Any:
@@ -82,13 +85,13 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: not a file of plain tensors ({_line(error)})") from None
 
 
-def _tidied(loaded: Any) -> tuple[State, str]:
+def _tidied(loaded: Any, path: Path) -> tuple[State, str]:
     notes = ""
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded, notes = loaded[key], f"{notes} (key '{key}')"
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError("the weights file holds no state dict: a mapping from names to tensors was expected")
+        raise UserError(f"{path}: holds no state dict: a mapping from names to tensors was expected")
     if loaded and all(name.startswith("module.") for name in loaded):
         loaded, notes = {name.removeprefix("module."): t for name, t in loaded.items()}, f"{notes} (without 'module.')"
     return loaded, notes

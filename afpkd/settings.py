@@ -38,15 +38,28 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for key, least in (("epochs", 0), ("batch_size", 1), ("lr", 0)):
-            if not getattr(self, key) > least:
-                raise ValueError(f"{key}: must be greater than {least}, got {getattr(self, key)}")
+        for key in ("epochs", "lr", "decay"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"{key}: must be greater than 0, got {getattr(self, key)}")
+        for key, least, most in (
+            ("batch_size", 2, 1e6),
+            ("epochs", 0, 1e6),
+            ("momentum", 0, 1),
+            ("weight_decay", 0, 1),
+        ):
+            require_between(key, getattr(self, key), least, most)
         if self.milestones and self.schedule != "multistep":
             raise ValueError(f"milestones: only schedule = 'multistep' has them, not '{self.schedule}'")
         if any(not 0 < milestone < self.epochs for milestone in self.milestones):
             raise ValueError(f"milestones: each must lie between 0 and epochs = {self.epochs:g}, got {self.milestones}")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise ValueError("nesterov: needs optimizer = 'sgd' with momentum")
+
+
+def require_between(key: str, value: float, least: float, most: float) -> None:
+    """ValueError naming `key` where `value` is outside least..most."""
+    if not least <= value <= most:
+        raise ValueError(f"{key}: must lie between {least:g} and {most:g}, got {value:g}")
 
 
 def learning_rate(settings: TrainSettings, step: int, total_steps: int) -> float:

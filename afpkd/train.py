@@ -35,6 +35,9 @@ class Fitted:
     selected_epoch: int
     history: list[Json]
     wall_s: float
+    """Seconds of training and held-out evaluation, over all continuations."""
+    cpu_s: float
+    """CPU seconds of the same."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,21 @@ def fit(
     saved = load_training_state(checkpoint, digest)
     if saved is not None:
         run.restore(saved)
-    started = last_saved = time.monotonic()
+    started, cpu_started = time.monotonic(), time.process_time()
     while run.step < run.total_steps:
         run.train_step()
-        now = time.monotonic()
-        row = run.finish_epoch(now - started) if run.at_epoch_end() else None
-        report(run.step, run.total_steps, row)
-        if row is not None or now - last_saved > CHECKPOINT_SECONDS:
-            run.wall_s += now - started
+        row = run.finish_epoch(time.monotonic() - started) if run.at_epoch_end() else None
+        if row is not None or time.monotonic() - started > CHECKPOINT_SECONDS:
+            run.wall_s += time.monotonic() - started
+            run.cpu_s += time.process_time() - cpu_started
+            started, cpu_started = time.monotonic(), time.process_time()
+            if row is not None:
+                run.epoch_started_s = run.wall_s
             save_training_state(checkpoint, {"digest": digest, **run.state()})
-            started = last_saved = time.monotonic()
+        report(run.step, run.total_steps, row)
     if learner.frozen is not None:
         learner.frozen.assert_unchanged()
-    return Fitted(_copied(learner.product), run.best_state, run.best_epoch, run.history, run.wall_s)
+    return Fitted(_copied(learner.product), run.best_state, run.best_epoch, run.history, run.wall_s, run.cpu_s)
 
 
 class _Run:
@@ -101,8 +106,8 @@ class _Run:
         self.sums: dict[str, Tensor] = {}
         self.history: list[Json] = []
         self.best_epoch, self.best_state = 0, State()
-        self.wall_s = 0.0
-        self._epoch_started_s = 0.0
+        self.wall_s = self.cpu_s = 0.0
+        self.epoch_started_s = 0.0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def train_step(self) -> None:
@@ -139,11 +144,10 @@ class _Run:
             "lr": learning_rate(self.settings, self.step - 1, self.total_steps),
             "losses": losses,
             "heldout_top1": self.learner.metric(),
-            "images_per_s": steps * self.settings.batch_size / max(wall_s - self._epoch_started_s, 1e-9),
+            "images_per_s": steps * self.settings.batch_size / max(wall_s - self.epoch_started_s, 1e-9),
             "wall_s": round(wall_s, 3),
         }
         self.history.append(row)
-        self._epoch_started_s = wall_s
         if row["heldout_top1"] >= max(earlier["heldout_top1"] for earlier in self.history):
             self.best_epoch, self.best_state = row["epoch"], _copied(self.learner.product)
         return row
@@ -161,6 +165,8 @@ class _Run:
             "best_epoch": self.best_epoch,
             "best_state": self.best_state,
             "wall_s": self.wall_s,
+            "cpu_s": self.cpu_s,
+            "epoch_started_s": self.epoch_started_s,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -170,8 +176,9 @@ class _Run:
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
-        self.step, self.history, self.wall_s = state["step"], state["history"], state["wall_s"]
-        self._epoch_started_s = self.history[-1]["wall_s"] if self.history else 0.0
+        self.step, self.history = state["step"], state["history"]
+        self.wall_s, self.cpu_s = state["wall_s"], state["cpu_s"]
+        self.epoch_started_s = state["epoch_started_s"]
         self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
 
     def assert_losses_work(self) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from afpkd.record import Json, UserError, atomic_path, provenance, read_record, sha256_of, write_record
+from afpkd.record import Json, UserError, atomic_path, provenance, sha256_of, write_record
 from deploy import statistics
 from deploy.agent import PROTOCOL
 from deploy.client import call_agent, install_agent
 from deploy.devices import Device, find_device, open_target
 from deploy.lock import only_measurement
 from deploy.presets import Preset, find_preset
+from export.bundle import read_manifest
 
 SCHEMA = "afpkd.profile/1"
 _BATCH = 1
@@ -70,11 +71,7 @@ class _Job:
     threads: int
 
     def manifest(self) -> Json:
-        path = self.bundle_dir / "manifest.json"
-        manifest = read_record(path)
-        if manifest.get("schema") != "afpkd.bundle/1":
-            raise UserError(f"{path}: schema {manifest.get('schema')!r}, expected 'afpkd.bundle/1': export it again")
-        return manifest
+        return read_manifest(self.bundle_dir)
 
     def file_entry(self) -> Json:
         """The manifest's entry of the file for this precision that the device's runtime can load."""

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ def onnx_from_model(model: nn.Module, example: Tensor, path: Path, *, opset: int
         proto = _traced(model, example, opset)
         _strip_notes(proto)
         with atomic_path(path) as temporary:
-            onnx.save(proto, temporary)
+            onnx.save(proto, temporary)  # weights inside: one file
             onnx.checker.check_model(str(temporary), full_check=True)
             _check_interface(onnx.load(temporary, load_external_data=False), example, opset)
     except Exception as error:  # tracer, decompositions, translator and checker each raise errors of their own
@@ -63,12 +61,13 @@ def dry_run_export(model: nn.Module, example: Tensor, *, arch: str | None = None
 def _traced(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
     # Two images, since a tracer may take a dimension of 1 for a constant.
     images = example[:1].detach().cpu().repeat(2, 1, 1, 1)
-    with _quiet():
+    # On an untraceable model torch dumps the graph so far, and log lines, on stderr: the exception says what failed.
+    # (On a traceable one torch 2.14.1 says nothing, and warns of nothing in eval mode.)
+    with contextlib.redirect_stderr(io.StringIO()):
         program = torch.onnx.export(
             logits_only(model),
             (images,),
             dynamo=True,
-            external_data=False,
             opset_version=opset,
             input_names=["input"],
             output_names=["logits"],
@@ -77,23 +76,6 @@ def _traced(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
         )
     assert program is not None, "dynamo=True returns a program"
     return program.model_proto
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the tracer's dumps off the console: what failed is in the exception that it raises.
-
-    On an untraceable model torch prints the graph so far on stderr and logs, under this one name, that it finds no
-    user code. A traceable one says nothing and warns of nothing in eval mode (torch 2.14.1).
-    """
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _strip_notes(message: Any) -> None:  # a protobuf message; protobuf ships no types

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -230,12 +231,16 @@ def _stage_with(
     from pipeline import stages
     from pipeline.workspace import open_run
 
+    inside_a_run = bool(os.environ.get(EVENTS_VARIABLE))  # which holds the lock
     try:
-        _show(call(stages, open_run(recipe, runs, device=train_device, threads=threads)), as_json, lambda _: "")
-    except UserError as error:
-        if not os.environ.get(EVENTS_VARIABLE):
+        with contextlib.nullcontext() if inside_a_run or not runs.is_dir() else graph.locked(runs):
+            _show(call(stages, open_run(recipe, runs, device=train_device, threads=threads)), as_json, lambda _: "")
+    except Exception as error:
+        if not inside_a_run:
             raise
-        StageProgress(label).error(str(error))
+        StageProgress(label).error(str(error) if isinstance(error, UserError) else f"{label}: {error!r}")
+        if not isinstance(error, UserError):
+            raise  # a fault of ours: the log keeps its traceback
         raise SystemExit(2) from None
 
 

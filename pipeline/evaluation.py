@@ -18,6 +18,8 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
         return _of_bundle(path)
     if (path / "record.json").is_file():
         record = read_record(path / "record.json")
+        if "arch" not in record:
+            raise UserError(f"{path}: holds no network that classifies alone: name the student's or teacher's folder")
         return _of_weights(path / WEIGHTS, record["arch"], record["data"], record["preprocessing"])
     if not path.is_file():
         raise UserError(f"{path}: neither a weights file nor a folder with a record or a manifest")

@@ -56,15 +56,21 @@ def read_records(run_dir: Path, name: str) -> Records:
     prompts = run_dir / "prompts" / "record.json"
     curves = {role: _epochs(path) for role in ROLES if (path := run_dir / role / "metrics.jsonl").exists()}
     manifests = {role: read_record(path) for role in ROLES if (path := run_dir / role / _MANIFEST).exists()}
-    profiles = [_profile(path, manifests) for path in run_dir.glob("profiles/*/*.json")]
+    profiles = [_profile(path, manifests) for path in run_dir.glob("profiles/*/[!.]*.json")]
     return Records(
         name=name,
         records=records,
         manifests=manifests,
-        prompts=read_record(prompts) if prompts.exists() else None,
+        # those of an earlier method may still lie there
+        prompts=read_record(prompts) if prompts.exists() and "prompts" in _inputs(records.get("student")) else None,
         curves={role: epochs for role, epochs in curves.items() if epochs},
         profiles=sorted(profiles, key=lambda p: (list(ROLES).index(p["role"]), p["device"], p["precision"])),
     )
+
+
+def _inputs(record: Json | None) -> Json:
+    found: Json = (record or {}).get("inputs", {})
+    return found
 
 
 def command(name: str, *targets: str, device: str = "local") -> str:

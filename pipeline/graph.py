@@ -22,10 +22,13 @@ import filelock
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from afpkd.data.dataset import data_root
 from afpkd.record import Json, UserError, read_record, write_record
+from deploy.devices import find_device
 from pipeline.progress import EVENTS_VARIABLE, event_line
 from pipeline.recipe import ROLES, Recipe, load_recipe, recipe_path, teacher_weights
 
+_PARENT_VARIABLE = "AFPKD_PARENT"
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 POLL_SECONDS = 0.2
 
@@ -41,13 +44,21 @@ def run_goals(
 ) -> Path:
     """Bring the goals of a recipe up to date; return the run's folder. UserError where a stage stopped."""
     name, decoded = load_recipe(recipe)
-    teacher_weights(decoded, recipe_path(recipe))  # a missing file is said before anything starts
+    # What is missing is said before anything starts.
+    teacher_weights(decoded, recipe_path(recipe))
+    for device in devices:
+        find_device(device)
     folder = runs.resolve() / name
     runs.mkdir(parents=True, exist_ok=True)
     with locked(runs):
         folder.mkdir(exist_ok=True)
+        _drop_records_of_another_recipe(folder, decoded)
         targets = [target for goal in goals for target in targets_of(goal, name, decoded, devices)]
-        config = {"recipe": str(recipe_path(recipe)), "train_device": train_device, "devices": list(devices)}
+        config = {
+            "recipe": str(recipe_path(recipe)),
+            "train_device": "cpu" if train_device == "auto" and not _has_gpu() else train_device,
+            "devices": list(devices),
+        }
         _snakemake(runs.resolve(), folder, list(dict.fromkeys(targets)), config, extra)
     return folder
 
@@ -86,9 +97,35 @@ def locked(runs: Path) -> Iterator[None]:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, even by SIGKILL: no stage outlives its run."""
+    """Ask the kernel to end this process when its parent ends, even by SIGKILL: no stage outlives its run.
+
+    SIGKILL, since Snakemake answers SIGTERM by waiting for its jobs; every stage can be killed at any moment.
+    """
     pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    parent = os.environ.get(_PARENT_VARIABLE)
+    if parent is not None and int(parent) != os.getppid():  # it ended before the kernel was asked
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.environ[_PARENT_VARIABLE] = str(os.getpid())
+
+
+def _has_gpu() -> bool:
+    """Whether the kernel shows an NVIDIA GPU (/dev/dxg: under WSL); torch is not asked, since it takes seconds."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def _drop_records_of_another_recipe(folder: Path, recipe: Recipe) -> None:
+    """Remove records whose identity is not this recipe's, also where a verb made them and Snakemake knows nothing."""
+    stages = {f"{role}/record.json": role for role in (*ROLES, "prompts")}
+    stages |= {f"{role}/bundle/manifest.json": "export" for role in ROLES}
+    stages |= {str(path.relative_to(folder)): "profile" for path in folder.glob("profiles/*/[!.]*.json")}
+    for name, stage in stages.items():
+        path = folder / name
+        if not path.exists():
+            continue
+        record = read_record(path)
+        if record.get("lineage", record).get("config_digest") != recipe.stage_digest(stage):
+            path.unlink()
 
 
 def _holder(path: Path) -> str:
@@ -113,12 +150,19 @@ def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra
         *("--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())),
         *("--", *targets),
     ]
-    environment = {**os.environ, EVENTS_VARIABLE: str(events)}
+    environment = {
+        **os.environ,
+        "AFPKD_DATA": str(data_root().resolve()),  # stages work in the folder of runs
+        EVENTS_VARIABLE: str(events),
+        _PARENT_VARIABLE: str(os.getpid()),
+    }
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         errors = _follow(process, events)
     if process.returncode:
-        raise UserError(errors[0] if errors else _last_words(log))
+        if errors:  # said when it happened
+            raise SystemExit(2)
+        raise UserError(_last_words(log))
 
 
 def _follow(process: subprocess.Popen[bytes], events: Path) -> list[str]:
@@ -142,7 +186,7 @@ def _follow(process: subprocess.Popen[bytes], events: Path) -> list[str]:
                 event = json.loads(line)
                 if "error" in event:
                     errors.append(event["error"])
-                elif "text" in event:
+                if "error" in event or "text" in event:
                     bars.console.print(event_line(event), markup=False)
                 else:
                     stage = event["stage"]

@@ -20,10 +20,10 @@ from pydantic.dataclasses import dataclass
 
 from afpkd.data import DATASETS
 from afpkd.data.dataset import DatasetSpec, data_root
-from afpkd.distillers.options import OPTIONS
+from afpkd.distillers.options import LOSS_WEIGHTS, OPTIONS
 from afpkd.models import MODELS
 from afpkd.record import Json, UserError, digest
-from afpkd.settings import TrainSettings
+from afpkd.settings import TrainSettings, require_between
 
 RECIPES = Path(__file__).parent / "recipes"
 ROLES = ("teacher", "student", "undistilled")
@@ -90,6 +90,11 @@ class TrainedTeacher(TrainSettings):
     min_top1: float = 0.0
     """Test accuracy in percent below which nothing is distilled from it."""
 
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        TrainSettings.__post_init__(self)
+        require_between("min_top1", self.min_top1, 0, 100)
+
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class ForeignTeacher:
@@ -101,6 +106,10 @@ class ForeignTeacher:
     """File (.safetensors, .pt, .pth): absolute, or relative to the recipe file, or to AFPKD_DATA."""
     min_top1: float = 0.0
     """Test accuracy in percent below which nothing is distilled from it."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require_between("min_top1", self.min_top1, 0, 100)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -127,9 +136,12 @@ class Prompts(TrainSettings):
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         TrainSettings.__post_init__(self)
-        for key in ("tokens", "scales"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key}: must be at least 1, got {getattr(self, key)}")
+        for key, least, most in (("tokens", 1, 64), ("scales", 1, 8), ("overlap_weight", 0, 1e6)):
+            require_between(key, getattr(self, key), least, most)
+        if self.tokens == 1 and self.overlap_weight:
+            raise ValueError("overlap_weight: a single token overlaps with nothing: set it to 0")
+        if self.compile:
+            raise ValueError("compile: prompts act inside the teacher and are not compiled: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -140,6 +152,18 @@ class Distill(TrainSettings):
     """Model."""
     method: str
     """Distillation method."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        TrainSettings.__post_init__(self)
+        if self.method not in OPTIONS:
+            raise ValueError(f"method: unknown method '{self.method}'{_nearest(self.method, list(OPTIONS))}")
+        options = self.options()
+        for key, value in options.items():
+            require_between(key, value, 1e-3 if key == "temperature" else 0, 1 if key == "warm_up" else 1e6)
+        weights = [value for key, value in options.items() if key in LOSS_WEIGHTS]
+        if weights and not any(weights):
+            raise ValueError(f"method: every loss of {self.method} has weight 0: it would distil nothing")
 
     def options(self) -> Json:
         """The method's own options."""
@@ -189,6 +213,16 @@ class Profile:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class Expected:
+    """A published number."""
+
+    top1: float
+    """Percent."""
+    source: str
+    """Who says so."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Recipe:
     """Everything that identifies a run."""
 
@@ -200,8 +234,17 @@ class Recipe:
     profile: Profile = field(default_factory=Profile)
     seed: int = 0
     description: str = ""
-    expected: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    expected: dict[str, Expected] = field(default_factory=dict)
     """Published numbers to stand beside ours in the report: `[expected.NAME] top1, source`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit together."""
+        require_between("seed", self.seed, 0, 2**32 - 1)
+        num_train = self.data.spec.num_train - self.data.heldout
+        for section in ("teacher", "prompts", "distill"):
+            batch_size = getattr(getattr(self, section), "batch_size", 0)
+            if batch_size > num_train:
+                raise ValueError(f"{section}.batch_size: {batch_size} is more than the {num_train} images trained on")
 
     def stage_digest(self, stage: str) -> str:
         """Identity of one stage: its version and its own part of the recipe, nothing else."""
@@ -212,7 +255,7 @@ class Recipe:
             "undistilled": [self._data(), self.distill.training(), self.seed],
             "export": [dataclasses.asdict(self.export), self.data.mean, self.data.std],
             "profile": dataclasses.asdict(self.profile),
-            "report": [self.description, self.expected],
+            "report": [self.description, {name: dataclasses.asdict(found) for name, found in self.expected.items()}],
         }
         return digest([stage, STAGE_VERSIONS[stage], parts[stage]])
 
@@ -230,7 +273,10 @@ def load_recipe(name: str) -> tuple[str, Recipe]:
 def recipe_path(name: str) -> Path:
     """The file of a shipped recipe's name, or of a path to a TOML file."""
     if name.endswith(".toml"):
-        return Path(name).resolve()
+        path = Path(name).resolve()
+        if path.stem in recipe_names() and path.parent != RECIPES:
+            raise UserError(f"{path}: a shipped recipe has this name, and runs are named after theirs: rename the file")
+        return path
     if name not in recipe_names():
         raise UserError(f"unknown recipe '{name}'{_nearest(name, recipe_names())}; a path must end in .toml")
     return RECIPES / f"{name}.toml"
@@ -260,26 +306,23 @@ def _decoded(raw: Json, path: Path) -> Recipe:
     except (TypeError, ValueError):
         raise UserError(f"{path.name}: dates, inf and nan are no values of a recipe") from None
     try:
-        return pydantic.TypeAdapter(_recipe_type(raw, path)).validate_json(text)
+        return pydantic.TypeAdapter(_recipe_type(raw)).validate_json(text)
     except pydantic.ValidationError as error:
         raise UserError(f"{path.name}: {_first_problem(error, raw)}") from None
 
 
-def _recipe_type(raw: Json, path: Path) -> type[Recipe]:
+def _recipe_type(raw: Json) -> type[Recipe]:
     """The Recipe whose `teacher` and `distill` have just the keys that this recipe's choices give them."""
     foreign = isinstance(raw.get("teacher"), dict) and "weights" in raw["teacher"]
-    section = raw.get("distill")
-    method = section.get("method") if isinstance(section, dict) else None
-    if method is not None and method not in OPTIONS:
-        raise UserError(f"{path.name}: distill.method: unknown method '{method}'{_nearest(str(method), list(OPTIONS))}")
-    types = {
-        "teacher": ForeignTeacher if foreign else TrainedTeacher,
-        "distill": _distill_type(method) if method else Distill,
-    }
+    types = {"teacher": ForeignTeacher if foreign else TrainedTeacher, "distill": _distill_type(raw)}
     return _combined("Recipe", (Recipe,), types)
 
 
-def _distill_type(method: str) -> type[Distill]:
+def _distill_type(raw: Json) -> type[Distill]:
+    section = raw.get("distill")
+    method = section.get("method") if isinstance(section, dict) else None
+    if not isinstance(method, str) or method not in OPTIONS:
+        return Distill  # which says what is wrong with it
     return _combined("Distill", (Distill, OPTIONS[method]), {})
 
 
@@ -319,10 +362,14 @@ def _laid_over(base: Json, top: Json) -> Json:
 def _still_valid(section: str, base: Json, top: Json) -> Json:
     """The inherited keys of a section, less those of a variant that `top` leaves: another method, another teacher."""
     if section == "distill" and top.get("method", base.get("method")) != base.get("method"):
-        left = OPTIONS.get(str(base.get("method")))
-        return {key: value for key, value in base.items() if left is None or not hasattr(left, key)}
-    if section == "teacher" and "weights" in top and "weights" not in base:
-        return {}
+        left, kept = (OPTIONS.get(str(part.get("method"))) for part in (base, top))
+        return {key: value for key, value in base.items() if not hasattr(left, key) or hasattr(kept, key)}
+    if section == "teacher":
+        training = {f.name for f in dataclasses.fields(TrainSettings)}
+        if "weights" in top:
+            return {key: value for key, value in base.items() if key not in training}
+        if training & top.keys():
+            return {key: value for key, value in base.items() if key != "weights"}
     return base
 
 
@@ -346,7 +393,7 @@ def _keys_of(section: list[str], raw: Json) -> list[str]:
     """The valid keys of a section, for 'did you mean'."""
     kind: Any = Recipe
     if section == ["distill"]:
-        kind = _distill_type(raw["distill"]["method"]) if "method" in raw["distill"] else Distill
+        kind = _distill_type(raw)
     elif section == ["teacher"]:
         kind = ForeignTeacher if "weights" in raw["teacher"] else TrainedTeacher
     elif section:

@@ -5,6 +5,8 @@ runs/<recipe>/{teacher,prompts,student,undistilled}/{model.safetensors,metrics.j
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
 import time
 from pathlib import Path
 
@@ -44,10 +46,14 @@ def tune_prompts(run: Run) -> Json:
     fitted = work.fit(learner, settings)
     prompts.load_state_dict(fitted.last)
     images = work.heldout.normalised(work.heldout.images[:500])
+    masks = mask_statistics(prompts, teacher(images).features)
+    spread = statistics.median(row["spread"] for row in masks)
+    work.progress.say(f"median relative spread of a mask over its pixels {spread:.3f} (0 = constant, marks nothing)")
     metrics = {
         "teacher_heldout_top1": model_top1(teacher.model, work.heldout),
         "prompted_heldout_top1": fitted.history[-1]["heldout_top1"],
-        "masks": mask_statistics(prompts, teacher(images).features),
+        "median_mask_spread": spread,
+        "masks": masks,
     }
     record = {"schema": "afpkd.prompts/1", "metrics": metrics, "inputs": work.inputs}
     return work.write(fitted, fitted.last, record)
@@ -91,6 +97,8 @@ def _adopt_teacher(run: Run, weights: Path) -> Json:
     model = work.empty_model(arch)
     work.progress.say(load_weights(model, weights))
     top1 = model_top1(model, work.test)
+    for left in ("record.json", "metrics.jsonl", "checkpoint.pt"):  # of a teacher that was trained here before
+        (work.folder / left).unlink(missing_ok=True)
     save_weights(work.folder / WEIGHTS, model.state_dict())
     metrics = {"test_top1_last": top1, "test_top1_selected": top1, "heldout_top1": None}
     work.inputs["weights"] = sha256_of(weights)
@@ -122,7 +130,11 @@ def export_bundle(run: Run, role: str) -> Json:
         std=recipe.data.std,
         precisions=recipe.export.precisions,
         opset=recipe.export.opset,
-        lineage={"weights": sha256_of(folder / WEIGHTS), "record": sha256_of(folder / "record.json")},
+        lineage={
+            "config_digest": recipe.stage_digest("export"),
+            "weights": sha256_of(folder / WEIGHTS),
+            "record": sha256_of(folder / "record.json"),
+        },
         out=folder / "bundle",
     )
 
@@ -153,7 +165,6 @@ def report(run: Run) -> Json:
     """Stage `report`: one page, one table, one plot from the records."""
     from pipeline.report import write_report
 
-    written = write_report(
-        run.folder, recipe_name=run.name, description=run.recipe.description, expected=run.recipe.expected
-    )
+    expected = {name: dataclasses.asdict(found) for name, found in run.recipe.expected.items()}
+    written = write_report(run.folder, recipe_name=run.name, description=run.recipe.description, expected=expected)
     return {kind: str(path) for kind, path in written.items()}

@@ -33,7 +33,7 @@ def facts(folder: Path) -> Json:
         if (folder / role / "record.json").is_file():
             record = read_record(folder / role / "record.json")
             roles[role] = {key: record[key] for key in ("arch", "num_params", "metrics")}
-    profiles = [read_record(path) for path in sorted(folder.glob("profiles/*/*.json"))]
+    profiles = [read_record(path) for path in sorted(folder.glob("profiles/*/[!.]*.json"))]
     keys = ("device", "role", "precision", "latency_ms", "throughput_ips", "macs", "top1", "verdict", "reasons")
     report = folder / "report.html"
     return {

@@ -58,6 +58,7 @@ class Workspace:
         from afpkd.data.dataset import data_root, hold_out
 
         torch.manual_seed(run.recipe.seed)  # initial weights are the seed's alone
+        provenance()  # of the code that runs now, not of what the folder holds hours later
         self.run, self.stage = run, stage
         self.folder = run.role(stage)
         self.progress = StageProgress(stage)
@@ -184,9 +185,10 @@ class Workspace:
         """Weights and curves first, the record last; then the resume state is no longer needed."""
         from afpkd.checkpoint import save_weights
 
+        (self.folder / "record.json").unlink(missing_ok=True)  # an old record must not vouch for new weights
         save_weights(self.folder / WEIGHTS, weights)
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in fitted.history))
-        finished = self.finish(record, fitted.wall_s)
+        finished = self.finish({**record, "cpu_s": round(fitted.cpu_s, 3)}, fitted.wall_s)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         return finished
 

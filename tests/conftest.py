@@ -1,7 +1,7 @@
 """What every test shares: one thread (the runs are small, the machine may be busy), and no silent skips in CI."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import pytest
 
@@ -14,7 +14,7 @@ def _one_thread() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Under AFPKD_CI=1 a skip is a failure: CI has installed what the test needs."""
     report = yield
     if os.environ.get("AFPKD_CI") == "1" and report.skipped and not hasattr(report, "wasxfail"):

@@ -24,12 +24,14 @@ class Pixels(NamedTuple):
     std: tuple[float, ...]
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 N, C, H, W -> float32 (pixel / 255 - mean) / std, channels last in memory (faster convolutions)."""
+        """uint8 N, C, H, W -> float32 (pixel * (1 / 255) - mean) / std, channels last in memory (faster convolutions).
+
+        The arithmetic of the bundle's manifest, operation by operation: the exported file sees the same inputs.
+        """
         shape = (1, -1, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(shape)
-        std = torch.tensor(self.std, device=images.device).view(shape)
-        scaled = torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
-        return scaled.contiguous(memory_format=torch.channels_last)
+        mean, std = (torch.tensor(v, device=images.device).view(shape) for v in (self.mean, self.std))
+        scaled = images.contiguous(memory_format=torch.channels_last).float().mul_(1 / 255)
+        return scaled.sub_(mean).div_(std)
 
 
 def pixels_from_split(split: Split, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Pixels:

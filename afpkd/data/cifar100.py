@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import tarfile
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -48,13 +49,17 @@ def _split(folder: Path, name: str) -> Split:
 
 
 def _download(root: Path) -> None:
+    """Fetch and unpack; every file appears whole, so stages that start side by side do not disturb each other."""
     archive = root / "cifar-100-binary.tar.gz"
     if not archive.exists():
         sys.stderr.write(f"downloading {URL} (161 MB) to {root}\n")
         _fetch(archive)
     _check(archive)
-    with tarfile.open(archive) as tar:
-        tar.extractall(root, filter="data")
+    with tempfile.TemporaryDirectory(dir=root) as scratch, tarfile.open(archive) as tar:
+        tar.extractall(scratch, filter="data")
+        for part in (Path(scratch) / FOLDER).iterdir():
+            (root / FOLDER).mkdir(exist_ok=True)
+            part.replace(root / FOLDER / part.name)
 
 
 def _fetch(archive: Path) -> None:

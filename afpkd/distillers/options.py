@@ -63,3 +63,6 @@ OPTIONS: dict[str, type[NoOptions | KdOptions | ReviewKdOptions | AfpkdOptions]]
     "reviewkd": ReviewKdOptions,
     "afpkd": AfpkdOptions,
 }
+
+LOSS_WEIGHTS = ("kd_weight", "mu", "gamma", "kappa")
+"""The options that weigh a loss: a method with all of its own at 0 would distil nothing."""

@@ -8,6 +8,7 @@ from afpkd.data import DATASETS, cifar100
 from afpkd.data.batches import epoch_order, generator_for, pixels_from_split, random_crop_and_flip
 from afpkd.data.dataset import Split, hold_out
 from afpkd.record import UserError
+from export.bundle import preprocess
 
 CPU = torch.device("cpu")
 
@@ -78,7 +79,10 @@ def test_normalisation_is_the_formula() -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     pixels = pixels_from_split(Split(images, np.zeros(4, np.int64)), mean, std, CPU)
     expected = (images.astype(np.float64) / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
-    np.testing.assert_allclose(pixels.normalised(pixels.images), expected, atol=1e-6)
+    ours = pixels.normalised(pixels.images)
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    rule = {"layout": "NCHW", "scale": 1 / 255, "mean": mean, "std": std}
+    np.testing.assert_array_equal(ours, preprocess(images, {"preprocessing": rule}))  # what an exported file is fed
 
 
 def test_random_crop_equals_cropping_one_by_one() -> None:

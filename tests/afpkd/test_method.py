@@ -132,7 +132,8 @@ def _losses(
     distiller = build_distiller(method, student_shapes, teacher_shapes, **options)
     images, labels = torch.randn(4, 1, 12, 12, generator=torch.Generator().manual_seed(2)), torch.arange(4)
     outputs: Outputs = student(images)
-    return distiller(outputs, teacher(images), labels, progress)
+    losses: dict[str, Tensor] = distiller(outputs, teacher(images), labels, progress)
+    return losses
 
 
 def test_every_registered_method_has_options_and_sends_gradient(

@@ -14,6 +14,7 @@ from deploy.agent.errors import AgentError
 from deploy.agent.golden import golden_check
 from deploy.agent.profiling import prepared_inputs
 from deploy.agent.timing import Timed, time_calls, warm_up
+from export.bundle import preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,10 +189,9 @@ def test_timed_inputs_are_64_batches_of_distinct_real_images(bundle: HandMadeBun
 
 
 def test_preprocessing_equals_the_hosts(bundle: HandMadeBundle) -> None:
-    host = pytest.importorskip("export.bundle", reason="export.bundle is not there yet")
     images = np.random.default_rng(4).integers(0, 256, size=(7, 3, 4, 4), dtype=np.uint8)
     ours = Bundle(str(bundle.folder)).preprocess(images)
-    np.testing.assert_array_equal(ours, host.preprocess(images, bundle.manifest()["preprocessing"]))
+    np.testing.assert_array_equal(ours, preprocess(images, bundle.manifest()))
 
 
 @pytest.mark.parametrize("name", ["golden.npz", "eval.npy", "fp32.onnx"])

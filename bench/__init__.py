@@ -1,0 +1,1 @@
+"""Our own claims, re-runnable. `python -m bench` lists them; results/*.jsonl holds every finished run."""

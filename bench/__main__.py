@@ -1,0 +1,25 @@
+"""`make bench`: list the benches, or run one: `make bench ARGS=default_seeds`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from bench import default_seeds
+
+BENCHES: dict[str, Callable[[], None]] = {"default_seeds": default_seeds.main}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the named benches; without a name say what there is."""
+    unknown = [name for name in arguments if name not in BENCHES]
+    if unknown or not arguments:
+        lines = [f"  make bench ARGS={name}   {sys.modules[run.__module__].__doc__}" for name, run in BENCHES.items()]
+        sys.stderr.write("\n".join([*(f"unknown bench '{name}'" for name in unknown), *lines]) + "\n")
+        raise SystemExit(2 if unknown else 0)
+    for name in arguments:
+        BENCHES[name]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,108 @@
+"""`make gpu-check`: does training on this machine's NVIDIA GPU do what it does on the CPU, and how fast?
+
+The first AFPKD step of the default pair in fp32, with mixed precision and compiled, each against the CPU's losses; then
+one epoch, in images/s. One table; exit code 1 where a check fails, 2 where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from afpkd.data import DATASETS
+from afpkd.data.batches import Pixels, pixels_from_split
+from afpkd.distillers import build_distiller
+from afpkd.distillers.options import AfpkdOptions
+from afpkd.learners import FrozenTeacher, student_learner
+from afpkd.models import build_model, probe_shapes
+from afpkd.prompts import FrequencyPrompts
+from afpkd.record import Json
+from afpkd.settings import TrainSettings
+from afpkd.train import Augmentation, fit
+
+DATA = DATASETS["fashion_mnist_5k"]
+BATCH = 64
+# fp32 convolutions on the GPU may use TF32 (10 bits of mantissa), bf16 has 7: a loss is a mean and keeps a digit more.
+TOLERANCE = {"fp32": 5e-3, "mixed precision": 5e-2, "compiled": 5e-3}
+
+
+class Check(NamedTuple):
+    """One line of the table: a loss on the GPU against the CPU's."""
+
+    name: str
+    loss: str
+    cpu: float
+    gpu: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the relative difference is within the tolerance."""
+        return abs(self.gpu - self.cpu) <= self.tolerance * abs(self.cpu)
+
+
+def main() -> None:
+    """Run all checks and print the table."""
+    if not torch.cuda.is_available():
+        sys.stderr.write("gpu-check: torch finds no NVIDIA GPU here: nothing was checked\n")
+        raise SystemExit(2)
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    one_step = BATCH / DATA.num_train
+    reference = distil(cpu, epochs=one_step, amp=False, compiled=False)["losses"]
+    variants = {"fp32": (False, False), "mixed precision": (True, False), "compiled": (False, True)}
+    checks = []
+    for name, (amp, compiled) in variants.items():
+        losses = distil(gpu, epochs=one_step, amp=amp, compiled=compiled)["losses"]
+        checks += [Check(name, loss, reference[loss], losses[loss], TOLERANCE[name]) for loss in reference]
+    speed = {device.type: distil(device, epochs=1.0, amp=True, compiled=False)["images_per_s"] for device in (cpu, gpu)}
+    sys.stdout.write(table(checks, speed, torch.cuda.get_device_name()))
+    raise SystemExit(0 if all(check.ok for check in checks) else 1)
+
+
+def distil(device: torch.device, *, epochs: float, amp: bool, compiled: bool, images: int = DATA.num_train) -> Json:
+    """Distil ResNet-20 into ResNet-8 (both untrained) on `device`; return the last epoch's row of the metrics."""
+    split = DATA.load(Path()).train
+    train = pixels_from_split(type(split)(split.images[:images], split.labels[:images]), (0.286,), (0.353,), device)
+    torch.manual_seed(0)
+    student, teacher = (
+        build_model(arch, num_classes=DATA.num_classes, in_channels=DATA.in_channels).to(device)
+        for arch in ("resnet8", "resnet20")
+    )
+    shapes = [probe_shapes(net, in_channels=1, image_size=DATA.image_size) for net in (student, teacher)]
+    prompts = FrequencyPrompts(shapes[1]).to(device)
+    options = vars(AfpkdOptions(warm_up=0.0))  # full weight from the first step
+    distiller = build_distiller("afpkd", *shapes, prompts=prompts, **options).to(device)
+    if compiled:
+        student.compile()
+    heldout = Pixels(train.images[:100], train.labels[:100], train.mean, train.std)
+    with tempfile.TemporaryDirectory() as folder:
+        fitted = fit(
+            student_learner(student, FrozenTeacher(teacher), distiller, heldout),
+            train,
+            TrainSettings(epochs=epochs, batch_size=BATCH, lr=0.01, amp=amp, schedule="cosine"),
+            augmentation=Augmentation(padding=0, flip=False),  # the same images on every device
+            seed=0,
+            checkpoint=Path(folder) / "checkpoint.pt",
+            digest="gpu-check",
+            report=lambda done, total, row: None,
+        )
+    return fitted.history[-1]
+
+
+def table(checks: list[Check], images_per_s: dict[str, float], gpu: str) -> str:
+    """The one table."""
+    lines = [f"GPU: {gpu}", f"{'first step':<16} {'loss':<10} {'CPU':>10} {'GPU':>10}  within"]
+    for check in checks:
+        verdict = f"{check.tolerance:.1%} {'ok' if check.ok else 'FAILED'}"
+        lines.append(f"{check.name:<16} {check.loss:<10} {check.cpu:>10.5f} {check.gpu:>10.5f}  {verdict}")
+    speed = ", ".join(f"{device} {value:,.0f}" for device, value in images_per_s.items())
+    lines.append(f"one epoch of the default pair, AFPKD, images/s (the first epoch: kernels are chosen in it): {speed}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The command line as a person meets it: one clear line for a mistake, one JSON document on request."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from afpkd.models import build_model
+from pipeline.cli import app
+from pipeline.progress import EVENTS_VARIABLE, StageProgress, event_line
+
+
+def _afpkd(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def test_recipes_are_listed_as_json() -> None:
+    done = _afpkd("recipes", "--json")
+    assert done.returncode == 0
+    assert [row["name"] for row in json.loads(done.stdout)][-1] == "default"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "distill", "--recipe", "defualt"], "unknown recipe 'defualt': did you mean 'default'?"),
+        (["run", "profile", "--device", "jetson9"], "jetson9"),
+        (["evaluate", "nothing.pt"], "nothing.pt: neither a weights file nor a folder with a record or a manifest"),
+        (["train-student", "--runs", "nowhere"], "run the stage that makes it first"),
+    ],
+)
+def test_a_mistake_is_one_line_exit_2_and_nothing_written(arguments: list[str], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert said in errors[0]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_foreign_teacher_is_said_before_anything_starts(tmp_path: Path) -> None:
+    arguments = ["run", "distill", "--recipe", "cifar100-resnet56-resnet20-cpu", "--runs", str(tmp_path / "runs")]
+    done = _afpkd(*arguments, AFPKD_DATA=str(tmp_path))
+    assert done.returncode == 2
+    assert "teacher.weights: no file at" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_asking_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
+    done = _afpkd("train-undistilled", "--train-device", "cuda", "--runs", str(tmp_path))
+    assert done.returncode == 2
+    assert "TRAIN_DEVICE=cuda: torch finds no CUDA device here" in done.stderr
+
+
+def test_evaluate_prints_top1_and_n(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(build_model("resnet8", num_classes=10, in_channels=1).state_dict(), tmp_path / "w.pt")
+    done = _afpkd("evaluate", str(tmp_path / "w.pt"), "--arch", "resnet8", "--data", "fashion_mnist_5k", "--json")
+    found = json.loads(done.stdout)
+    assert set(found) == {"top1", "n"}
+    assert found["n"] == 1000
+    assert 0 <= found["top1"] <= 40  # untrained
+
+
+def test_a_bare_weights_file_needs_arch_and_data(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").touch()
+    done = _afpkd("evaluate", str(tmp_path / "w.pt"))
+    assert (done.returncode, "needs --arch NAME and --data NAME" in done.stderr) == (2, True)
+
+
+def test_help_loads_no_torch() -> None:
+    code = "import sys; import pipeline.cli; sys.exit('torch' in sys.modules or 'onnxruntime' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_verb_takes_json() -> None:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        assert "as_json" in command.callback.__annotations__, command.callback
+
+
+def test_stages_append_whole_events_for_their_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
+    progress = StageProgress("student")
+    row = {"epoch": 2, "losses": {"task": 1.0}, "heldout_top1": 50.0, "images_per_s": 99.0}
+    progress.step(10, 20, row)
+    progress.error("no")
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert event_line(events[0]) == "student      epoch   2  task 1.000  held-out 50.00 %  99 images/s"
+    assert events[1] == {"stage": "student", "done": 10, "total": 20}
+    assert event_line(events[2]) == "error: no"

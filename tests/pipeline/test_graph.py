@@ -1,0 +1,213 @@
+"""The whole chain on a tiny recipe, as a user runs it: real stages, real Snakemake, real kills."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from afpkd.record import UserError, read_record, sha256_of
+from pipeline.graph import locked, targets_of
+from pipeline.recipe import ROLES, load_recipe
+
+TINY = """
+extends = "default"
+[data]
+heldout = 3600
+[teacher]
+arch = "resnet8"
+epochs = {teacher_epochs}
+min_top1 = 0.0
+[prompts]
+epochs = 1
+[distill]
+epochs = {epochs}
+[export]
+opset = {opset}
+"""
+
+
+def _write(folder: Path, *, teacher_epochs: int = 2, epochs: int = 2, opset: int = 18) -> Path:
+    path = folder / "tiny.toml"
+    path.write_text(TINY.format(teacher_epochs=teacher_epochs, epochs=epochs, opset=opset))
+    return path
+
+
+def _start(*goals: str, recipe: Path, runs: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline", "run", *goals, "--recipe", str(recipe), "--runs", str(runs)]
+    command += ["--train-device", "cpu", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def _run(*goals: str, recipe: Path, runs: Path) -> dict[str, object]:
+    process = _start(*goals, recipe=recipe, runs=runs)
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    facts: dict[str, object] = json.loads(output)
+    return facts
+
+
+def _finished(runs: Path) -> dict[str, str]:
+    """When each stage's record was last made."""
+    stages = ("teacher", "prompts", "student", "undistilled")
+    return {stage: read_record(runs / "tiny" / stage / "record.json")["finished_at"] for stage in stages}
+
+
+@pytest.fixture(name="done", scope="module")
+def _done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("whole chain")  # with a space: paths are quoted
+    recipe, runs = _write(folder), folder / "runs"
+    facts = _run("distill", "export", "profile", recipe=recipe, runs=runs)
+    assert facts["report"] == str(runs / "tiny" / "report.html")
+    return recipe, runs
+
+
+@pytest.mark.slow
+def test_the_chain_leaves_records_that_trace_every_number(done: tuple[Path, Path]) -> None:
+    folder = done[1] / "tiny"
+    for role in ROLES:
+        record = read_record(folder / role / "record.json")
+        weights = folder / role / "model.safetensors"
+        assert record["outputs"] == {"model.safetensors": sha256_of(weights)}
+        assert 0 <= record["metrics"]["test_top1_selected"] <= 100
+        assert {"arch", "num_params", "seed", "config_digest", "inputs", "versions", "git_commit", "wall_s"} <= set(
+            record
+        )
+        manifest = read_record(folder / role / "bundle" / "manifest.json")
+        assert manifest["lineage"]["weights"] == sha256_of(weights)
+        # the exported file is as accurate as the network, to the image
+        assert manifest["verification"]["fp32"]["top1"] == record["metrics"]["test_top1_selected"]
+        profile = read_record(folder / "profiles" / "local" / f"{role}-fp32.json")
+        assert profile["top1"] == record["metrics"]["test_top1_selected"]
+        assert profile["macs"] == manifest["macs"]["macs"] > 1e6
+        assert profile["verdict"] in ("VALID", "WARN", "INVALID")
+        assert profile["latency_ms"]["p50"] > 0
+    student = read_record(folder / "student" / "record.json")["inputs"]
+    assert student["teacher"] == sha256_of(folder / "teacher" / "model.safetensors")
+    assert student["prompts"] == sha256_of(folder / "prompts" / "model.safetensors")
+    assert all((folder / f"report.{kind}").stat().st_size > 500 for kind in ("html", "md", "csv", "png"))
+    assert not list(folder.glob("*/checkpoint.pt"))
+
+
+@pytest.mark.slow
+def test_only_what_changed_runs_again(done: tuple[Path, Path]) -> None:
+    recipe, runs = done
+    before = _finished(runs)
+    reports = (runs / "tiny" / "report.html").stat().st_mtime_ns
+    for record in runs.glob("tiny/*/record.json"):
+        record.touch()  # a timestamp is no reason
+    _run("profile", recipe=recipe, runs=runs)
+    assert _finished(runs) == before
+    assert (runs / "tiny" / "report.html").stat().st_mtime_ns == reports
+
+    exported = (runs / "tiny" / "teacher" / "bundle" / "manifest.json").stat().st_mtime_ns
+    _run("export", recipe=_write(recipe.parent, opset=19), runs=runs)
+    assert _finished(runs) == before
+    assert (runs / "tiny" / "teacher" / "bundle" / "manifest.json").stat().st_mtime_ns > exported
+
+    _run("distill", recipe=_write(recipe.parent, epochs=1), runs=runs)
+    after = _finished(runs)
+    changed = {stage for stage in after if after[stage] != before[stage]}
+    assert changed == {"student", "undistilled"}
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_and_ends_bit_equal(tmp_path: Path) -> None:
+    recipe, whole, killed = _write(tmp_path, epochs=6), tmp_path / "whole", tmp_path / "killed"
+    _run("distill", recipe=recipe, runs=whole)
+    process = _start("distill", recipe=recipe, runs=killed)
+    _wait_for(lambda: _epochs(killed, "student") >= 2, process)
+    process.send_signal(signal.SIGKILL)  # the parent alone: its children must not go on
+    process.communicate()
+    _wait_for(lambda: not _stages_alive(killed))
+    assert not (killed / "tiny" / "student" / "record.json").exists()
+    assert (killed / "tiny" / "student" / "checkpoint.pt").exists()
+    _run("distill", recipe=recipe, runs=killed)
+    assert _epochs(killed, "student") <= 4  # events start anew: only the epochs that were missing
+    for stage in ("teacher", "prompts", "student", "undistilled"):
+        weights = Path("tiny") / stage / "model.safetensors"
+        assert sha256_of(killed / weights) == sha256_of(whole / weights), stage
+
+
+def _epochs(runs: Path, stage: str) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        events = [json.loads(line) for line in (runs / "tiny" / "events.jsonl").read_text().splitlines()]
+        return sum(event["stage"] == stage and event.get("text", "").startswith("epoch") for event in events)
+    return 0
+
+
+def _stages_alive(runs: Path) -> list[str]:
+    alive = []
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            text = command.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if "-m pipeline train-student" in text and (command.parent / "cwd").resolve() == runs.resolve():
+                alive.append(text)
+    return alive
+
+
+def _wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 240
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        assert process is None or process.poll() is None, "the run ended before the condition came"
+        time.sleep(0.02)
+
+
+def test_a_second_run_on_the_same_folder_is_refused_and_names_the_holder(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(UserError, match=rf"is in use by pid {os.getpid()} on .* since \d{{4}}-"),
+        locked(tmp_path),
+    ):
+        pass
+    with locked(tmp_path):  # and free again
+        pass
+
+
+def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.graph import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"pid {holder.pid}"), locked(tmp_path):
+        pass
+    holder.kill()
+    holder.communicate()
+    with locked(tmp_path):
+        pass
+
+
+def test_goals_name_their_files() -> None:
+    recipe = load_recipe("default")[1]
+    assert targets_of("distill", "x", recipe, ["local"]) == ["x/student/record.json", "x/undistilled/record.json"]
+    assert "x/profiles/b/student-fp32.json" in targets_of("profile", "x", recipe, ["a", "b"])
+    assert targets_of("profile", "x", recipe, ["local"])[-1] == "x/report.html"
+
+
+@pytest.mark.slow
+def test_a_weak_teacher_stops_the_run_with_one_line(tmp_path: Path) -> None:
+    recipe = _write(tmp_path)
+    recipe.write_text(recipe.read_text().replace("min_top1 = 0.0", "min_top1 = 99.5"))
+    process = _start("distill", recipe=recipe, runs=tmp_path / "runs")
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    said = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert "below teacher.min_top1 = 99.5" in said[0]
+    assert "Traceback" not in errors
+    assert not (tmp_path / "runs" / "tiny" / "student" / "record.json").exists()

@@ -1,0 +1,64 @@
+"""The benches' own code: rows, tables, and a gpu-check that cannot pass without a GPU."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import __main__ as bench_main
+from bench import default_seeds, gpu_check, rows
+
+
+def test_gpu_check_compares_every_loss_and_can_fail() -> None:
+    reference = gpu_check.distil(torch.device("cpu"), epochs=1.0, amp=True, compiled=False, images=64)
+    assert set(reference["losses"]) == {"task", "frequency", "spatial"}
+    good = gpu_check.Check("fp32", "task", 2.0, 2.001, 5e-3)
+    bad = gpu_check.Check("fp32", "task", 2.0, 2.1, 5e-3)
+    assert (good.ok, bad.ok) == (True, False)
+    shown = gpu_check.table([good, bad], {"cpu": 200.0, "cuda": 9000.0}, "X")
+    assert "0.5% ok" in shown
+    assert "0.5% FAILED" in shown
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpu_check_says_clearly_that_there_is_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main()
+    assert ended.value.code == 2
+    assert "no NVIDIA GPU here: nothing was checked" in capsys.readouterr().err
+
+
+def test_rows_are_appended_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    for role, method in (("teacher", None), ("student", "afpkd")):
+        metrics = {"test_top1_last": 2.0, "test_top1_selected": 3.0, "heldout_top1": 1.0}
+        keys = {"seed": 0, "epochs": 8, "wall_s": 1.0, "git_commit": "c", "config_digest": "d", "finished_at": "t"}
+        record = {"arch": f"{role}-net", "data": "x", "method": method, "metrics": metrics, **keys}
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "record.json").write_text(json.dumps(record))
+    row = rows.row_of(tmp_path, "student")
+    assert (row["pair"], row["method"], row["test_top1_selected"], row["teacher_top1"]) == (
+        "teacher-net-student-net",
+        "afpkd",
+        3.0,
+        3.0,
+    )
+    rows.append("r", [row])
+    rows.append("r", [row, {**row, "seed": 1}])
+    assert [found["seed"] for found in rows.read("r")] == [0, 1]
+
+
+def test_the_seed_table_shows_mean_and_deviation() -> None:
+    found = [{"method": "none", "test_top1_selected": value} for value in (80.0, 81.0, 82.0)]
+    assert "81.00 ± 1.00" in default_seeds.table(found)
+
+
+def test_make_bench_lists_its_benches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench_main.main([])
+    assert ended.value.code == 0
+    assert "make bench ARGS=default_seeds" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        bench_main.main(["nonsense"])
+    assert ended.value.code == 2

@@ -1,0 +1,101 @@
+"""The documents say what the program is: every target, verb, recipe, method, model, data set and file is in them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from afpkd.data import DATASETS
+from afpkd.distillers import DISTILLERS
+from afpkd.models import MODELS
+from deploy.presets import find_preset
+from pipeline.cli import app
+from pipeline.recipe import recipe_names
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+FOLDERS = ("afpkd", "export", "deploy", "pipeline", "bench")
+
+
+def _targets() -> list[str]:
+    return re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.MULTILINE)
+
+
+def test_every_make_target_is_in_the_readme_and_the_readme_names_no_other() -> None:
+    targets = _targets()
+    assert len(targets) >= 12
+    assert [target for target in targets if f"`make {target}" not in README] == []
+    assert set(re.findall(r"`make ([a-z-]+)", README)) <= set(targets)
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    verbs = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert len(verbs) >= 10
+    table = README[README.index("## Command line") : README.index("## Results")]
+    assert [verb for verb in verbs if not re.search(rf"[` ]{verb}[`. …]", table)] == []
+
+
+@pytest.mark.parametrize("names", [recipe_names(), list(DISTILLERS), list(MODELS), list(DATASETS)])
+def test_every_name_a_user_can_write_is_in_the_readme(names: list[str]) -> None:
+    assert [name for name in names if f"`{name}`" not in README] == []
+
+
+def test_presets_are_in_the_readme_with_their_numbers() -> None:
+    for name in ("quick", "standard", "mlperf"):
+        preset = find_preset(name)
+        assert re.search(rf"`{name}` \({preset.min_seconds:g} s, {preset.min_count:,}\b", README), name
+
+
+def test_the_tree_is_complete_and_has_no_ghosts() -> None:
+    listed = _listed(README[README.index("## The tree") :].split("```")[1])
+    real = {
+        str(path.relative_to(ROOT))
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".j2") and not path.name.startswith("__")
+    }
+    assert sorted(real - listed) == []
+    assert sorted(name for name in listed if not (ROOT / name).exists()) == []
+
+
+def _listed(tree: str) -> set[str]:
+    found, folders = set(), dict[int, str]()
+    for line in filter(str.strip, tree.splitlines()):
+        name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
+        whole = "".join(folders[level] for level in range(depth)) + name
+        if name.endswith("/"):
+            folders[depth] = name
+        found.add(whole)
+    return found
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in ROOT.glob("*.md"):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8")):
+            assert (ROOT / link).exists(), f"{document.name}: {link}"
+
+
+def test_contributing_fits_on_a_screen() -> None:
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 45
+
+
+def test_the_changelog_speaks_of_this_version() -> None:
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version is not None
+    assert f"## {version[1]}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_package_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert len(pins) > 100
+    assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line)] == []
+
+
+def test_the_snakefile_is_short() -> None:
+    assert len((ROOT / "pipeline" / "Snakefile").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_readme_shows_no_unfilled_place() -> None:
+    assert not re.search(r"\{[A-Z]+\}", README)
