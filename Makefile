@@ -37,9 +37,11 @@ check: $(SETUP) ## ruff, mypy, import-linter, documentation tests
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/pytest -q tests/test_docs.py
+	@echo "next: make test"
 
 test: $(SETUP) ## every test: fast ones first, then the slow ones (ARGS='-m "not slow"' leaves those out)
 	$(VENV)/bin/pytest $(ARGS)
+	@echo "next: make distill export profile"
 
 bench: $(SETUP) ## re-run our own claims (hours; see bench/README.md)
 	$(VENV)/bin/python -m bench $(ARGS)
@@ -55,6 +57,7 @@ lock: ## resolve constraints.txt anew (new versions of everything)
 
 clean: ## remove the environment and caches; runs stay
 	rm -rf $(VENV) .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info build
+	@echo "next: make setup"
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

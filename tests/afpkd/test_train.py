@@ -84,7 +84,7 @@ def test_a_killed_run_continues_bit_equal(
     losses = learner.losses
     counted = dataclasses.replace(learner, losses=lambda x, y, p: seen.append(1) or losses(x, y, p))  # type: ignore[func-returns-value]
     resumed = _fit(counted, tmp_path / "b.pt")
-    assert len(seen) == 1 + 9 - (kill_at - 1)  # the guard's batch, then only the steps that were not saved
+    assert len(seen) == 1 + 9 - kill_at  # the guard's batch, then only the steps that were not saved
     assert _equal(resumed.last, whole.last)
     assert _equal(resumed.selected, whole.selected)
     timeless = [

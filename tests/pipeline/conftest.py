@@ -143,7 +143,7 @@ def role_record(role: str) -> Json:
         "data": "fashion_mnist_5k",
         "seed": 17,
         "config_digest": "c0ffee" * 10 + "abcd",
-        "inputs": {"data": "da7a" * 16},
+        "inputs": {"data": "da7a" * 16, **({"prompts": "9a9e" * 16} if role == "student" else {})},
         "outputs": {"model.safetensors": "beef" * 16},
         "versions": VERSIONS,
         "git_commit": "0123456789abcdef0123456789abcdef01234567+",

@@ -122,7 +122,7 @@ def test_protocol_and_provenance_are_told(made: HandMadeRun) -> None:
         assert words in seen
     row = report.tables()["Provenance"][1]
     assert (row["Record"], row["Seed"], row["Config digest"]) == ("student/record.json", "17", "c0ffeec0ffee")
-    assert (row["Git commit"], row["Inputs (sha256)"]) == ("0123456789ab+", "data da7ada7ada7a")
+    assert (row["Git commit"], row["Inputs (sha256)"]) == ("0123456789ab+", "data da7ada7ada7a, prompts 9a9e9a9e9a9e")
     assert (row["Outputs (sha256)"], row["Finished (UTC)"]) == ("model.safetensors beefbeefbeef", "2026-01-02 03:04")
 
 
