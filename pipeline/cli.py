@@ -82,7 +82,8 @@ def run(
         train_device=train_device,
         extra=shlex.split(snakemake),
     )
-    _show(summary.facts(folder), as_json, lambda _: summary.closing(folder, goals, recipe))
+    variables = {"RECIPE": recipe, "DEVICE": device, "TRAIN_DEVICE": str(train_device), "RUNS": str(runs)}
+    _show(summary.facts(folder), as_json, lambda _: summary.closing(folder, goals, variables))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ _WHAT = {
     "profile": "measure latency, memory and accuracy of each exported file, and write the report",
     "report": "write the report",
 }
+_DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "RUNS": "runs"}
 _NEXT = {"distill": "export", "export": "profile"}
 
 
@@ -44,8 +46,8 @@ def facts(folder: Path) -> Json:
     }
 
 
-def closing(folder: Path, goals: Sequence[str], recipe: str) -> str:
-    """A table of what was reached, and the next command."""
+def closing(folder: Path, goals: Sequence[str], variables: dict[str, str]) -> str:
+    """A table of what was reached, and the next command with make's `variables`."""
     found = facts(folder)
     lines = [f"{'':<12} {'arch':<12} {'test top-1':>10} {'parameters':>12}"]
     for role, row in found["roles"].items():
@@ -55,9 +57,9 @@ def closing(folder: Path, goals: Sequence[str], recipe: str) -> str:
         lines += ["", f"{'':<12} {'file':<6} {'device':<10} {'p50':>9} {'p90':>9}  verdict"]
         lines += [_profile_line(profile) for profile in found["profiles"]]
     last = goals[-1]
-    suffix = "" if recipe == "default" else f" RECIPE={recipe}"
     if last in _NEXT:
-        lines += ["", f"next: make {_NEXT[last]}{suffix}"]
+        given = [f"{name}={shlex.quote(value)}" for name, value in variables.items() if value != _DEFAULTS[name]]
+        lines += ["", " ".join(["next: make", _NEXT[last], *given])]
     elif found["report"]:
         lines += ["", f"report: {_shown(Path(found['report']))}", "next: open it in a browser"]
     return "\n".join(lines)

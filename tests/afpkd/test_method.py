@@ -180,3 +180,15 @@ def test_frozen_prompts_are_not_part_of_the_distiller(
     distiller = build_distiller("afpkd", pair[2], pair[3], prompts=prompts, **vars(OPTIONS["afpkd"]()))
     assert {name.split(".")[0] for name, _ in distiller.named_parameters()} == {"fusion"}
     assert not any(parameter.requires_grad for parameter in prompts.parameters())
+
+
+def test_fusion_level_is_an_attention_weighted_sum_of_both_levels() -> None:
+    torch.manual_seed(0)
+    level = FeatureFusion([4, 6], [5, 5], [(4, 4), (2, 2)], local_branch=False).double().eval().levels[0]
+    feature, deeper = (torch.randn(2, c, s, s, dtype=torch.float64) for c, s in ((4, 4), (6, 2)))
+    x = level.project(feature)  # type: ignore[operator]
+    y = deeper.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    maps = 1 / (1 + torch.exp(-level.attention(torch.cat([x, y], 1))))  # type: ignore[operator]
+    output, passed_on = level(feature, deeper)
+    assert torch.allclose(passed_on, maps[:, :1] * x + maps[:, 1:] * y)
+    assert torch.allclose(output, level.output(passed_on))  # type: ignore[operator]
