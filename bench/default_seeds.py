@@ -12,6 +12,7 @@ from bench.rows import append, row_of
 from pipeline.graph import run_goals
 
 SEEDS = (0, 1, 2)
+NAMES = {"none": "undistilled", "afpkd": "distilled (`afpkd`)"}
 
 
 def main() -> None:
@@ -30,10 +31,14 @@ def main() -> None:
 
 
 def table(rows: list[Json]) -> str:
-    """Test top-1 of the selected epoch a seed, and mean ± standard deviation."""
-    lines = [f"{'method':<8}" + "".join(f"  seed {seed}" for seed in SEEDS) + "   mean ± std"]
+    """Markdown: test top-1 of the selected epoch in percent, a seed a column, and mean ± standard deviation."""
+    lines = [
+        "| student | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | mean ± std |",
+        "|---|" + "---:|" * (len(SEEDS) + 1),
+    ]
     for method in dict.fromkeys(row["method"] for row in rows):
         top1 = [row["test_top1_selected"] for row in rows if row["method"] == method]
-        numbers = "".join(f"{value:>8.2f}" for value in top1)
-        lines.append(f"{method:<8}{numbers}   {statistics.mean(top1):.2f} ± {statistics.stdev(top1):.2f}")
+        mean, std = statistics.mean(top1), statistics.stdev(top1)
+        cells = [NAMES.get(method, method), *(f"{value:.2f}" for value in top1), f"{mean:.2f} ± {std:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

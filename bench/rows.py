@@ -44,6 +44,19 @@ def read(name: str) -> list[Json]:
     return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
 
 
+def table(rows: list[Json]) -> str:
+    """Markdown: one line a run, accuracies in percent."""
+    lines = [
+        "| pair | method | seed | epochs | test top-1, selected epoch | last epoch | held-out | hours |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        metrics = [f"{row[key]:.2f}" for key in ("test_top1_selected", "test_top1_last", "heldout_top1")]
+        cells = [row["pair"], f"`{row['method']}`", str(row["seed"]), str(row["epochs"]), *metrics]
+        lines.append(f"| {' | '.join(cells)} | {row['wall_s'] / 3600:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     result, folder, *rest = sys.argv[1:]
     append(result, [row_of(Path(folder), role, *rest) for role in ("undistilled", "student")])

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from afpkd.names import look_up
 from deploy.local import local_target
-from deploy.names import look_up
 from deploy.target import Target
 
 

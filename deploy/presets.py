@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deploy.names import look_up
+from afpkd.names import look_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

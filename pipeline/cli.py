@@ -17,7 +17,7 @@ import typer
 from afpkd.record import Json, UserError
 from pipeline import graph
 from pipeline.progress import EVENTS_VARIABLE, StageProgress
-from pipeline.recipe import load_recipe, recipe_names
+from pipeline.recipe_reader import load_recipe, recipe_names
 
 app = typer.Typer(
     help="Distil a vision teacher into a small student for edge devices, and prove how good and how fast it is.",

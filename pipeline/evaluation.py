@@ -7,8 +7,9 @@ from pathlib import Path
 
 from afpkd.data import DATASETS
 from afpkd.data.dataset import data_root
+from afpkd.names import look_up
 from afpkd.record import Json, UserError, read_record
-from pipeline.recipe import load_recipe, recipe_names
+from pipeline.recipe_reader import load_recipe, recipe_names
 from pipeline.workspace import WEIGHTS
 
 
@@ -25,8 +26,7 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
         raise UserError(f"{path}: neither a weights file nor a folder with a record or a manifest")
     if arch is None or data is None:
         raise UserError(f"{path}: a bare weights file needs --arch NAME and --data NAME")
-    if data not in DATASETS:
-        raise UserError(f"unknown data set '{data}': known are {', '.join(DATASETS)}")
+    look_up("data set", data, DATASETS)
     return _of_weights(path, arch, data, _normalisation(path, data, recipe))
 
 

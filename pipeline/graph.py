@@ -26,7 +26,8 @@ from afpkd.data.dataset import data_root
 from afpkd.record import Json, UserError, read_record, write_record
 from deploy.devices import find_device
 from pipeline.progress import EVENTS_VARIABLE, event_line
-from pipeline.recipe import ROLES, Recipe, load_recipe, recipe_path, teacher_weights
+from pipeline.recipe import ROLES, Recipe
+from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
 
 _PARENT_VARIABLE = "AFPKD_PARENT"
 SNAKEFILE = Path(__file__).with_name("Snakefile")

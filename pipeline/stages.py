@@ -13,7 +13,7 @@ from pathlib import Path
 from afpkd.record import Json, read_record, sha256_of
 from afpkd.settings import TrainSettings
 from pipeline.progress import StageProgress
-from pipeline.recipe import teacher_weights
+from pipeline.recipe_reader import teacher_weights
 from pipeline.workspace import WEIGHTS, Run, Workspace
 
 

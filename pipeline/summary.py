@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afpkd.record import Json, read_record
-from pipeline.recipe import ROLES, load_recipe
+from pipeline.recipe import ROLES
+from pipeline.recipe_reader import load_recipe
 
 _WHAT = {
     "distill": "train the teacher, the prompts, the student and the undistilled control",

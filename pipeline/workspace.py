@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from afpkd.record import Json, UserError, provenance, read_record, sha256_of, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.progress import StageProgress
-from pipeline.recipe import Recipe, load_recipe, recipe_path
+from pipeline.recipe import Recipe
+from pipeline.recipe_reader import load_recipe, recipe_path
 
 if TYPE_CHECKING:
     import torch

@@ -51,7 +51,7 @@ def test_rows_are_appended_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_seed_table_shows_mean_and_deviation() -> None:
     found = [{"method": "none", "test_top1_selected": value} for value in (80.0, 81.0, 82.0)]
-    assert "81.00 ± 1.00" in default_seeds.table(found)
+    assert "| undistilled | 80.00 | 81.00 | 82.00 | 81.00 ± 1.00 |" in default_seeds.table(found)
 
 
 def test_make_bench_lists_its_benches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,10 @@ import pytest
 from afpkd.data import DATASETS
 from afpkd.distillers import DISTILLERS
 from afpkd.models import MODELS
+from bench import default_seeds, rows
 from deploy.presets import find_preset
 from pipeline.cli import app
-from pipeline.recipe import recipe_names
+from pipeline.recipe_reader import recipe_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,6 +96,11 @@ def test_every_package_is_pinned() -> None:
 
 def test_the_snakefile_is_short() -> None:
     assert len((ROOT / "pipeline" / "Snakefile").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_results_in_the_readme_are_those_of_the_rows() -> None:
+    assert default_seeds.table(rows.read("default")) in README
+    assert rows.table(rows.read("cifar100_cpu")) in README
 
 
 def test_the_readme_shows_no_unfilled_place() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from afpkd.record import UserError
+from afpkd.names import look_up
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,9 +37,7 @@ MODELS: dict[str, Builder] = {
 
 def build_model(arch: str, *, num_classes: int, in_channels: int) -> nn.Module:
     """Build a randomly initialised network; it returns `Outputs` and takes `refine`. Raises UserError."""
-    if arch not in MODELS:
-        raise UserError(f"unknown model '{arch}': known are {', '.join(MODELS)}")
-    return MODELS[arch](num_classes, in_channels)
+    return look_up("model", arch, MODELS)(num_classes, in_channels)
 
 
 def probe_shapes(model: nn.Module, *, in_channels: int, image_size: tuple[int, int]) -> Shapes:

@@ -116,9 +116,9 @@ def test_a_golden_mismatch_is_invalid_and_not_timed(bundle: HandMadeBundle, tmp_
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"device": "locl"}, r"unknown device 'locl' \(did you mean local\?\): known are local"),
+        ({"device": "locl"}, r"unknown device 'locl': did you mean 'local'\?"),
         ({"device": "orin1"}, r"unknown device 'orin1': known are local"),
-        ({"preset": "quik"}, r"unknown preset 'quik' \(did you mean quick\?\): known are mlperf, quick, standard"),
+        ({"preset": "quik"}, r"unknown preset 'quik': did you mean 'quick'\?"),
         ({"precision": "int8"}, r"no int8 file for onnxruntime \(it has: fp32\)"),
         ({"threads": -1}, r"threads = -1"),
     ],

@@ -14,7 +14,8 @@ import pytest
 
 from afpkd.record import UserError, read_record, sha256_of
 from pipeline.graph import locked, targets_of
-from pipeline.recipe import ROLES, load_recipe
+from pipeline.recipe import ROLES
+from pipeline.recipe_reader import load_recipe
 
 TINY = """
 extends = "default"

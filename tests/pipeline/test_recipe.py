@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from afpkd.record import UserError
-from pipeline.recipe import ForeignTeacher, TrainedTeacher, load_recipe, recipe_names, teacher_weights
+from pipeline.recipe import ForeignTeacher, TrainedTeacher
+from pipeline.recipe_reader import load_recipe, recipe_names, teacher_weights
 
 SHIPPED = ["cifar100-resnet56-resnet20", "cifar100-resnet56-resnet20-cpu", "default"]
 
@@ -220,7 +221,6 @@ def test_a_stage_is_identified_by_its_own_part_alone(change: str, tmp_path: Path
 
 
 def test_reading_a_recipe_needs_no_torch() -> None:
-    code = (
-        "import sys; from pipeline.recipe import load_recipe; load_recipe('default'); sys.exit('torch' in sys.modules)"
-    )
+    program = "load_recipe('default'); sys.exit('torch' in sys.modules)"
+    code = f"import sys; from pipeline.recipe_reader import load_recipe; {program}"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,30 @@
+"""Unknown names: what is near, else what there is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from afpkd.record import UserError
+
+T = TypeVar("T")
+
+
+def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Give `table[name]`; UserError with the nearest name, or all known ones, where there is none."""
+    if name in table:
+        return table[name]
+    raise UserError(unknown(kind, name, table))
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that `name` is no known `kind`, and what is near."""
+    return f"unknown {kind} '{name}'{nearest(name, known)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error line: `: did you mean 'x'?`, or all that is known."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f": did you mean '{close[0]}'?" if close else f": known are {', '.join(sorted(names))}"

@@ -1,0 +1,159 @@
+"""Reading recipes: TOML, `extends`, and one clear line for whatever is wrong in a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from afpkd.data.dataset import data_root
+from afpkd.distillers.options import OPTIONS
+from afpkd.names import nearest, unknown
+from afpkd.record import Json, UserError
+from afpkd.settings import TrainSettings
+from pipeline.recipe import STRICT, Data, Distill, Export, ForeignTeacher, Profile, Prompts, Recipe, TrainedTeacher
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def load_recipe(name: str) -> tuple[str, Recipe]:
+    """Read a recipe by name or path and return (its name, the recipe). Raises UserError with one line."""
+    path = recipe_path(name)
+    raw = _merged(path, ())
+    return path.stem, _decoded(raw, path)
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a shipped recipe's name, or of a path to a TOML file."""
+    if name.endswith(".toml"):
+        path = Path(name).resolve()
+        if path.stem in recipe_names() and path.parent != RECIPES:
+            raise UserError(f"{path}: a shipped recipe has this name, and runs are named after theirs: rename the file")
+        return path
+    if name not in recipe_names():
+        raise UserError(f"{unknown('recipe', name, recipe_names())} (a path must end in .toml)")
+    return RECIPES / f"{name}.toml"
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def teacher_weights(recipe: Recipe, recipe_file: Path) -> Path | None:
+    """Where the foreign teacher's file lies; None for a teacher that is trained here. UserError where it is missing."""
+    if not isinstance(recipe.teacher, ForeignTeacher):
+        return None
+    weights = Path(recipe.teacher.weights).expanduser()
+    places = [recipe_file.parent / weights, data_root() / weights]  # an absolute path stays itself
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    looked = " or ".join(dict.fromkeys(map(str, places)))
+    raise UserError(f"{recipe_file.name}: teacher.weights: no file at {looked}: put the file there or set AFPKD_DATA")
+
+
+def _decoded(raw: Json, path: Path) -> Recipe:
+    try:
+        text = json.dumps(raw, allow_nan=False)
+    except (TypeError, ValueError):
+        raise UserError(f"{path.name}: dates, inf and nan are no values of a recipe") from None
+    try:
+        return pydantic.TypeAdapter(_recipe_type(raw)).validate_json(text)
+    except pydantic.ValidationError as error:
+        raise UserError(f"{path.name}: {_first_problem(error, raw)}") from None
+
+
+def _recipe_type(raw: Json) -> type[Recipe]:
+    """The Recipe whose `teacher` and `distill` have just the keys that this recipe's choices give them."""
+    foreign = isinstance(raw.get("teacher"), dict) and "weights" in raw["teacher"]
+    types = {"teacher": ForeignTeacher if foreign else TrainedTeacher, "distill": _distill_type(raw)}
+    return _combined("Recipe", (Recipe,), types)
+
+
+def _distill_type(raw: Json) -> type[Distill]:
+    section = raw.get("distill")
+    method = section.get("method") if isinstance(section, dict) else None
+    if not isinstance(method, str) or method not in OPTIONS:
+        return Distill  # which says what is wrong with it
+    return _combined("Distill", (Distill, OPTIONS[method]), {})
+
+
+def _combined(name: str, bases: tuple[type, ...], annotations: dict[str, Any]) -> type[Any]:
+    made = type(name, bases, {"__annotations__": annotations, "__module__": __name__})
+    return dataclass(frozen=True, kw_only=True, config=STRICT)(made)
+
+
+def _merged(path: Path, seen: tuple[Path, ...]) -> Json:
+    """Read a TOML file and lay it over what it `extends`."""
+    if path in seen:
+        raise UserError(f"{path.name}: extends: goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"recipe {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name}: not a TOML file: {error}") from None
+    parent = raw.pop("extends", None)
+    if parent is None:
+        return raw
+    if not isinstance(parent, str):
+        raise UserError(f"{path.name}: extends: a recipe's name or path was expected, got {parent!r}")
+    base = path.parent / parent if parent.endswith(".toml") else recipe_path(parent)
+    return _laid_over(_merged(base.resolve(), (*seen, path)), raw)
+
+
+def _laid_over(base: Json, top: Json) -> Json:
+    merged = {key: value for key, value in base.items() if key not in top}
+    for key, value in top.items():
+        under = base.get(key)
+        both = isinstance(under, dict) and isinstance(value, dict)
+        merged[key] = {**_still_valid(key, under or {}, value), **value} if both else value
+    return merged
+
+
+def _still_valid(section: str, base: Json, top: Json) -> Json:
+    """The inherited keys of a section, less those of a variant that `top` leaves: another method, another teacher."""
+    if section == "distill" and top.get("method", base.get("method")) != base.get("method"):
+        left, kept = (OPTIONS.get(str(part.get("method"))) for part in (base, top))
+        return {key: value for key, value in base.items() if not hasattr(left, key) or hasattr(kept, key)}
+    if section == "teacher":
+        training = {f.name for f in dataclasses.fields(TrainSettings)}
+        if "weights" in top:
+            return {key: value for key, value in base.items() if key not in training}
+        if training & top.keys():
+            return {key: value for key, value in base.items() if key != "weights"}
+    return base
+
+
+def _first_problem(error: pydantic.ValidationError, raw: Json) -> str:
+    problems = error.errors(include_url=False)
+    # An unknown key explains a missing one better than the other way round.
+    problem = next((p for p in problems if p["type"] == "unexpected_keyword_argument"), problems[0])
+    where = [str(part) for part in problem["loc"]]
+    key = ".".join(where)
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"{key}: unknown key{nearest(where[-1], _keys_of(where[:-1], raw))}"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}.{message}" if key and ":" in message.split(" ")[0] else f"{key}: {message}"
+    return f"{key}: {message[0].lower()}{message[1:]}, got {json.dumps(problem['input'])}"
+
+
+def _keys_of(section: list[str], raw: Json) -> list[str]:
+    """The valid keys of a section, for 'did you mean'."""
+    kind: Any = Recipe
+    if section == ["distill"]:
+        kind = _distill_type(raw)
+    elif section == ["teacher"]:
+        kind = ForeignTeacher if "weights" in raw["teacher"] else TrainedTeacher
+    elif section:
+        kind = {"data": Data, "prompts": Prompts, "export": Export, "profile": Profile}.get(section[0], Recipe)
+    return [f.name for f in dataclasses.fields(kind)]
