@@ -25,8 +25,9 @@ def main() -> None:
             run = run_goals(
                 ["distill"], recipe=str(recipe), runs=Path(folder) / "runs", devices=["local"], train_device="cpu"
             )
-            rows += [row_of(run, role) for role in ("undistilled", "student")]
-    append("default", rows)
+            finished = [row_of(run, role) for role in ("undistilled", "student")]
+            append("default", finished)  # at once: a later failure loses nothing
+            rows += finished
     sys.stdout.write(table(rows))
 
 

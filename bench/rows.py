@@ -33,6 +33,7 @@ def row_of(run: Path, role: str, variant: str = "default") -> Json:
 
 def append(name: str, rows: list[Json]) -> None:
     """Add rows to results/NAME.jsonl, each run once (by what it is and when it finished)."""
+    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     new = [line for line in map(json.dumps, rows) if line not in lines]

@@ -30,7 +30,7 @@ def test_gpu_check_says_clearly_that_there_is_no_gpu(capsys: pytest.CaptureFixtu
 
 
 def test_rows_are_appended_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
     for role, method in (("teacher", None), ("student", "afpkd")):
         metrics = {"test_top1_last": 2.0, "test_top1_selected": 3.0, "heldout_top1": 1.0}
         keys = {"seed": 0, "epochs": 8, "wall_s": 1.0, "git_commit": "c", "config_digest": "d", "finished_at": "t"}
