@@ -74,14 +74,20 @@ def run(
     from pipeline import summary
 
     summary.announce(goals, recipe)
-    folder = graph.run_goals(
-        goals,
-        recipe=recipe,
-        runs=runs,
-        devices=device.split(),
-        train_device=train_device,
-        extra=shlex.split(snakemake),
-    )
+    try:
+        folder = graph.run_goals(
+            goals,
+            recipe=recipe,
+            runs=runs,
+            devices=device.split(),
+            train_device=train_device,
+            extra=shlex.split(snakemake),
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "interrupted: finished stages stay, training continues from its last checkpoint: run it again\n"
+        )
+        raise SystemExit(130) from None
     variables = {"RECIPE": recipe, "DEVICE": device, "TRAIN_DEVICE": str(train_device), "RUNS": str(runs)}
     _show(summary.facts(folder), as_json, lambda _: summary.closing(folder, goals, variables))
 
@@ -201,9 +207,6 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: nothing is lost; the same command continues\n")
-        raise SystemExit(130) from None
 
 
 def _stage(stage: str, recipe: str, runs: Path, train_device: TrainDevice, threads: int, as_json: bool) -> None:

@@ -137,6 +137,21 @@ def test_a_killed_run_continues_and_ends_bit_equal(tmp_path: Path) -> None:
         assert sha256_of(killed / weights) == sha256_of(whole / weights), stage
 
 
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_stage_behind(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    process = _start("distill", recipe=_write(tmp_path, epochs=50), runs=runs)
+    _wait_for(lambda: _epochs(runs, "undistilled") >= 1, process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("interrupted: ")
+    assert "Traceback" not in errors
+    _wait_for(lambda: not _stages_alive(runs))
+    with locked(runs):
+        pass
+
+
 def _epochs(runs: Path, stage: str) -> int:
     with contextlib.suppress(FileNotFoundError):
         events = [json.loads(line) for line in (runs / "tiny" / "events.jsonl").read_text().splitlines()]
@@ -149,7 +164,7 @@ def _stages_alive(runs: Path) -> list[str]:
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             text = command.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if "-m pipeline train-student" in text and (command.parent / "cwd").resolve() == runs.resolve():
+            if "-m pipeline train-" in text and (command.parent / "cwd").resolve() == runs.resolve():
                 alive.append(text)
     return alive
 
