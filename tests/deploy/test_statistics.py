@@ -136,5 +136,7 @@ def test_invalid_keeps_the_warnings_beside_its_reasons() -> None:
 
 def test_top1_is_percent_of_right_classes() -> None:
     assert top1_percent(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 4])) == 75.0
+    labels = np.zeros(1000, np.int64)
+    assert top1_percent(np.where(np.arange(1000) < 306, 0, 1), labels) == 30.6  # not 30.599999999999998
     with pytest.raises(ValueError, match="3 predictions for 2 labels"):
         top1_percent(np.zeros(3), np.zeros(2))
