@@ -21,12 +21,8 @@ def predict(forward: Forward, pixels: Pixels, batch_size: int = 500) -> Tensor:
 
 def top1(forward: Forward, pixels: Pixels) -> float:
     """Top-1 accuracy in percent, 0-100."""
-    return num_correct(predict(forward, pixels), pixels.labels) * 100 / len(pixels.labels)
-
-
-def num_correct(logits: Tensor, labels: Tensor) -> int:
-    """How many images have their own class first."""
-    return int((logits.argmax(dim=1) == labels).sum())
+    correct = int((predict(forward, pixels).argmax(dim=1) == pixels.labels).sum())
+    return correct * 100 / len(pixels.labels)
 
 
 def model_top1(model: nn.Module, pixels: Pixels) -> float:

@@ -141,7 +141,7 @@ def test_prompts_train_inside_a_teacher_that_stays_bit_equal(tmp_path: Path) -> 
     assert state_sha256(teacher.model) == before
 
 
-def _with_losses(losses: dict[str, Tensor] | None, network: torch.nn.Module, extra: Tensor) -> Learner:
+def _with_extra_loss(network: torch.nn.Module, extra: Tensor) -> Learner:
     plain = plain_learner(network, _pixels())
     return dataclasses.replace(plain, losses=lambda x, y, p: {**plain.losses(x, y, p), "extra": extra})
 
@@ -156,7 +156,7 @@ def _with_losses(losses: dict[str, Tensor] | None, network: torch.nn.Module, ext
 )
 def test_a_loss_that_teaches_nothing_stops_the_run(extra: Tensor, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
-        _fit(_with_losses(None, _network(), extra), tmp_path / "g.pt")
+        _fit(_with_extra_loss(_network(), extra), tmp_path / "g.pt")
 
 
 def test_the_guard_leaves_no_trace_in_the_statistics(tmp_path: Path) -> None:
