@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Refine = Callable[[int, Tensor], Tensor]
 """`refine(level, feature) -> feature` of the same shape: called once a level, before the stage's last ReLU."""
@@ -18,11 +18,15 @@ class Outputs(NamedTuple):
     features: one map a stage, shallow to deep, each N, C, H, W, *before* the stage's last ReLU: the pre-activation
         target that ReviewKD and AFPKD imitate.
     pooled: N, C, the vector that enters the classifier.
+    final: N, C, h, w, the map whose mean over positions is `pooled`.
+    classifier: the linear layer that turns `pooled` into logits (and, position by position, `final` into class maps).
     """
 
     logits: Tensor
     features: list[Tensor]
     pooled: Tensor
+    final: Tensor
+    classifier: nn.Linear
 
 
 class Shapes(NamedTuple):

@@ -45,7 +45,7 @@ class ResNet(nn.Module):
             x = F.relu(feature)
         # A fixed kernel, since a global (adaptive) pool exports as ReduceMean, which no DLA runs.
         pooled = F.avg_pool2d(x, (x.shape[-2], x.shape[-1])).flatten(1)
-        return Outputs(self.fc(pooled), features, pooled)
+        return Outputs(self.fc(pooled), features, pooled, x, self.fc)
 
 
 class BasicBlock(nn.Module):
