@@ -75,14 +75,21 @@ class FusionLevel(nn.Module):
         x = self.project(feature)
         if self.attention is not None:
             assert deeper is not None
-            y = F.interpolate(deeper, x.shape[-2:], mode="nearest")
-            own, from_deeper = torch.sigmoid(self.attention(torch.cat([x, y], dim=1))).chunk(2, dim=1)
-            x = own * x + from_deeper * y
+            own, from_deeper = torch.sigmoid(self._attention(self.attention, x, deeper)).chunk(2, dim=1)
+            x = own * x + from_deeper * F.interpolate(deeper, x.shape[-2:], mode="nearest")
         if self.local is not None:
             x = x + self.local(x)
         if tuple(x.shape[-2:]) != self.size:
             x = F.interpolate(x, self.size, mode="nearest")
         return self.output(x), x
+
+    @staticmethod
+    def _attention(convolution: nn.Conv2d, x: Tensor, deeper: Tensor) -> Tensor:
+        """The 1x1 convolution of concat(x, upsampled deeper), as a sum over its two halves: nothing is concatenated,
+        and the deeper half is computed before it is upsampled."""
+        ours, theirs = convolution.weight.split(x.shape[1], dim=1)
+        from_deeper = F.interpolate(F.conv2d(deeper, theirs), x.shape[-2:], mode="nearest")
+        return F.conv2d(x, ours, convolution.bias) + from_deeper
 
 
 def _conv_bn(in_channels: int, out_channels: int, *, kernel: int) -> nn.Sequential:

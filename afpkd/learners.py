@@ -52,8 +52,7 @@ class FrozenTeacher:
     def __call__(self, images: Tensor) -> Outputs:
         """A clean pass without gradients (no_grad, not inference_mode: student losses touch these features)."""
         with torch.no_grad():
-            outputs: Outputs = self.model(images)
-        return outputs
+            return in_float32(self.model(images))
 
     def assert_unchanged(self) -> None:
         """Assert that the teacher is still in eval mode and bit-equal to what it was."""
@@ -61,11 +60,16 @@ class FrozenTeacher:
         assert state_sha256(self.model) == self._sha256, "the frozen teacher's weights changed"
 
 
+def in_float32(outputs: Outputs) -> Outputs:
+    """Logits that mixed precision left in half precision as float32, where losses are computed; features stay."""
+    return outputs._replace(logits=outputs.logits.float())
+
+
 def plain_learner(model: nn.Module, heldout: Pixels) -> Learner:
     """A network and the task loss: a teacher, or the undistilled student."""
 
     def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
-        return {"task": task_loss(model(images), labels)}
+        return {"task": task_loss(in_float32(model(images)), labels)}
 
     return Learner(model, model, losses, lambda: model_top1(model, heldout))
 
@@ -74,7 +78,7 @@ def student_learner(student: nn.Module, teacher: FrozenTeacher, distiller: Disti
     """Phase 2: a student, its teacher and a distillation method."""
 
     def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
-        outputs = student(images)
+        outputs = in_float32(student(images))
         distilled = distiller(outputs, teacher(images), labels, progress)
         return {"task": distiller.task_weight * task_loss(outputs, labels), **distilled}
 
@@ -93,7 +97,7 @@ def prompt_learner(
     def prompted(images: Tensor) -> tuple[Outputs, Tensor]:
         overlaps: list[Tensor] = []
         clean = teacher(images).features
-        outputs: Outputs = teacher.model(images, prompts.refiner(clean, overlaps))
+        outputs = in_float32(teacher.model(images, prompts.refiner(clean, overlaps)))
         return outputs, torch.stack(overlaps).mean()
 
     def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:

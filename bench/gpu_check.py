@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -22,10 +22,11 @@ from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import Json
 from afpkd.settings import TrainSettings
-from afpkd.train import Augmentation, fit
+from afpkd.train import Augmentation, Fitting
 
 DATA = DATASETS["fashion_mnist_5k"]
 BATCH = 64
+Amp = Literal["gpu", "never"]
 # fp32 convolutions on the GPU may use TF32 (10 bits of mantissa), bf16 has 7: a loss is a mean and keeps a digit more.
 TOLERANCE = {"fp32": 5e-3, "mixed precision": 5e-2, "compiled": 5e-3}
 
@@ -52,18 +53,22 @@ def main() -> None:
         raise SystemExit(2)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     one_step = BATCH / DATA.num_train
-    reference = distil(cpu, epochs=one_step, amp=False, compiled=False)["losses"]
-    variants = {"fp32": (False, False), "mixed precision": (True, False), "compiled": (False, True)}
+    reference = distil(cpu, epochs=one_step, amp="never", compiled=False)["losses"]
+    variants: dict[str, tuple[Amp, bool]] = {
+        "fp32": ("never", False),
+        "mixed precision": ("gpu", False),
+        "compiled": ("never", True),
+    }
     checks = []
     for name, (amp, compiled) in variants.items():
         losses = distil(gpu, epochs=one_step, amp=amp, compiled=compiled)["losses"]
         checks += [Check(name, loss, reference[loss], losses[loss], TOLERANCE[name]) for loss in reference]
-    speed = {device.type: distil(device, epochs=1.0, amp=True, compiled=False)["images_per_s"] for device in (cpu, gpu)}
+    speed = {device.type: distil(device, epochs=1.0, amp="gpu", compiled=False)["images_per_s"] for device in (cpu, gpu)}
     sys.stdout.write(table(checks, speed, torch.cuda.get_device_name()))
     raise SystemExit(0 if all(check.ok for check in checks) else 1)
 
 
-def distil(device: torch.device, *, epochs: float, amp: bool, compiled: bool, images: int = DATA.num_train) -> Json:
+def distil(device: torch.device, *, epochs: float, amp: Amp, compiled: bool, images: int = DATA.num_train) -> Json:
     """Distil ResNet-20 into ResNet-8 (both untrained) on `device`; return the last epoch's row of the metrics."""
     split = DATA.load(Path()).train
     train = pixels_from_split(type(split)(split.images[:images], split.labels[:images]), (0.286,), (0.353,), device)
@@ -80,7 +85,7 @@ def distil(device: torch.device, *, epochs: float, amp: bool, compiled: bool, im
         student.compile()
     heldout = Pixels(train.images[:100], train.labels[:100], train.mean, train.std)
     with tempfile.TemporaryDirectory() as folder:
-        fitted = fit(
+        fitted = Fitting(
             student_learner(student, FrozenTeacher(teacher), distiller, heldout),
             train,
             TrainSettings(epochs=epochs, batch_size=BATCH, lr=0.01, amp=amp, schedule="cosine"),
@@ -88,8 +93,7 @@ def distil(device: torch.device, *, epochs: float, amp: bool, compiled: bool, im
             seed=0,
             checkpoint=Path(folder) / "checkpoint.pt",
             digest="gpu-check",
-            report=lambda done, total, row: None,
-        )
+        ).run(lambda done, total, row: None)
     return fitted.history[-1]
 
 

@@ -6,7 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from afpkd.record import Json, read_record
+import filelock
+
+from afpkd.record import Json, read_record, write_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,14 +37,16 @@ def append(name: str, rows: list[Json]) -> None:
     """Add rows to results/NAME.jsonl, each run once (by what it is and when it finished)."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    new = [line for line in map(json.dumps, rows) if line not in lines]
-    path.write_text("".join(f"{line}\n" for line in [*lines, *new]))
+    with filelock.FileLock(f"{path}.lock"):  # two benches may finish side by side
+        lines = path.read_text().splitlines() if path.exists() else []
+        new = [line for line in map(json.dumps, rows) if line not in lines]
+        write_text(path, "".join(f"{line}\n" for line in [*lines, *new]))
 
 
 def read(name: str) -> list[Json]:
-    """All rows of results/NAME.jsonl."""
-    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+    """All rows of results/NAME.jsonl; none where nothing was run yet."""
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def table(rows: list[Json]) -> str:

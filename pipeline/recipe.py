@@ -156,6 +156,8 @@ class Distill(TrainSettings):
             raise ValueError(f"method: {unknown('method', self.method, OPTIONS)}")
         options = self.options()
         for key, value in options.items():
+            if isinstance(value, bool):
+                continue
             require_between(key, value, 1e-3 if key == "temperature" else 0, 1 if key == "warm_up" else 1e6)
         weights = [value for key, value in options.items() if key in LOSS_WEIGHTS]
         if weights and not any(weights):

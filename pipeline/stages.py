@@ -9,12 +9,17 @@ import dataclasses
 import statistics
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afpkd.record import Json, read_record, sha256_of
 from afpkd.settings import TrainSettings
 from pipeline.progress import StageProgress
 from pipeline.recipe_reader import teacher_weights
 from pipeline.workspace import WEIGHTS, Run, Workspace
+
+if TYPE_CHECKING:
+    from afpkd.learners import FrozenTeacher, Learner
+    from afpkd.models.outputs import Shapes
 
 
 def train_teacher(run: Run) -> Json:
@@ -61,21 +66,26 @@ def tune_prompts(run: Run) -> Json:
 
 def train_student(run: Run) -> Json:
     """Stage `student`: distil it from the frozen teacher (phase 2)."""
+    work = Workspace(run, "student")
+    learner = distillation(work, *work.teacher())
+    fitted = work.fit(learner, run.recipe.distill)
+    return work.write_checkpoint(learner.product, fitted, arch=run.recipe.distill.student, method=run.recipe.distill.method)
+
+
+def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes) -> Learner:
+    """The recipe's new student beside `teacher`, with the recipe's method."""
     from afpkd.distillers import build_distiller
     from afpkd.learners import student_learner
     from afpkd.models import probe_shapes
 
-    work = Workspace(run, "student")
-    settings = run.recipe.distill
+    settings = work.run.recipe.distill
     student = work.new_model(settings.student)
-    teacher, teacher_shapes = work.teacher()
     options: Json = settings.options()
     if settings.uses_prompts:
         options["prompts"] = work.prompts(teacher_shapes)
     shapes = probe_shapes(student, in_channels=work.spec.in_channels, image_size=work.spec.image_size)
     distiller = build_distiller(settings.method, shapes, teacher_shapes, **options).to(work.device)
-    fitted = work.fit(student_learner(student, teacher, distiller, work.heldout), settings)
-    return work.write_checkpoint(student, fitted, arch=settings.student, method=settings.method)
+    return student_learner(student, teacher, distiller, work.heldout)
 
 
 def _train_plain(run: Run, role: str, arch: str, settings: TrainSettings) -> Json:

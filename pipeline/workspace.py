@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import datetime
 import json
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from afpkd.learners import FrozenTeacher, Learner
     from afpkd.models.outputs import Shapes
     from afpkd.prompts import FrequencyPrompts
-    from afpkd.train import Fitted
+    from afpkd.train import Fitted, Fitting
 
 WEIGHTS = "model.safetensors"
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Workspace:
         from afpkd.data.batches import pixels_from_split
         from afpkd.data.dataset import data_root, hold_out
 
+        _keep_freed_memory()
         torch.manual_seed(run.recipe.seed)  # initial weights are the seed's alone
         provenance()  # of the code that runs now, not of what the folder holds hours later
         self.run, self.stage = run, stage
@@ -127,14 +130,19 @@ class Workspace:
         return prompts
 
     def fit(self, learner: Learner, settings: TrainSettings) -> Fitted:
-        """Train, saving to resume beside the outputs (undeclared to the graph, so a kill never deletes it)."""
-        from afpkd.train import Augmentation, fit
+        """Train to the end, showing progress."""
+        return self.fitting(learner, settings).run(self.progress.step)
+
+    def fitting(self, learner: Learner, settings: TrainSettings) -> Fitting:
+        """A training of `learner`, saving to resume beside the outputs (undeclared to the graph, so a kill never
+        deletes it)."""
+        from afpkd.train import Augmentation, Fitting
 
         data = self.run.recipe.data
         if settings.compile:
             learner.product.compile()
         self.progress.say(f"{settings.epochs:g} epochs of {len(self.train.labels)} images on {self.device}")
-        return fit(
+        return Fitting(
             learner,
             self.train,
             settings,
@@ -142,7 +150,6 @@ class Workspace:
             seed=self.run.recipe.seed,
             checkpoint=self.folder / "checkpoint.pt",
             digest=self._resume_digest(),
-            report=self.progress.step,
         )
 
     def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, arch: str, method: str) -> Json:
@@ -215,6 +222,19 @@ class Workspace:
     def _resume_digest(self) -> str:
         """Which unfinished run a checkpoint belongs to: the stage's identity and the content of its inputs."""
         return json.dumps([self.run.recipe.stage_digest(self.stage), self.inputs], sort_keys=True)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the memory of tensors instead of returning it to the kernel and faulting it in again.
+
+    Measured on a CPU: 10 to 17 % of a distillation step. Other C libraries have no such switch and are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20)):
+        mallopt(parameter, value)
 
 
 def _torch_device(run: Run) -> torch.device:

@@ -22,6 +22,18 @@ def _kd() -> type[Distiller]:
     return KD
 
 
+def _dkd() -> type[Distiller]:
+    from afpkd.distillers.dkd import DKD
+
+    return DKD
+
+
+def _catkd() -> type[Distiller]:
+    from afpkd.distillers.catkd import CATKD
+
+    return CATKD
+
+
 def _reviewkd() -> type[Distiller]:
     from afpkd.distillers.reviewkd import ReviewKD
 
@@ -37,7 +49,9 @@ def _afpkd() -> type[Distiller]:
 DISTILLERS: dict[str, Callable[[], type[Distiller]]] = {
     "none": _none,
     "kd": _kd,
+    "dkd": _dkd,
     "reviewkd": _reviewkd,
+    "catkd": _catkd,
     "afpkd": _afpkd,
 }
 

@@ -27,6 +27,25 @@ class KdOptions:
     """Weight of the T^2-scaled KL term."""
     task_weight: float = 0.1
     """Weight of the cross-entropy."""
+    standardise: bool = False
+    """Compare standardised logits (Sun et al. 2024, who use temperature 2, kd_weight 9, task_weight 0.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DkdOptions:
+    """`dkd`: target and non-target classes apart (Zhao et al. 2022)."""
+
+    uses_prompts: ClassVar[bool] = False
+    temperature: float = 4.0
+    """T of the softmax."""
+    alpha: float = 1.0
+    """Weight of the target-class term."""
+    beta: float = 2.0
+    """Weight of the non-target term; a value a pair: 2 (ResNet-56, 110), 6 (WRN, VGG), 8 (32x4)."""
+    standardise: bool = False
+    """Compare standardised logits (Sun et al. 2024)."""
+    warm_up: float = WARM_UP
+    """Fraction of the schedule over which both weights rise from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +57,19 @@ class ReviewKdOptions:
     """Weight of the HCL summed over levels; a value a pair: 0.6 (ResNet-56), 1 (110), 5 (WRN, 8x4), 8 (ShuffleV2)."""
     warm_up: float = WARM_UP
     """Fraction of the schedule over which the weight rises from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatKdOptions:
+    """`catkd`: class activation maps (Guo et al. 2023)."""
+
+    uses_prompts: ClassVar[bool] = False
+    beta: float = 0.7
+    """Weight of the class maps' squared error; a value a pair: 0.7 (R56-R20), 15 (32x4-8x4), 600 (32x4-Shuffle)."""
+    pooled_size: int = 2
+    """Side in pixels to which maps are average-pooled (2; ShuffleNets 4)."""
+    normalise: bool = False
+    """Bring each map to unit L2 norm (on for MobileNetV2 and ShuffleNets)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +89,14 @@ class AfpkdOptions:
     """Fraction of the schedule over which all weights rise from 0."""
 
 
-OPTIONS: dict[str, type[NoOptions | KdOptions | ReviewKdOptions | AfpkdOptions]] = {
+OPTIONS: dict[str, type[NoOptions | KdOptions | DkdOptions | ReviewKdOptions | CatKdOptions | AfpkdOptions]] = {
     "none": NoOptions,
     "kd": KdOptions,
+    "dkd": DkdOptions,
     "reviewkd": ReviewKdOptions,
+    "catkd": CatKdOptions,
     "afpkd": AfpkdOptions,
 }
 
-LOSS_WEIGHTS = ("kd_weight", "mu", "gamma", "kappa")
+LOSS_WEIGHTS = ("kd_weight", "alpha", "beta", "mu", "gamma", "kappa")
 """The options that weigh a loss: a method with all of its own at 0 would distil nothing."""

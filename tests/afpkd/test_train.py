@@ -19,7 +19,7 @@ from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings, learning_rate
-from afpkd.train import Augmentation, Fitted, fit
+from afpkd.train import Augmentation, Fitted, Fitting
 
 SETTINGS = TrainSettings(epochs=3, batch_size=8, lr=0.05, schedule="onecycle")
 
@@ -53,7 +53,11 @@ def _fit(learner: Learner, checkpoint: Path, kill_at: int | None = None, setting
         if done == kill_at:
             raise _KilledError
 
-    return fit(
+    return _fitting(learner, checkpoint, settings).run(report)
+
+
+def _fitting(learner: Learner, checkpoint: Path, settings: TrainSettings = SETTINGS) -> Fitting:
+    return Fitting(
         learner,
         _pixels(),
         settings,
@@ -61,7 +65,6 @@ def _fit(learner: Learner, checkpoint: Path, kill_at: int | None = None, setting
         seed=3,
         checkpoint=checkpoint,
         digest="one",
-        report=report,
     )
 
 

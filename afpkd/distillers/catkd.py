@@ -1,0 +1,32 @@
+"""CAT-KD: Guo et al., "Class attention transfer based knowledge distillation" (CVPR 2023)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from afpkd.distillers.distiller import Distiller, Losses
+from afpkd.losses import class_map_loss
+from afpkd.models.outputs import Outputs, Shapes
+
+
+class CATKD(Distiller):
+    """Cross-entropy + beta x the squared error of pooled class activation maps."""
+
+    def __init__(self, student: Shapes, teacher: Shapes, *, beta: float, pooled_size: int, normalise: bool) -> None:
+        super().__init__()
+        self.beta, self.pooled_size, self.normalise = beta, pooled_size, normalise
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+        """{"class_maps"}."""
+        maps = class_maps(student), class_maps(teacher)
+        return {"class_maps": self.beta * class_map_loss(*maps, self.pooled_size, normalise=self.normalise)}
+
+
+def class_maps(outputs: Outputs) -> Tensor:
+    """N, K, h, w: the classifier at each position, whose mean over positions is the logits.
+
+    The paper swaps pooling and classifier, which are both linear: a model as it is gives the same maps.
+    """
+    classifier = outputs.classifier
+    return F.conv2d(outputs.final, classifier.weight[:, :, None, None], classifier.bias)

@@ -1,0 +1,142 @@
+"""CIFAR-100 on a CPU: AFPKD, its rivals and its controls by one protocol, the methods of a seed side by side.
+
+`make bench-accuracy` prints the table from results/cifar100_cpu.jsonl; ARGS=--run trains what is missing (hours; stop it
+at any time, the next call goes on). Every student of a seed starts from the same weights and sees the same batches in
+the same augmentation; the frozen teacher's forward pass is shared, which changes no number. Test is read once a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from afpkd.learners import FrozenTeacher
+from afpkd.models.outputs import Outputs
+from afpkd.record import Json
+from afpkd.train import Fitted, Fitting
+from bench import rows
+from bench.variants import SEEDS, VARIANTS, recipe_text
+from pipeline.recipe_reader import load_recipe
+from pipeline.stages import distillation, train_teacher, tune_prompts
+from pipeline.workspace import Run, Workspace
+
+RESULT = "cifar100_cpu"
+
+
+def main(arguments: list[str]) -> None:
+    """Train missing rows with --run; print the table."""
+    parser = argparse.ArgumentParser(prog="make bench-accuracy")
+    parser.add_argument("--run", action="store_true", help="train the missing rows first")
+    parser.add_argument("--seeds", type=int, nargs="*", default=sorted({s for v in SEEDS.values() for s in v}))
+    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--folder", type=Path, default=Path("runs/bench-accuracy"), help="where runs and their states lie")
+    chosen = parser.parse_args(arguments)
+    if chosen.run:
+        for seed in chosen.seeds:
+            missing = [name for name in missing_variants(seed) if name in chosen.variants]
+            if missing:
+                train_seed(missing, seed, chosen.folder)
+    sys.stdout.write(rows.comparison(rows.read(RESULT)))
+
+
+def missing_variants(seed: int) -> list[str]:
+    """The variants that this seed shall have and has no row of."""
+    found = {row["variant"] if row["variant"] != "default" else row["method"] for row in rows.read(RESULT) if row["seed"] == seed}
+    return [name for name in VARIANTS if seed in SEEDS[name] and name not in found]
+
+
+def train_seed(variants: list[str], seed: int, folder: Path) -> None:
+    """Train these variants of one seed side by side, and append a row each."""
+    works = [Workspace(run_of(name, VARIANTS[name], seed, folder), "student") for name in variants]
+    for name, (work, learner_product, fitted) in zip(variants, train_side_by_side(works), strict=True):
+        distill = work.run.recipe.distill
+        work.write_checkpoint(learner_product, fitted, arch=distill.student, method=distill.method)
+        variant = "default" if name == distill.method else name
+        rows.append(RESULT, [rows.row_of(work.run.folder, "student", variant)])
+
+
+def run_of(name: str, variant: Json, seed: int, folder: Path) -> Run:
+    """The run of a variant: its recipe written out, its teacher and prompts made once and shared by symbolic links."""
+    place = (folder / f"{name}-seed{seed}").resolve()
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / f"{name}.toml"
+    file.write_text(recipe_text(variant, seed))
+    run = Run(name, load_recipe(str(file))[1], file, place, "cpu", 1)
+    _shared(run, "teacher", folder / "teacher", train_teacher)
+    if run.recipe.distill.uses_prompts:
+        digest = run.recipe.stage_digest("prompts")[:8]
+        _shared(run, "prompts", folder / f"prompts-{digest}-seed{seed}", tune_prompts)
+    return run
+
+
+def _shared(run: Run, role: str, place: Path, make: Callable[[Run], Json]) -> None:
+    link, place = run.role(role), place.resolve()
+    place.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(place)
+    if not (place / "record.json").exists():
+        make(run)
+
+
+class SharedTeacher(FrozenTeacher):
+    """A frozen teacher that remembers its last batch: students side by side ask for the same one."""
+
+    _images: Tensor | None = None
+    _outputs: Outputs
+
+    def __call__(self, images: Tensor) -> Outputs:
+        """The outputs of the last batch, where it comes again; else a forward pass."""
+        if self._images is None or not torch.equal(images, self._images):
+            self._images, self._outputs = images, super().__call__(images)
+        return self._outputs
+
+
+def train_side_by_side(works: list[Workspace]) -> list[tuple[Workspace, torch.nn.Module, Fitted]]:
+    """Train each workspace's student; all of one seed take each step on one forward pass of the teacher."""
+    frozen, shapes = works[0].teacher()
+    teacher = SharedTeacher(frozen.model)
+    learners, fittings = [], []
+    for work in works:
+        work.inputs["teacher"] = works[0].inputs["teacher"]
+        torch.manual_seed(work.run.recipe.seed)
+        learners.append(distillation(work, teacher, shapes))
+        fittings.append(work.fitting(learners[-1], work.run.recipe.distill))
+    _advance_together(fittings, teacher, [work.run.name for work in works])
+    return [
+        (work, learner.product, fitting.fitted())
+        for work, learner, fitting in zip(works, learners, fittings, strict=True)
+    ]
+
+
+def _advance_together(fittings: list[Fitting], teacher: FrozenTeacher, names: list[str]) -> None:
+    total = fittings[0].total_steps
+    started = said = time.monotonic()
+    first = step = min(fitting.step for fitting in fittings)
+    while step < total:
+        due = [(name, fitting) for name, fitting in zip(names, fittings, strict=True) if fitting.step == step]
+        with due[0][1].autocast():  # outside of the students' clocks: cpu_s is a student's own cost
+            teacher(due[0][1].next_images())
+        for name, fitting in due:
+            row = fitting.advance()
+            if row is not None:
+                losses = " ".join(f"{loss} {value:.3f}" for loss, value in row["losses"].items())
+                _say(f"{name}: epoch {row['epoch']} held-out {row['heldout_top1']:.2f} {losses}")
+        step += 1
+        if time.monotonic() - said > 60:
+            said = time.monotonic()
+            _say(f"step {step} of {total}, {(said - started) / (step - first) * (total - step) / 60:.0f} min left")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,53 @@
+"""Choose each method's weight for the CPU protocol: short proxies, seed 0, judged on the held-out split alone.
+
+`python -m bench.tuning kd dkd …` trains the trials of these methods side by side; the test set is never read. Rows go to
+results/cifar100_tuning.jsonl; without arguments the table is printed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from afpkd.record import Json, provenance
+from bench import rows
+from bench.accuracy import run_of, train_side_by_side
+from pipeline.workspace import Run, Workspace
+
+RESULT = "cifar100_tuning"
+EPOCHS = 2
+FOLDER = Path("runs/bench-tuning")
+
+TRIALS: dict[str, list[Json]] = {
+    "none": [{}],
+    "kd": [{"kd_weight": 0.9}, {"kd_weight": 2.7}, {"kd_weight": 8.1}],
+    "dkd": [{"beta": 2.0}, {"beta": 6.0}, {"beta": 18.0}],
+    "catkd": [{"beta": 0.7}, {"beta": 5.0}, {"beta": 35.0}],
+    "reviewkd": [{"gamma": 0.6}, {"gamma": 2.0}, {"gamma": 6.0}],
+}
+
+
+def main(methods: list[str]) -> None:
+    """Train the trials that have no row yet; print all rows."""
+    known = [(row["method"], row["options"]) for row in rows.read(RESULT)]
+    todo = [(method, trial) for method in methods for trial in TRIALS[method] if (method, trial) not in known]
+    if todo:
+        works = [Workspace(_run(method, trial), "student") for method, trial in todo]
+        for (method, trial), (_, _, fitted) in zip(todo, train_side_by_side(works), strict=True):
+            rows.append(RESULT, [_row(method, trial, fitted.history[-1]["heldout_top1"], fitted.cpu_s)])
+    for row in rows.read(RESULT):
+        sys.stdout.write(f"{row['method']:10} {row['options']!s:40} held-out {row['heldout_top1']:.2f}\n")
+
+
+def _run(method: str, trial: Json) -> Run:
+    name = "-".join([method, *(f"{key}{value}" for key, value in trial.items())])
+    return run_of(name, {"method": method, "epochs": EPOCHS, **trial}, 0, FOLDER)
+
+
+def _row(method: str, options: Json, heldout: float, cpu_s: float) -> Json:
+    found = {"method": method, "options": options, "seed": 0, "epochs": EPOCHS, "heldout_top1": heldout}
+    return {**found, "cpu_s": round(cpu_s, 1), "commit": provenance()["git_commit"]}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
