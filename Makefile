@@ -46,6 +46,12 @@ test: $(SETUP) ## every test: fast ones first, then the slow ones (ARGS='-m "not
 bench: $(SETUP) ## re-run our own claims (hours; see bench/README.md)
 	$(VENV)/bin/python -m bench $(ARGS)
 
+bench-accuracy: $(SETUP) ## AFPKD, its rivals and controls on CIFAR-100: the table (ARGS=--run trains missing rows: hours)
+	$(VENV)/bin/python -m bench.accuracy $(ARGS)
+
+bench-speed: $(SETUP) ## training speed against torchdistill (minutes; run nothing beside it)
+	$(VENV)/bin/python -m bench.speed $(ARGS)
+
 gpu-check: $(SETUP) ## on a machine with an NVIDIA GPU: mixed precision, compile, one epoch, images/s
 	$(VENV)/bin/python -m bench.gpu_check $(ARGS)
 
@@ -60,7 +66,7 @@ clean: ## remove the environment and caches; runs stay
 	@echo "next: make setup"
 
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Variables: RECIPE=$(RECIPE) (name or path), DEVICE=$(DEVICE), TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), RUNS=$(RUNS), ARGS"
 
@@ -73,4 +79,4 @@ $(SETUP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "ready; next: make distill export profile"
 
-.PHONY: setup $(STAGES) check test bench gpu-check lock clean help
+.PHONY: setup $(STAGES) check test bench bench-accuracy bench-speed gpu-check lock clean help

@@ -57,6 +57,21 @@ class FeatureFusion(nn.Module):
         return outputs
 
 
+class LevelAdapters(nn.Module):
+    """A 1x1 convolution and BatchNorm a level, nothing fused: what FreeKD has, and the control of the fusion module."""
+
+    def __init__(self, student_channels: list[int], teacher_channels: list[int], teacher_sizes: list[Size]) -> None:
+        super().__init__()
+        self.sizes = teacher_sizes
+        pairs = zip(student_channels, teacher_channels, strict=True)
+        self.levels = nn.ModuleList(_conv_bn(student, teacher, kernel=1) for student, teacher in pairs)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """Student maps N, C_s, H_s, W_s -> N, C_t, H_t, W_t a level, shallow to deep."""
+        levels = zip(self.levels, features, self.sizes, strict=True)
+        return [_resized(level(feature), size) for level, feature, size in levels]
+
+
 class FusionLevel(nn.Module):
     """One level: project, mix with the deeper level by two attention maps, refine locally, project to the teacher."""
 
@@ -79,17 +94,20 @@ class FusionLevel(nn.Module):
             x = own * x + from_deeper * F.interpolate(deeper, x.shape[-2:], mode="nearest")
         if self.local is not None:
             x = x + self.local(x)
-        if tuple(x.shape[-2:]) != self.size:
-            x = F.interpolate(x, self.size, mode="nearest")
+        x = _resized(x, self.size)
         return self.output(x), x
 
     @staticmethod
     def _attention(convolution: nn.Conv2d, x: Tensor, deeper: Tensor) -> Tensor:
         """The 1x1 convolution of concat(x, upsampled deeper), as a sum over its two halves: nothing is concatenated,
         and the deeper half is computed before it is upsampled."""
-        ours, theirs = convolution.weight.split(x.shape[1], dim=1)
+        ours, theirs = torch.split(convolution.weight, x.shape[1], dim=1)
         from_deeper = F.interpolate(F.conv2d(deeper, theirs), x.shape[-2:], mode="nearest")
         return F.conv2d(x, ours, convolution.bias) + from_deeper
+
+
+def _resized(x: Tensor, size: Size) -> Tensor:
+    return x if tuple(x.shape[-2:]) == size else F.interpolate(x, size, mode="nearest")
 
 
 def _conv_bn(in_channels: int, out_channels: int, *, kernel: int) -> nn.Sequential:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,12 @@ from afpkd.checkpoint import state_sha256
 from afpkd.data.batches import Pixels
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.evaluate import model_top1, top1
+from afpkd.losses import soft_target_loss
 from afpkd.models.outputs import Outputs
-from afpkd.prompts import FrequencyPrompts
+from afpkd.prompts import Change, FrequencyPrompts, Refined
 from afpkd.tasks.classification import task_loss
+
+CHOOSE_TEMPERATURE = 4.0  # softens a teacher that is sure of its training images; the literature's value of KD
 
 
 @dataclass(frozen=True)
@@ -87,25 +91,48 @@ def student_learner(student: nn.Module, teacher: FrozenTeacher, distiller: Disti
 
 
 def prompt_learner(
-    prompts: FrequencyPrompts, teacher: FrozenTeacher, heldout: Pixels, *, overlap_weight: float
+    prompts: FrequencyPrompts,
+    teacher: FrozenTeacher,
+    heldout: Pixels,
+    *,
+    objective: Literal["choose", "task"],
+    overlap_weight: float,
+    area: float,
+    area_weight: float,
 ) -> Learner:
-    """Phase 1: prompts fine-tuned inside the frozen teacher: L_prompt = CE + lambda L_dis (FreeKD).
+    """Phase 1: prompts fine-tuned inside the frozen teacher.
+
+    task: L_prompt = CE + lambda L_overlap (FreeKD). On the teacher's own training images, where it is right already,
+    the cross-entropy hardly moves the prompts. choose: L_prompt = KL(teacher || prompted teacher) + lambda L_overlap +
+    rho mean over levels of max(area - budget, 0)^2: what may be dropped without changing what the teacher says?
+    """
+
+    def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
+        clean = teacher(images)
+        outputs, reports = prompted(prompts, teacher, images, clean)
+        named: Losses = {}
+        if objective == "task":
+            named["task"] = task_loss(outputs, labels)
+        else:
+            named["teacher"] = soft_target_loss(outputs.logits, clean.logits, CHOOSE_TEMPERATURE)
+            excess = torch.stack([report.areas.mean() for report in reports]) - area
+            named["area"] = area_weight * excess.clamp_min(0).square().mean()
+        if overlap_weight:
+            named["overlap"] = overlap_weight * torch.stack([report.overlap for report in reports]).mean()
+        return named
+
+    def metric() -> float:
+        return top1(lambda images: prompted(prompts, teacher, images, teacher(images))[0].logits, heldout)
+
+    return Learner(prompts, prompts, losses, metric, teacher)
+
+
+def prompted(
+    prompts: FrequencyPrompts, teacher: FrozenTeacher, images: Tensor, clean: Outputs, change: Change | None = None
+) -> tuple[Outputs, list[Refined]]:
+    """The teacher with its bands refined, and what each level reports.
 
     A clean pass comes first: the position weights look one level deeper than the level that is being refined.
     """
-
-    def prompted(images: Tensor) -> tuple[Outputs, Tensor]:
-        overlaps: list[Tensor] = []
-        clean = teacher(images).features
-        outputs = in_float32(teacher.model(images, prompts.refiner(clean, overlaps)))
-        return outputs, torch.stack(overlaps).mean()
-
-    def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
-        outputs, overlap = prompted(images)
-        named = {"task": task_loss(outputs, labels)}
-        return {**named, "overlap": overlap_weight * overlap} if overlap_weight else named
-
-    def metric() -> float:
-        return top1(lambda images: prompted(images)[0].logits, heldout)
-
-    return Learner(prompts, prompts, losses, metric, teacher)
+    reports: list[Refined] = []
+    return in_float32(teacher.model(images, prompts.refiner(clean.features, reports, change))), reports

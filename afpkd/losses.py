@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,10 +58,10 @@ def class_map_loss(student: Tensor, teacher: Tensor, size: int, *, normalise: bo
     Guo et al., "Class attention transfer based knowledge distillation" (CVPR 2023), equation 4. Maps N, K, h, w;
     `normalise` brings each pooled map to unit L2 norm first (the authors' code does so for cross-architecture pairs).
     """
-    pooled = [F.adaptive_avg_pool2d(maps, size) for maps in (student, teacher)]
+    ours, theirs = (F.adaptive_avg_pool2d(maps, size).flatten(2) for maps in (student, teacher))
     if normalise:
-        pooled = [F.normalize(maps, dim=(2, 3)) for maps in pooled]
-    return F.mse_loss(*pooled)
+        ours, theirs = F.normalize(ours, dim=2), F.normalize(theirs, dim=2)
+    return F.mse_loss(ours, theirs)
 
 
 def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -93,24 +95,39 @@ def token_overlap(masks: Tensor) -> Tensor:
     return off_diagonal.mean(0) / max(tokens * (tokens - 1), 1)
 
 
-def frequency_loss(difference: list[Tensor], masks: list[Tensor], channel_weight: Tensor) -> Tensor:
-    """AFPKD's loss of one level: the weighted L1 distance of teacher and student bands, mean over bands and images.
+def frequency_loss(
+    difference: list[Tensor],
+    masks: list[Tensor],
+    channel_weight: Tensor,
+    *,
+    normalise: Literal["level", "band", "none"],
+) -> Tensor:
+    """AFPKD's loss of one level: the masked L1 distance of teacher and student bands, the mean over images.
 
-    For each band: sum_{c,p} omega_c w_p |a - b|_{c,p} / (C sum_p w_p), where a, b are the bands of teacher and student,
-    w the pixel mask and omega the channel weight with mean 1. FreeKD has a sum over tokens of
-    |m_i a - m_i b|; masks are positive, so it factors into one sum with w = sum_i g_i m_i and no tensor has T copies.
+    With e_b = mean over channels and positions of omega_c w_p |a - b|_{c,p} and A_b = mean over positions of w_p, where
+    a, b are band b of teacher and student, w its pixel mask and omega the channel weight:
+        level  sum_b e_b / sum_b A_b     a band counts by the area that its mask keeps
+        band   mean_b (e_b / A_b)        every band counts the same, however little of it is kept
+        none   mean_b e_b                FreeKD's
+    FreeKD sums |m_i a - m_i b| over tokens; masks are positive, so it factors into one sum with one mask w, and no
+    tensor has T copies.
 
     difference: a - b a group, N, C, O, h, w; masks: N, O, h, w a group; channel_weight: N, C.
     """
-    per_band = [_masked_distance(group, mask, channel_weight) for group, mask in zip(difference, masks, strict=True)]
-    return torch.cat(per_band, dim=1).mean()
+    pairs = list(zip(difference, masks, strict=True))
+    distances = torch.cat([_masked_distance(group, mask, channel_weight) for group, mask in pairs], dim=1)
+    if normalise == "none":
+        return distances.mean()
+    areas = torch.cat([mask.mean(dim=(-2, -1)) for mask in masks], dim=1).clamp_min(1e-6)
+    if normalise == "band":
+        return (distances / areas).mean()
+    return (distances.sum(dim=1) / areas.sum(dim=1)).mean()
 
 
 def _masked_distance(difference: Tensor, mask: Tensor, channel_weight: Tensor) -> Tensor:
-    channels = difference.shape[1]
+    """e_b above: N, O."""
     over_channels = torch.einsum("nc,ncohw->nohw", channel_weight, difference.abs())
-    area = mask.sum(dim=(-2, -1)).clamp_min(1e-6)
-    return (over_channels * mask).sum(dim=(-2, -1)) / (channels * area)
+    return (over_channels * mask).mean(dim=(-2, -1)) / difference.shape[1]
 
 
 def warm_up(progress: float, fraction: float) -> float:

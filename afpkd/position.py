@@ -18,10 +18,14 @@ class PositionWeight(nn.Module):
     The paper leaves open: the scale of the softmax (here 1 / sqrt(H W)), how psi meets a smaller map (nearest
     upsampling), the last level (it looks at itself: `next_channels` = `channels`), and the norm of omega: mean 1,
     since a trainable gate that multiplies the loss it is trained on would go to zero.
+
+    standardise: bring the rows of A to mean 0 and variance 1 before the gate; as they are they lie near 1 / C, and
+    omega hardly varies between channels.
     """
 
-    def __init__(self, channels: int, next_channels: int) -> None:
+    def __init__(self, channels: int, next_channels: int, *, standardise: bool) -> None:
         super().__init__()
+        self.standardise = standardise
         hidden = max(channels // 4, 1)
         self.psi = nn.Conv2d(next_channels, channels, 1)
         self.gate = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, 1), nn.Sigmoid())
@@ -29,11 +33,13 @@ class PositionWeight(nn.Module):
     def forward(self, feature: Tensor, next_feature: Tensor) -> Tensor:
         """N, C, H, W and N, C', H', W' -> omega N, C with mean 1 over the channels."""
         relation = position_relation(feature, self.psi(next_feature))
+        if self.standardise:
+            relation = F.layer_norm(relation, relation.shape[-1:])
         return unit_mean(self.gate(relation).squeeze(-1))
 
 
 def position_relation(feature: Tensor, projected: Tensor) -> Tensor:
-    """A = softmax over the last axis of psi(F) F^T / sqrt(H W): N, C, H, W and N, C, H', W' -> N, C, C."""
+    """A = softmax over the last axis of psi(F) F^T / sqrt(H W): N, C, H, W and N, C', H', W' -> N, C, C."""
     size = feature.shape[-2:]
     if projected.shape[-2:] != size:
         projected = F.interpolate(projected, size, mode="nearest")

@@ -1,15 +1,23 @@
 """Adaptive frequency prompt module: learned prompts that mark, pixel by pixel, what matters in each band of a teacher.
 
-Phase 1 (`refine`): prompts interact with the wavelet bands *inside* the frozen teacher while they are fine-tuned.
+Phase 1 (`refiner`): prompts interact with the wavelet bands *inside* the frozen teacher while they are fine-tuned.
 Phase 2 (`pixel_masks`): the fixed prompts and the teacher's bands give the mask of the pixels of interest.
 
-For one band R of a level, prompts P (T tokens, C channels) give logits M = P R / sqrt(C) and masks m = sigmoid(M)
-(FreeKD, Zhang et al., CVPR 2024: R_hat = sum_i sigmoid(M_i) R, T = 2). Adaptive here means a gate a token, computed
-from the image's own band energy, g = softmax(W mean|R| + b), so that R_hat = 2 sum_i g_i m_i R. With the prompts near
-zero every mask is 1/2 and the refined band is the band itself, for every T: the frozen teacher starts unchanged.
+For one band R of a level, T prompts P_i (C channels each) give logits M_i = P_i R / sqrt(C), and a gate computed from
+the image's own band energy gives an offset a token, o_i = W_i mean|R| + b_i: that is what is *adaptive*. Two forms:
+
+    averaged   m_i = sigmoid(M_i),  w = sum_i softmax(o)_i m_i,  R_hat = 2 w R  as FreeKD and AFPKD have it
+    united     m_i = sigmoid(M_i / s + o_i),  w = 1 - prod_i (1 - m_i),  R_hat = w R  s: amplitude of the band
+
+Averaged tokens (FreeKD, Zhang et al., CVPR 2024) collapse: sigmoid(z) + sigmoid(-z) = 1, so P_2 = -P_1 meets the
+overlap penalty with w = 1/2 everywhere, and the mask marks nothing. United tokens cannot: a pixel counts where *any*
+token says so, and P_2 = -P_1 then marks large details of either sign. Both start with R_hat near R.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,57 +25,87 @@ from torch import Tensor, nn
 from afpkd.losses import token_overlap
 from afpkd.models.outputs import Refine, Shapes
 from afpkd.position import PositionWeight
-from afpkd.record import Json
-from afpkd.wavelet import band_names, haar_dwt, haar_idwt, num_scales
+from afpkd.wavelet import haar_dwt, haar_idwt, num_scales
 
 PROMPT_STD = 0.01  # FreeKD's released code
+START_LOGIT = 1.0  # two united tokens start with w = 0.93, where the sigmoid still moves
+
+Change = Callable[[list[Tensor]], list[Tensor]]
+"""The pixel masks of a level, N, O, h, w a group -> what takes their place."""
+
+
+class Marked(NamedTuple):
+    """What the prompts say of the bands of one scale: token masks N, O, T, h, w and their pixel mask N, O, h, w."""
+
+    tokens: Tensor
+    pixels: Tensor
 
 
 class BandPrompts(nn.Module):
     """Prompts of all bands that share a scale: `orientations` bands, `tokens` prompts each, over `channels`."""
 
-    def __init__(self, orientations: int, channels: int, tokens: int) -> None:
+    amplitude: Tensor
+
+    def __init__(self, orientations: int, channels: int, tokens: int, *, united: bool, gate: bool) -> None:
         super().__init__()
+        self.united = united
         self.prompts = nn.Parameter(PROMPT_STD * torch.randn(orientations, tokens, channels))
-        self.gate_weight = nn.Parameter(torch.zeros(orientations, tokens, channels))
-        self.gate_bias = nn.Parameter(torch.zeros(orientations, tokens))
+        self.gate_weight = nn.Parameter(torch.zeros(orientations, tokens, channels)) if gate else None
+        start = torch.full((orientations, tokens), START_LOGIT if united else 0.0)
+        self.gate_bias = nn.Parameter(start) if gate or united else None
+        self.register_buffer("amplitude", torch.ones(orientations))
 
-    def forward(self, bands: Tensor) -> tuple[Tensor, Tensor]:
-        """Bands N, C, O, h, w -> (gates N, O, T summing to 1 over T, token masks N, O, T, h, w in 0..1)."""
-        logits = torch.einsum("otc,ncohw->nothw", self.prompts, bands)
-        energy = bands.abs().mean(dim=(-2, -1))
-        gates = torch.einsum("otc,nco->not", self.gate_weight, energy) + self.gate_bias
-        return torch.softmax(gates, dim=-1), torch.sigmoid(logits / bands.shape[1] ** 0.5)
+    def calibrate(self, bands: Tensor) -> None:
+        """Take the bands' amplitude (standard deviation) from N, C, O, h, w; averaged tokens have no use for it."""
+        if self.united:
+            self.amplitude.copy_(bands.float().std(dim=(0, 1, 3, 4)).clamp_min(1e-6))
 
+    def forward(self, bands: Tensor) -> Marked:
+        """Bands N, C, O, h, w -> masks in 0..1."""
+        scale = (self.amplitude * bands.shape[1] ** 0.5)[:, None, None]
+        logits = torch.einsum("otc,ncohw->nothw", self.prompts / scale, bands)
+        offset = self._offset(bands)
+        if self.united:
+            tokens = torch.sigmoid(logits + offset[..., None, None])
+            return Marked(tokens, 1 - (1 - tokens).prod(dim=2))
+        tokens = torch.sigmoid(logits)
+        return Marked(tokens, torch.einsum("not,nothw->nohw", torch.softmax(offset, dim=-1), tokens))
 
-def pixel_mask(gates: Tensor, token_masks: Tensor) -> Tensor:
-    """w = sum_i g_i m_i, the pixels of interest of each band: N, O, h, w in 0..1."""
-    return torch.einsum("not,nothw->nohw", gates, token_masks)
+    def _offset(self, bands: Tensor) -> Tensor:
+        """The gate's logits of each image, N, O, T."""
+        num, (orientations, tokens, _) = len(bands), self.prompts.shape
+        offset = bands.new_zeros(num, orientations, tokens)
+        if self.gate_weight is not None:
+            energy = bands.abs().mean(dim=(-2, -1)) / self.amplitude
+            offset = offset + torch.einsum("otc,nco->not", self.gate_weight, energy)
+        return offset if self.gate_bias is None else offset + self.gate_bias
 
 
 class LevelPrompts(nn.Module):
     """Prompts of one level of the teacher: one `BandPrompts` for the low band and one a scale of details."""
 
-    def __init__(self, channels: int, scales: int, tokens: int) -> None:
+    def __init__(self, channels: int, scales: int, tokens: int, *, united: bool, gate: bool) -> None:
         super().__init__()
-        self.scales = scales
-        groups = [BandPrompts(1 if group == 0 else 3, channels, tokens) for group in range(scales + 1)]
-        self.groups = nn.ModuleList(groups)
+        self.scales, self.gain = scales, 1.0 if united else 2.0
+        groups = [1] + [3] * scales
+        self.groups = nn.ModuleList(BandPrompts(o, channels, tokens, united=united, gate=gate) for o in groups)
 
-    def pixel_masks(self, bands: list[Tensor]) -> list[Tensor]:
-        """Masks N, O, h, w of each group of `haar_dwt` bands."""
-        return [pixel_mask(*group(band)) for group, band in zip(self.groups, bands, strict=True)]
+    def marked(self, bands: list[Tensor]) -> list[Marked]:
+        """Masks of each group of `haar_dwt` bands."""
+        return [group(band) for group, band in zip(self.groups, bands, strict=True)]
 
-    def refined(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (F_hat = IDWT(2 w R), the mean overlap of the tokens' masks over the bands)."""
-        bands = haar_dwt(feature, self.scales)
-        refined, overlaps = [], []
+    def calibrate(self, bands: list[Tensor]) -> None:
+        """Take each band's amplitude from these."""
         for group, band in zip(self.groups, bands, strict=True):
-            gates, masks = group(band)
-            refined.append(2 * pixel_mask(gates, masks).unsqueeze(1) * band)
-            overlaps.append(token_overlap(masks))  # a value a band: O of them
-        size = (feature.shape[-2], feature.shape[-1])
-        return haar_idwt(refined, size), torch.cat(overlaps).mean()
+            assert isinstance(group, BandPrompts)
+            group.calibrate(band)
+
+
+class Refined(NamedTuple):
+    """What phase 1 reads of one level. overlap: mean soft Jaccard of the tokens' masks; areas: mean w of each band."""
+
+    overlap: Tensor
+    areas: Tensor
 
 
 class FrequencyPrompts(nn.Module):
@@ -76,63 +114,69 @@ class FrequencyPrompts(nn.Module):
     Levels whose maps are too small for a wavelet (2x2, 1x1) have no prompts and are left to the spatial loss.
     """
 
-    def __init__(self, teacher: Shapes, *, tokens: int = 2, scales: int = 3) -> None:
+    def __init__(
+        self, teacher: Shapes, *, tokens: int = 2, scales: int = 3, united: bool = True, gate: bool = True
+    ) -> None:
         super().__init__()
+        self.united = united
         self.level_scales = [num_scales(size, scales) for size in teacher.sizes]
         banded = [level for level, found in enumerate(self.level_scales) if found]
-        next_channels = [*teacher.channels[1:], teacher.channels[-1]]
-        self.levels = nn.ModuleDict(
-            {str(i): LevelPrompts(teacher.channels[i], self.level_scales[i], tokens) for i in banded}
-        )
-        self.positions = nn.ModuleDict({str(i): PositionWeight(teacher.channels[i], next_channels[i]) for i in banded})
+        following = [*teacher.channels[1:], teacher.channels[-1]]
+        self.levels = nn.ModuleDict()
+        self.positions = nn.ModuleDict()
+        for i in banded:
+            channels = teacher.channels[i]
+            self.levels[str(i)] = LevelPrompts(channels, self.level_scales[i], tokens, united=united, gate=gate)
+            self.positions[str(i)] = PositionWeight(channels, following[i], standardise=united)
 
     def banded_levels(self) -> list[int]:
         """The levels that have wavelet bands, shallow to deep."""
         return [int(name) for name in self.levels]
 
-    def pixel_masks(self, level: int, bands: list[Tensor]) -> list[Tensor]:
-        """The pixels of interest in the teacher's `bands` of `level`: N, O, h, w a group."""
+    def level(self, level: int) -> LevelPrompts:
+        """The prompts of a banded level."""
         prompts = self.levels[str(level)]
         assert isinstance(prompts, LevelPrompts)
-        return prompts.pixel_masks(bands)
+        return prompts
+
+    def calibrate(self, features: list[Tensor]) -> None:
+        """Take the amplitude of each band from the teacher's features of some images, once, before phase 1."""
+        for level in self.banded_levels():
+            self.level(level).calibrate(haar_dwt(features[level], self.level_scales[level]))
+
+    def pixel_masks(self, level: int, bands: list[Tensor]) -> list[Tensor]:
+        """The pixels of interest in the teacher's `bands` of `level`: N, O, h, w a group."""
+        return [marked.pixels for marked in self.level(level).marked(bands)]
 
     def position_weight(self, level: int, features: list[Tensor]) -> Tensor:
-        """omega of `level`, N, C with mean 1, from this level's map and the next deeper one (the last: itself)."""
+        """omega of `level`, N, C, from this level's map and the next deeper one (the last: itself)."""
         following = features[min(level + 1, len(features) - 1)]
         omega: Tensor = self.positions[str(level)](features[level], following)
         return omega
 
-    def refiner(self, clean: list[Tensor], overlaps: list[Tensor]) -> Refine:
-        """The `refine` of a teacher's forward pass: F -> omega * IDWT(2 w R); appends each level's mask overlap.
+    def refiner(self, clean: list[Tensor], reports: list[Refined], change: Change | None = None) -> Refine:
+        """The `refine` of a teacher's forward pass: F -> omega * IDWT(R_hat); appends what each level reports.
 
         clean: the features of an unrefined pass over the same images, from which omega is computed (omega of a level
         looks at the next deeper one, which does not exist yet while this level is refined).
+        change: what to put in the place of each level's pixel masks (controls: shuffled or constant ones).
         """
 
         def refine(level: int, feature: Tensor) -> Tensor:
-            if not self.level_scales[level]:
+            scales = self.level_scales[level]
+            if not scales:
                 return feature
-            prompts = self.levels[str(level)]
-            assert isinstance(prompts, LevelPrompts)
-            refined, overlap = prompts.refined(feature)
-            overlaps.append(overlap)
-            return self.position_weight(level, clean)[:, :, None, None] * refined
+            bands = haar_dwt(feature, scales)
+            marked = self.level(level).marked(bands)
+            masks = [found.pixels for found in marked]
+            if change is not None:
+                masks = change(masks)
+            omega = self.position_weight(level, clean)
+            overlap = torch.cat([token_overlap(found.tokens) for found in marked]).mean()
+            areas = torch.cat([mask.mean(dim=(0, 2, 3)) for mask in masks])
+            reports.append(Refined(overlap, areas))
+            gain = self.level(level).gain
+            refined = [gain * mask.unsqueeze(1) * band for mask, band in zip(masks, bands, strict=True)]
+            return omega[:, :, None, None] * haar_idwt(refined, (feature.shape[-2], feature.shape[-1]))
 
         return refine
-
-
-def mask_statistics(prompts: FrequencyPrompts, features: list[Tensor]) -> list[Json]:
-    """Mean and relative spatial spread (std / mean over the pixels of an image) of each level's and band's mask.
-
-    A spread near 0 is a constant mask: the prompt marks nothing.
-    """
-    rows = []
-    for level in prompts.banded_levels():
-        scales = prompts.level_scales[level]
-        with torch.no_grad():
-            masks = prompts.pixel_masks(level, haar_dwt(features[level], scales))
-        bands = [band for mask in masks for band in mask.flatten(2).unbind(1)]  # each N, h w
-        for name, band in zip(band_names(scales), bands, strict=True):
-            spread = (band.std(dim=1) / band.mean(dim=1)).mean()
-            rows.append({"level": level, "band": name, "mean": float(band.mean()), "spread": float(spread)})
-    return rows

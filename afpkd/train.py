@@ -38,6 +38,8 @@ class Fitted:
     """Seconds of training and held-out evaluation, over all continuations."""
     cpu_s: float
     """CPU seconds of the same."""
+    precision: str
+    """In which the networks ran forward: float32, bfloat16 or float16."""
 
 
 @dataclass(frozen=True)
@@ -69,69 +71,9 @@ class Fitting:
         """Check the losses, then restore what `checkpoint` holds of an unfinished run of the same `digest`."""
         if len(train.labels) < settings.batch_size:
             raise UserError(f"batch_size: {settings.batch_size} is more than the {len(train.labels)} training images")
-        self._run = _Run(learner, train, settings, augmentation, seed)
-        self._run.assert_losses_work()
-        saved = load_training_state(checkpoint, digest)
-        if saved is not None:
-            self._run.restore(saved)
-        self._checkpoint, self._digest = checkpoint, digest
-        self._since_saved_s = 0.0
-        self.total_steps = self._run.total_steps
-
-    @property
-    def step(self) -> int:
-        """Steps done."""
-        return self._run.step
-
-    def next_images(self) -> Tensor:
-        """The normalised images of the next step: a function of the seed and the step alone."""
-        return self._run.batch(self.step)[0]
-
-    def autocast(self) -> torch.autocast:
-        """The precision in which networks run forward in this training."""
-        return self._run.autocast()
-
-    def advance(self) -> Json | None:
-        """Take one step; at an epoch's end measure and give its row. Saves every epoch and every minute of work."""
-        run = self._run
-        started, cpu_started = time.monotonic(), time.process_time()
-        run.train_step()
-        row = run.finish_epoch(time.monotonic() - started) if run.at_epoch_end() else None
-        seconds = time.monotonic() - started
-        run.wall_s += seconds
-        run.cpu_s += time.process_time() - cpu_started
-        self._since_saved_s += seconds
-        if row is not None:
-            run.epoch_started_s = run.wall_s
-        if row is not None or self._since_saved_s > CHECKPOINT_SECONDS:
-            save_training_state(self._checkpoint, {"digest": self._digest, **run.state()})
-            self._since_saved_s = 0.0
-        return row
-
-    def run(self, report: Report) -> Fitted:
-        """All remaining steps."""
-        while self.step < self.total_steps:
-            row = self.advance()
-            report(self.step, self.total_steps, row)
-        return self.fitted()
-
-    def fitted(self) -> Fitted:
-        """The finished training; asserts that the teacher is what it was."""
-        run = self._run
-        if run.learner.frozen is not None:
-            run.learner.frozen.assert_unchanged()
-        product = _copied(run.learner.product)
-        return Fitted(product, run.best_state, run.best_epoch, run.history, run.wall_s, run.cpu_s)
-
-
-class _Run:
-    """The mutable state of one training."""
-
-    def __init__(
-        self, learner: Learner, train: Pixels, settings: TrainSettings, augmentation: Augmentation, seed: int
-    ) -> None:
         self.learner, self.train, self.settings = learner, train, settings
         self.augmentation, self.seed = augmentation, seed
+        self.checkpoint, self.digest = checkpoint, digest
         self.device = train.images.device
         self.steps_per_epoch = len(train.labels) // settings.batch_size
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
@@ -142,11 +84,51 @@ class _Run:
         self.sums: dict[str, Tensor] = {}
         self.history: list[Json] = []
         self.best_epoch, self.best_state = 0, State()
-        self.wall_s = self.cpu_s = 0.0
-        self.epoch_started_s = 0.0
+        self.wall_s = self.cpu_s = self.epoch_started_s = self.saved_s = 0.0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self._assert_losses_work()
+        saved = load_training_state(checkpoint, digest)
+        if saved is not None:
+            self._restore(saved)
 
-    def train_step(self) -> None:
+    def run(self, report: Report) -> Fitted:
+        """All remaining steps."""
+        while self.step < self.total_steps:
+            row = self.advance()
+            report(self.step, self.total_steps, row)
+        return self.fitted()
+
+    def advance(self) -> Json | None:
+        """Take one step; at an epoch's end measure and give its row. Saves every epoch and every minute of work."""
+        started, cpu_started = time.monotonic(), time.process_time()
+        self._train_step()
+        row = self._finish_epoch(time.monotonic() - started) if self._at_epoch_end() else None
+        self.wall_s += time.monotonic() - started
+        self.cpu_s += time.process_time() - cpu_started
+        if row is not None:
+            self.epoch_started_s = self.wall_s
+        if row is not None or self.wall_s - self.saved_s > CHECKPOINT_SECONDS:
+            self.saved_s = self.wall_s
+            save_training_state(self.checkpoint, {"digest": self.digest, **self._state()})
+        return row
+
+    def fitted(self) -> Fitted:
+        """The finished training; asserts that the teacher is what it was."""
+        if self.learner.frozen is not None:
+            self.learner.frozen.assert_unchanged()
+        precision = str(self.amp_dtype or torch.float32).removeprefix("torch.")
+        product = _copied(self.learner.product)
+        return Fitted(product, self.best_state, self.best_epoch, self.history, self.wall_s, self.cpu_s, precision)
+
+    def next_images(self) -> Tensor:
+        """The normalised images of the next step: a function of the seed and the step alone."""
+        return self._batch(self.step)[0]
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision where the settings and the device have it."""
+        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
+
+    def _train_step(self) -> None:
         """One optimisation step."""
         self.learner.trained.train()
         for group in self.optimizer.param_groups:
@@ -162,11 +144,11 @@ class _Run:
         if self.step == 1 and self.learner.frozen is not None:
             self.learner.frozen.assert_unchanged()
 
-    def at_epoch_end(self) -> bool:
+    def _at_epoch_end(self) -> bool:
         """True after the last step of an epoch, and of the run."""
         return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
 
-    def finish_epoch(self, seconds: float) -> Json:
+    def _finish_epoch(self, seconds: float) -> Json:
         """Read the sums, measure on the held-out split, keep the best weights; return the epoch's row."""
         steps = (self.step - 1) % self.steps_per_epoch + 1
         losses = {name: float(total) / steps for name, total in self.sums.items()}
@@ -179,6 +161,7 @@ class _Run:
             "step": self.step,
             "lr": learning_rate(self.settings, self.step - 1, self.total_steps),
             "losses": losses,
+            "gradient_norms": {name: norm for name, (_, norm) in self._norms_of_the_last_batch().items()},
             "heldout_top1": self.learner.metric(),
             "images_per_s": steps * self.settings.batch_size / max(wall_s - self.epoch_started_s, 1e-9),
             "wall_s": round(wall_s, 3),
@@ -188,7 +171,10 @@ class _Run:
             self.best_epoch, self.best_state = row["epoch"], _copied(self.learner.product)
         return row
 
-    def state(self) -> dict[str, Any]:
+    def _norms_of_the_last_batch(self) -> dict[str, tuple[float, float]]:
+        return self._gradient_norms(self.step - 1, (self.step - 1) / self.total_steps)
+
+    def _state(self) -> dict[str, Any]:
         """Everything needed to continue exactly; the teacher is not in it."""
         return {
             "step": self.step,
@@ -205,7 +191,7 @@ class _Run:
             "epoch_started_s": self.epoch_started_s,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
         self.learner.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -217,33 +203,39 @@ class _Run:
         self.epoch_started_s = state["epoch_started_s"]
         self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
 
-    def assert_losses_work(self) -> None:
+    def _assert_losses_work(self) -> None:
         """Stop before step 1 when an enabled loss is zero, not finite, or sends no gradient to what is trained.
 
-        Each loss is tried on the first batch at full weight; BatchNorm statistics are put back.
+        Each loss is tried on the first batch at full weight.
+        """
+        for name, (value, gradient) in self._gradient_norms(0, 1.0).items():
+            if not math.isfinite(value) or value == 0:
+                raise UserError(f"loss '{name}' is {value:g} on the first batch: it would teach nothing")
+            if gradient == 0:
+                raise UserError(f"loss '{name}' sends no gradient to what is trained: it would teach nothing")
+
+    def _gradient_norms(self, step: int, progress: float) -> dict[str, tuple[float, float]]:
+        """Value of each loss on the batch of `step`, and the norm of its gradient on the product's parameters.
+
+        BatchNorm statistics are put back: the training does not notice.
         """
         before = _copied(self.learner.trained)
         self.learner.trained.train()
         parameters = [p for p in self.learner.product.parameters() if p.requires_grad]
-        for name, loss in self._losses(0, 1.0).items():
-            value = float(loss.detach())
-            if not math.isfinite(value) or value == 0:
-                raise UserError(f"loss '{name}' is {value:g} on the first batch: it would teach nothing")
+        found = {}
+        for name, loss in self._losses(step, progress).items():
             gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            if not any(bool(g.abs().max() > 0) for g in gradients if g is not None):
-                raise UserError(f"loss '{name}' sends no gradient to what is trained: it would teach nothing")
+            norms = [g.float().norm() for g in gradients if g is not None]
+            found[name] = float(loss.detach()), float(torch.stack(norms).norm()) if norms else 0.0
         self.learner.trained.load_state_dict(before)
+        return found
 
     def _losses(self, step: int, progress: float) -> dict[str, Tensor]:
-        images, labels = self.batch(step)
+        images, labels = self._batch(step)
         with self.autocast():
             return self.learner.losses(images, labels, progress)
 
-    def autocast(self) -> torch.autocast:
-        """Mixed precision where the settings and the device have it."""
-        return torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None)
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Normalised images and labels of a step: a function of the seed and the step alone."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
@@ -272,11 +264,11 @@ def _optimizer(trained: nn.Module, settings: TrainSettings) -> torch.optim.Optim
 
 
 def _amp_dtype(device: torch.device, settings: TrainSettings) -> torch.dtype | None:
-    if settings.amp == "never" or (device.type != "cuda" and settings.amp == "gpu"):
-        return None
-    if device.type != "cuda":
+    if device.type == "cuda" and settings.amp != "never":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and settings.amp == "gpu+amx" and torch.cpu.get_capabilities().get("amx_bf16"):
         return torch.bfloat16
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return None
 
 
 def _total(losses: dict[str, Tensor]) -> Tensor:

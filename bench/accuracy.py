@@ -1,8 +1,8 @@
 """CIFAR-100 on a CPU: AFPKD, its rivals and its controls by one protocol, the methods of a seed side by side.
 
-`make bench-accuracy` prints the table from results/cifar100_cpu.jsonl; ARGS=--run trains what is missing (hours; stop it
-at any time, the next call goes on). Every student of a seed starts from the same weights and sees the same batches in
-the same augmentation; the frozen teacher's forward pass is shared, which changes no number. Test is read once a run.
+`make bench-accuracy` prints the table from results/cifar100_cpu.jsonl; ARGS=--run trains what is missing (hours; stop
+it at any time, the next call goes on). Every student of a seed starts from the same weights and sees the same batches
+in the same augmentation; the frozen teacher's forward pass is shared, which changes no number. Test is read once a run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--run", action="store_true", help="train the missing rows first")
     parser.add_argument("--seeds", type=int, nargs="*", default=sorted({s for v in SEEDS.values() for s in v}))
     parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench-accuracy"), help="where runs and their states lie")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/bench-accuracy"), help="where runs and their states lie"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.run:
         for seed in chosen.seeds:
@@ -47,7 +49,7 @@ def main(arguments: list[str]) -> None:
 
 def missing_variants(seed: int) -> list[str]:
     """The variants that this seed shall have and has no row of."""
-    found = {row["variant"] if row["variant"] != "default" else row["method"] for row in rows.read(RESULT) if row["seed"] == seed}
+    found = {rows.name_of(row) for row in rows.read(RESULT) if row["seed"] == seed}
     return [name for name in VARIANTS if seed in SEEDS[name] and name not in found]
 
 

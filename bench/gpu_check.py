@@ -63,7 +63,9 @@ def main() -> None:
     for name, (amp, compiled) in variants.items():
         losses = distil(gpu, epochs=one_step, amp=amp, compiled=compiled)["losses"]
         checks += [Check(name, loss, reference[loss], losses[loss], TOLERANCE[name]) for loss in reference]
-    speed = {device.type: distil(device, epochs=1.0, amp="gpu", compiled=False)["images_per_s"] for device in (cpu, gpu)}
+    speed = {
+        device.type: distil(device, epochs=1.0, amp="gpu", compiled=False)["images_per_s"] for device in (cpu, gpu)
+    }
     sys.stdout.write(table(checks, speed, torch.cuda.get_device_name()))
     raise SystemExit(0 if all(check.ok for check in checks) else 1)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 
 import filelock
+import scipy.stats
 
 from afpkd.record import Json, read_record, write_text
 
 RESULTS = Path(__file__).parent / "results"
+METRICS = ("test_top1_last", "test_top1_selected", "heldout_top1")
 
 
 def row_of(run: Path, role: str, variant: str = "default") -> Json:
@@ -49,17 +52,46 @@ def read(name: str) -> list[Json]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def table(rows: list[Json]) -> str:
-    """Markdown: one line a run, accuracies in percent."""
-    lines = [
-        "| pair | method | seed | epochs | test top-1, selected epoch | last epoch | held-out | hours |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+def comparison(rows: list[Json], ours: str = "afpkd") -> str:
+    """Markdown: a variant a line, test top-1 in percent, mean ± standard deviation over its seeds.
+
+    The difference is ours minus this variant, paired by seed (same initial weights, same batches), with the 95 %
+    interval of Student's t: it needs two seeds.
+    """
+    by_variant: dict[str, dict[int, Json]] = {}
     for row in rows:
-        metrics = [f"{row[key]:.2f}" for key in ("test_top1_selected", "test_top1_last", "heldout_top1")]
-        cells = [row["pair"], f"`{row['method']}`", str(row["seed"]), str(row["epochs"]), *metrics]
-        lines.append(f"| {' | '.join(cells)} | {row['wall_s'] / 3600:.1f} |")
+        by_variant.setdefault(name_of(row), {})[row["seed"]] = row
+    titles = "variant | seeds | last epoch | selected epoch | held-out"
+    lines = [f"| {titles} | `{ours}` minus it, 95 % | CPU-hours a run |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for name, found in by_variant.items():
+        columns = [[row[key] for row in found.values()] for key in METRICS]
+        hours = statistics.mean(row["cpu_s"] for row in found.values()) / 3600
+        cells = [f"`{name}`", str(len(found)), *map(mean_and_std, columns)]
+        lines.append(f"| {' | '.join(cells)} | {_difference(by_variant.get(ours, {}), found)} | {hours:.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def name_of(row: Json) -> str:
+    """The name of a row's variant: the method's for its default."""
+    name: str = row["method"] if row["variant"] == "default" else row["variant"]
+    return name
+
+
+def mean_and_std(values: list[float]) -> str:
+    """Mean ± sample standard deviation, the latter from two values on."""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+def _difference(ours: dict[int, Json], theirs: dict[int, Json]) -> str:
+    seeds = sorted(ours.keys() & theirs.keys())
+    if ours is theirs or not seeds:
+        return ""
+    differences = [ours[seed]["test_top1_last"] - theirs[seed]["test_top1_last"] for seed in seeds]
+    if len(seeds) == 1:
+        return f"{differences[0]:+.2f} (one seed)"
+    half = scipy.stats.t.ppf(0.975, len(seeds) - 1) * statistics.stdev(differences) / len(seeds) ** 0.5
+    return f"{statistics.mean(differences):+.2f} ± {half:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Choose each method's weight for the CPU protocol: short proxies, seed 0, judged on the held-out split alone.
 
-`python -m bench.tuning kd dkd …` trains the trials of these methods side by side; the test set is never read. Rows go to
-results/cifar100_tuning.jsonl; without arguments the table is printed.
+`python -m bench.tuning kd dkd …` trains the trials of these methods side by side; the test set is never read. Rows go
+to results/cifar100_tuning.jsonl; without arguments the table is printed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,19 @@ FOLDER = Path("runs/bench-tuning")
 
 TRIALS: dict[str, list[Json]] = {
     "none": [{}],
-    "kd": [{"kd_weight": 0.9}, {"kd_weight": 2.7}, {"kd_weight": 8.1}],
-    "dkd": [{"beta": 2.0}, {"beta": 6.0}, {"beta": 18.0}],
-    "catkd": [{"beta": 0.7}, {"beta": 5.0}, {"beta": 35.0}],
-    "reviewkd": [{"gamma": 0.6}, {"gamma": 2.0}, {"gamma": 6.0}],
+    "kd": [{"kd_weight": 0.9}, {"kd_weight": 2.7}, {"kd_weight": 8.1}, {"kd_weight": 1.5}, {"kd_weight": 4.5}],
+    "dkd": [{"beta": 2.0}, {"beta": 6.0}, {"beta": 18.0}, {"beta": 3.5}, {"beta": 10.0}],
+    "catkd": [{"beta": 0.7}, {"beta": 5.0}, {"beta": 35.0}, {"beta": 2.0}, {"beta": 12.0}],
+    "afpkd": [
+        {"gamma": 0.0, "mu": 20.0, "mask": "constant", "position_weight": False},
+        {"gamma": 0.0, "mu": 20.0, "mask": "prompts", "position_weight": False},
+        {"gamma": 6.0, "mu": 20.0, "mask": "constant", "position_weight": False},
+        {"gamma": 6.0, "mu": 20.0, "mask": "prompts", "position_weight": False},
+        {"gamma": 20.0, "mu": 60.0, "mask": "prompts", "position_weight": False},
+        {"gamma": 60.0, "mu": 20.0, "mask": "prompts", "position_weight": False},
+        {"gamma": 60.0, "mu": 60.0, "mask": "prompts", "position_weight": False},
+    ],
+    "reviewkd": [{"gamma": 0.6}, {"gamma": 2.0}, {"gamma": 6.0}, {"gamma": 20.0}, {"gamma": 60.0}, {"gamma": 200.0}],
 }
 
 

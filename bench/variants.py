@@ -8,10 +8,10 @@ PROTOCOL = "cifar100-resnet56-resnet20-cpu"
 
 VARIANTS: dict[str, Json] = {
     "none": {"method": "none"},
-    "kd": {"method": "kd"},
-    "dkd": {"method": "dkd"},
+    "kd": {"method": "kd", "kd_weight": 2.7},
+    "dkd": {"method": "dkd", "beta": 3.5},
     "reviewkd": {"method": "reviewkd"},
-    "catkd": {"method": "catkd"},
+    "catkd": {"method": "catkd", "beta": 5.0},
     "afpkd": {"method": "afpkd"},
 }
 
@@ -23,7 +23,7 @@ def recipe_text(variant: Json, seed: int) -> str:
     """The TOML of a variant's recipe: the protocol, one seed, and the changed keys of [distill] and [prompts]."""
     changed = dict(variant)
     prompts = changed.pop("prompts", {})
-    lines = [f'extends = "{PROTOCOL}"', f"seed = {seed}", "[distill]", 'amp = "always"', *_assignments(changed)]
+    lines = [f'extends = "{PROTOCOL}"', f"seed = {seed}", "[distill]", *_assignments(changed)]
     return "\n".join([*lines, "[prompts]", *_assignments(prompts)]) + "\n"
 
 

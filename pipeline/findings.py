@@ -32,6 +32,8 @@ class Records:
     records: dict[str, Json]
     manifests: dict[str, Json]
     prompts: Json | None
+    pictures: dict[str, bytes]
+    """What the prompts look at: PNG by its path in the run, shallow to deep."""
     curves: dict[str, list[Json]]
     """Finished epochs in order."""
     profiles: list[Json]
@@ -53,7 +55,9 @@ def read_records(run_dir: Path, name: str) -> Records:
     records = {role: read_record(path) for role in ROLES if (path := run_dir / role / "record.json").exists()}
     if not records:
         raise UserError(f"{run_dir}: nothing to report yet: run `{command(name, 'distill')}`")
-    prompts = run_dir / "prompts" / "record.json"
+    tuned = run_dir / "prompts" / "record.json"
+    # those of an earlier method may still lie there
+    prompts = read_record(tuned) if tuned.exists() and "prompts" in _inputs(records.get("student")) else None
     curves = {role: _epochs(path) for role in ROLES if (path := run_dir / role / "metrics.jsonl").exists()}
     manifests = {role: read_record(path) for role in ROLES if (path := run_dir / role / _MANIFEST).exists()}
     profiles = [_profile(path, manifests) for path in run_dir.glob("profiles/*/[!.]*.json")]
@@ -61,11 +65,16 @@ def read_records(run_dir: Path, name: str) -> Records:
         name=name,
         records=records,
         manifests=manifests,
-        # those of an earlier method may still lie there
-        prompts=read_record(prompts) if prompts.exists() and "prompts" in _inputs(records.get("student")) else None,
+        prompts=prompts,
+        pictures=_pictures(run_dir) if prompts else {},
         curves={role: epochs for role, epochs in curves.items() if epochs},
         profiles=sorted(profiles, key=lambda p: (list(ROLES).index(p["role"]), p["device"], p["precision"])),
     )
+
+
+def _pictures(run_dir: Path) -> dict[str, bytes]:
+    found = sorted((run_dir / "prompts").glob("level*.png"), key=lambda path: (len(path.name), path.name))
+    return {path.relative_to(run_dir).as_posix(): path.read_bytes() for path in found}
 
 
 def _inputs(record: Json | None) -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from afpkd.record import Json
 from pipeline.findings import (
@@ -18,23 +18,13 @@ from pipeline.findings import (
     headline,
     milliseconds,
     missing,
-    percent,
     si,
-    speedups,
     top1_of,
 )
+from pipeline.prompts_section import PromptsSection, prompts_section
+from pipeline.tables import Table, accuracy_table, method_words, published_table, speedup_table
 
 _PROTOCOL_WORDS = {"quantity": "Timed", "percentiles": "Percentiles", "outliers": "Outliers"}
-
-
-class Table(NamedTuple):
-    """Finished text in rows; `numeric` are the columns to align right."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    numeric: frozenset[int] = frozenset()
-    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +39,7 @@ class Page:
     """Of the main table: `role`, and text by the key of its column."""
     footnotes: list[str]
     tables: list[Table]
+    prompts: PromptsSection | None
     protocol: list[str]
     provenance: Table
     environment: list[str]
@@ -57,7 +48,7 @@ class Page:
 
 def page_of(run: Records, description: str, expected: Mapping[str, Json]) -> Page:
     """Put the records into words; `expected`: see `write_report`."""
-    tables = [_speedup_table(run), _accuracy_table(run), _published_table(expected)]
+    tables = [speedup_table(run), accuracy_table(run), published_table(run, expected)]
     return Page(
         name=run.name,
         description=description,
@@ -66,6 +57,7 @@ def page_of(run: Records, description: str, expected: Mapping[str, Json]) -> Pag
         rows=_rows(run),
         footnotes=_footnotes(run),
         tables=[table for table in tables if table.rows],
+        prompts=prompts_section(run),
         protocol=_protocol(run.profiles),
         provenance=_provenance_table(run),
         environment=_environment(_sources(run).values()),
@@ -89,7 +81,7 @@ def _row(profile: Json, records: Mapping[str, Json]) -> dict[str, str]:
         "role": profile["role"],
         "model": ROLES[profile["role"]],
         "arch": known.get("arch", NONE),
-        "method": _method(record),
+        "method": method_words(record),
         "precision": profile.get("precision", NONE),
         "device": profile.get("device", NONE),
         "top1": NONE if top1 is None else f"{top1:.2f}",
@@ -102,13 +94,6 @@ def _row(profile: Json, records: Mapping[str, Json]) -> dict[str, str]:
         "verdict": profile.get("verdict", "not measured"),
         "reasons": "; ".join(profile.get("reasons", [])),
     }
-
-
-def _method(record: Mapping[str, Any]) -> str:
-    if not record:
-        return NONE
-    method: str | None = record["method"]
-    return {None: "foreign weights", "none": "trained alone"}.get(method) or str(method)
 
 
 def _footnotes(run: Records) -> list[str]:
@@ -132,52 +117,6 @@ def _accuracy_footnote(run: Records) -> str:
     words = [ROLES[role] for role in run.records if all(p["role"] != role for p in run.profiles)]
     rest = f"; not measured yet, so that of the trained weights: {', '.join(words)}" if words else ""
     return f"Top-1 is that of the exported file on the test set{images}{rest}."
-
-
-def _speedup_table(run: Records) -> Table:
-    rows = [
-        [s.device, s.precision, f"{s.ratio:.2f}×", s.note, s.verdict, "; ".join(s.reasons) or NONE]
-        for s in speedups(run)
-    ]
-    columns = ["Device", "Precision", "Speed-up", "Distilled against teacher", "Verdict", "Reasons"]
-    note = "Ratio of the median latencies (teacher / distilled); its verdict is the worse of the two."
-    return Table("Speed-up", columns, rows, frozenset({2}), [note])
-
-
-def _accuracy_table(run: Records) -> Table:
-    rows = []
-    for role, record in run.records.items():
-        metrics, selected = record["metrics"], record["selected_epoch"]
-        epoch = NONE if selected is None else f"{selected} of {record['epochs']}"
-        keys = ("test_top1_last", "test_top1_selected", "heldout_top1")
-        rows.append([ROLES[role], record["arch"], *(percent(metrics[key]) for key in keys), epoch])
-    columns = [
-        "Model",
-        "Architecture",
-        "Test, last epoch",
-        "Test, selected epoch",
-        "Held-out, selected",
-        "Selected epoch",
-    ]
-    return Table("Accuracy of the trained weights", columns, rows, frozenset({2, 3, 4, 5}), _accuracy_notes(run))
-
-
-def _accuracy_notes(run: Records) -> list[str]:
-    seeds = " and ".join(sorted({str(record["seed"]) for record in run.records.values()}))
-    notes = [
-        "The epoch is selected on the held-out part of the training set; its weights are exported.",
-        f"This is one run with seed {seeds}. A single run has no spread: a small difference may be chance.",
-    ]
-    if run.prompts:
-        metrics = run.prompts["metrics"].items()
-        found = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in metrics if isinstance(value, int | float)]
-        notes.append(f"Frequency prompts: {', '.join(found)}.")
-    return notes
-
-
-def _published_table(expected: Mapping[str, Json]) -> Table:
-    rows = [[ROLES.get(name, name), percent(item["top1"]), item.get("source", NONE)] for name, item in expected.items()]
-    return Table("Published results to compare with", ["Name", "Test top-1", "Source"], rows, frozenset({1}))
 
 
 def _protocol(profiles: Sequence[Json]) -> list[str]:

@@ -116,28 +116,50 @@ class Prompts(TrainSettings):
     """Default: 2,000 steps of 64 images of CIFAR."""
     optimizer: Literal["sgd", "adam"] = "adam"
     """Optimiser."""
-    lr: float = 0.01
-    """Peak learning rate."""
-    weight_decay: float = 1e-3
-    """L2 penalty."""
+    lr: float = 0.03
+    """Peak learning rate (MasKD: 0.01)."""
+    weight_decay: float = 0.0
+    """L2 penalty (MasKD: 1e-3)."""
     schedule: Literal["multistep", "onecycle", "cosine"] = "cosine"
     """Learning-rate schedule."""
     tokens: int = 2
     """T, prompts a band."""
     scales: int = 3
     """J, at most so many wavelet scales a level (fewer on small maps)."""
-    overlap_weight: float = 1.0
-    """lambda of the mask-overlap loss."""
+    gate: bool = True
+    """Adapt the tokens to each image by its own band energy."""
+    objective: Literal["choose", "task"] = "choose"
+    """choose: keep the teacher's answers on a budget of mask area; task: the task's loss (FreeKD, AFPKD)."""
+    area: float = 0.25
+    """Budget of `choose`: the share of a level that its masks may keep, the mean over its bands."""
+    area_weight: float = 30.0
+    """Weight of the squared excess over the budget."""
+    overlap_weight: float = 0.0
+    """lambda of the mask-overlap loss (FreeKD: 1); averaged tokens meet it with a constant mask."""
+    united: bool = True
+    """A pixel is of interest where any token says so; false: where the tokens' average does, as FreeKD has it."""
+    must_choose: bool = True
+    """Stop where the masks are no better than random ones of equal area; false: only say so."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         TrainSettings.__post_init__(self)
-        for key, least, most in (("tokens", 1, 64), ("scales", 1, 8), ("overlap_weight", 0, 1e6)):
+        for key, least, most in (
+            ("tokens", 1, 64),
+            ("scales", 1, 8),
+            ("overlap_weight", 0, 1e6),
+            ("area_weight", 0, 1e6),
+            ("area", 1e-3, 1),
+        ):
             require_between(key, getattr(self, key), least, most)
         if self.tokens == 1 and self.overlap_weight:
             raise ValueError("overlap_weight: a single token overlaps with nothing: set it to 0")
         if self.compile:
             raise ValueError("compile: prompts act inside the teacher and are not compiled: leave it out")
+
+    def shape(self) -> Json:
+        """What the prompts are, as opposed to how they are trained: the keywords of `FrequencyPrompts`."""
+        return {key: getattr(self, key) for key in ("tokens", "scales", "united", "gate")}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -156,7 +178,7 @@ class Distill(TrainSettings):
             raise ValueError(f"method: {unknown('method', self.method, OPTIONS)}")
         options = self.options()
         for key, value in options.items():
-            if isinstance(value, bool):
+            if isinstance(value, bool | str):
                 continue
             require_between(key, value, 1e-3 if key == "temperature" else 0, 1 if key == "warm_up" else 1e6)
         weights = [value for key, value in options.items() if key in LOSS_WEIGHTS]

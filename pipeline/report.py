@@ -16,8 +16,10 @@ from plotly.offline import get_plotlyjs
 
 from afpkd.record import Json, atomic_path, write_text
 from pipeline.findings import Records, read_records
-from pipeline.page import Page, Table, page_of
+from pipeline.page import Page, page_of
 from pipeline.plots import curves_figure, curves_of, points_of, scatter_figure, write_png
+from pipeline.prompts_section import PromptsSection
+from pipeline.tables import Table
 
 _COLUMNS = {  # of the main table
     "model": "Model",
@@ -109,6 +111,7 @@ def _markdown(page: Page) -> str:
         _md_table(main),
         "![Accuracy against latency, and accuracy by epoch](report.png)",
         *map(_md_table, page.tables),
+        *(_md_prompts(page.prompts) if page.prompts else []),
         *(["## How it was measured", _bullets(page.protocol)] if page.protocol else []),
         _md_table(page.provenance),
         _bullets(page.environment),
@@ -118,11 +121,22 @@ def _markdown(page: Page) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _md_table(table: Table) -> str:
+def _md_prompts(prompts: PromptsSection) -> list[str]:
+    return [
+        f"## {prompts.title}",
+        f"**{_md(prompts.sentence)}**",
+        _md(prompts.legend),
+        *(f"![{_md(picture.caption)}]({picture.path})" for picture in prompts.pictures),
+        *(_md_table(table, "###") for table in prompts.tables),
+        _bullets(prompts.notes),
+    ]
+
+
+def _md_table(table: Table, heading: str = "##") -> str:
     rules = ["---:" if column in table.numeric else "---" for column in range(len(table.columns))]
     rows = [[_md(cell) for cell in row] for row in (table.columns, *table.rows)]
     lines = [f"| {' | '.join(row)} |" for row in (rows[0], rules, *rows[1:])]
-    return "\n".join([f"## {table.title}", "", *lines, "", _bullets(table.notes)])
+    return "\n".join([f"{heading} {table.title}", "", *lines, "", _bullets(table.notes)])
 
 
 def _bullets(items: Iterable[str]) -> str:

@@ -11,15 +11,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afpkd.record import Json, read_record, sha256_of
+from afpkd.record import Json, UserError, read_record, sha256_of
 from afpkd.settings import TrainSettings
 from pipeline.progress import StageProgress
+from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
 from pipeline.recipe_reader import teacher_weights
 from pipeline.workspace import WEIGHTS, Run, Workspace
 
 if TYPE_CHECKING:
     from afpkd.learners import FrozenTeacher, Learner
     from afpkd.models.outputs import Shapes
+
+
+NUM_JUDGED = 1000  # held-out images on which phase 1 is judged
 
 
 def train_teacher(run: Run) -> Json:
@@ -38,27 +42,40 @@ def train_undistilled(run: Run) -> Json:
 
 
 def tune_prompts(run: Run) -> Json:
-    """Stage `prompts`: fine-tune the frequency prompts inside the frozen teacher (phase 1)."""
+    """Stage `prompts`: fine-tune the frequency prompts inside the frozen teacher (phase 1), and judge them."""
+    from afpkd.acceptance import phase_one_report, why_not_accepted
     from afpkd.evaluate import model_top1
     from afpkd.learners import prompt_learner
-    from afpkd.prompts import FrequencyPrompts, mask_statistics
 
     work = Workspace(run, "prompts")
     settings = run.recipe.prompts
     teacher, shapes = work.teacher()
-    prompts = FrequencyPrompts(shapes, tokens=settings.tokens, scales=settings.scales).to(work.device)
-    learner = prompt_learner(prompts, teacher, work.heldout, overlap_weight=settings.overlap_weight)
+    prompts = work.new_prompts(teacher, shapes)
+    learner = prompt_learner(
+        prompts,
+        teacher,
+        work.heldout,
+        objective=settings.objective,
+        overlap_weight=settings.overlap_weight,
+        area=settings.area,
+        area_weight=settings.area_weight,
+    )
     fitted = work.fit(learner, settings)
     prompts.load_state_dict(fitted.last)
-    images = work.heldout.normalised(work.heldout.images[:500])
-    masks = mask_statistics(prompts, teacher(images).features)
-    spread = statistics.median(row["spread"] for row in masks)
-    work.progress.say(f"median relative spread of a mask over its pixels {spread:.3f} (0 = constant, marks nothing)")
+    judged = phase_one_report(prompts, teacher, work.heldout._replace(images=work.heldout.images[:NUM_JUDGED]))
+    pictured = work.heldout.images[:NUM_PICTURED]
+    draw_prompts(prompts, teacher(work.heldout.normalised(pictured)).features, pictured, judged["masks"], work.folder)
+    refusal = why_not_accepted(judged)
+    work.progress.say(f"the masks choose: {refusal is None}{f': {refusal}' if refusal else ''}")
+    if refusal and settings.must_choose:
+        mend = "raise prompts.epochs or prompts.area, or set must_choose = false"
+        raise UserError(f"{run.name}: prompts: {refusal}: {mend}")
     metrics = {
         "teacher_heldout_top1": model_top1(teacher.model, work.heldout),
         "prompted_heldout_top1": fitted.history[-1]["heldout_top1"],
-        "median_mask_spread": spread,
-        "masks": masks,
+        "median_mask_spread": statistics.median(row["spread"] for row in judged["masks"]),
+        "accepted": refusal is None,
+        **judged,
     }
     record = {"schema": "afpkd.prompts/1", "metrics": metrics, "inputs": work.inputs}
     return work.write(fitted, fitted.last, record)
@@ -68,8 +85,9 @@ def train_student(run: Run) -> Json:
     """Stage `student`: distil it from the frozen teacher (phase 2)."""
     work = Workspace(run, "student")
     learner = distillation(work, *work.teacher())
-    fitted = work.fit(learner, run.recipe.distill)
-    return work.write_checkpoint(learner.product, fitted, arch=run.recipe.distill.student, method=run.recipe.distill.method)
+    settings = run.recipe.distill
+    fitted = work.fit(learner, settings)
+    return work.write_checkpoint(learner.product, fitted, arch=settings.student, method=settings.method)
 
 
 def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes) -> Learner:
@@ -82,7 +100,8 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     student = work.new_model(settings.student)
     options: Json = settings.options()
     if settings.uses_prompts:
-        options["prompts"] = work.prompts(teacher_shapes)
+        untrained = options.get("mask") == "untrained"
+        options["prompts"] = (work.new_prompts if untrained else work.prompts)(teacher, teacher_shapes)
     shapes = probe_shapes(student, in_channels=work.spec.in_channels, image_size=work.spec.image_size)
     distiller = build_distiller(settings.method, shapes, teacher_shapes, **options).to(work.device)
     return student_learner(student, teacher, distiller, work.heldout)

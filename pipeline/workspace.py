@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from afpkd.train import Fitted, Fitting
 
 WEIGHTS = "model.safetensors"
+NUM_CALIBRATION = 500  # training images from which the amplitude of the teacher's bands is taken
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 
 
@@ -117,14 +118,20 @@ class Workspace:
         shapes = probe_shapes(model, in_channels=self.spec.in_channels, image_size=self.spec.image_size)
         return FrozenTeacher(model), shapes
 
-    def prompts(self, shapes: Shapes) -> FrequencyPrompts:
-        """The prompts that phase 1 left."""
-        from afpkd.checkpoint import load_weights
+    def new_prompts(self, teacher: FrozenTeacher, shapes: Shapes) -> FrequencyPrompts:
+        """Untuned prompts, sized and calibrated on the teacher."""
         from afpkd.prompts import FrequencyPrompts
 
+        prompts = FrequencyPrompts(shapes, **self.run.recipe.prompts.shape()).to(self.device)
+        prompts.calibrate(teacher(self.train.normalised(self.train.images[:NUM_CALIBRATION])).features)
+        return prompts
+
+    def prompts(self, teacher: FrozenTeacher, shapes: Shapes) -> FrequencyPrompts:
+        """The prompts that phase 1 left."""
+        from afpkd.checkpoint import load_weights
+
         path = self.run.role("prompts") / WEIGHTS
-        settings = self.run.recipe.prompts
-        prompts = FrequencyPrompts(shapes, tokens=settings.tokens, scales=settings.scales).to(self.device)
+        prompts = self.new_prompts(teacher, shapes)
         load_weights(prompts, path)
         self.inputs["prompts"] = sha256_of(path)
         return prompts
@@ -196,7 +203,8 @@ class Workspace:
         (self.folder / "record.json").unlink(missing_ok=True)  # an old record must not vouch for new weights
         save_weights(self.folder / WEIGHTS, weights)
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in fitted.history))
-        finished = self.finish({**record, "cpu_s": round(fitted.cpu_s, 3)}, fitted.wall_s)
+        cost = {"cpu_s": round(fitted.cpu_s, 3), "precision": fitted.precision}
+        finished = self.finish({**record, **cost}, fitted.wall_s)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         return finished
 

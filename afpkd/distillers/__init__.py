@@ -40,6 +40,12 @@ def _reviewkd() -> type[Distiller]:
     return ReviewKD
 
 
+def _freekd() -> type[Distiller]:
+    from afpkd.distillers.freekd import FreeKD
+
+    return FreeKD
+
+
 def _afpkd() -> type[Distiller]:
     from afpkd.distillers.afpkd import AFPKD
 
@@ -52,6 +58,7 @@ DISTILLERS: dict[str, Callable[[], type[Distiller]]] = {
     "dkd": _dkd,
     "reviewkd": _reviewkd,
     "catkd": _catkd,
+    "freekd": _freekd,
     "afpkd": _afpkd,
 }
 

@@ -1,7 +1,7 @@
 """AFPKD: Zhang et al., "Knowledge distillation with adaptive frequency prompting" (The Computer Journal 68(11), 2025).
 
     L = CE + r (mu L_freq + gamma L_spatial [+ kappa KL]),   r = the warm-up ramp
-    L_freq = mean over levels and bands of  sum omega_c w_p |a - b| / (C sum w)
+    L_freq = mean over levels of  sum_b mean(omega w_b |a_b - b_b|) / sum_b mean(w_b)
 
 a, b: wavelet bands of the teacher's map and of the fused student's; w: the prompts' pixel mask; omega: the position
 weights of both, multiplied. Only this file knows how the parts meet; each part is a file of its own.
@@ -9,20 +9,21 @@ weights of both, multiplied. Only this file knows how the parts meet; each part 
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
 from afpkd.distillers.distiller import Distiller, Losses, pooled_map
-from afpkd.distillers.reviewkd import fusion_between, spatial_loss
-from afpkd.losses import frequency_loss, soft_target_loss, warm_up
+from afpkd.distillers.frequency import FrequencyTerm
+from afpkd.distillers.reviewkd import spatial_loss
+from afpkd.fusion import FeatureFusion, LevelAdapters
+from afpkd.losses import soft_target_loss, standardised, warm_up
 from afpkd.models.outputs import Outputs, Shapes
-from afpkd.position import unit_mean
 from afpkd.prompts import FrequencyPrompts
-from afpkd.wavelet import haar_dwt
 
 
 class AFPKD(Distiller):
-    """The student side (fusion module, trained) and the teacher side (`prompts`, frozen)."""
+    """The student side (fusion module, trained) and the teacher side (`prompts`, frozen); options: `AfpkdOptions`."""
 
     def __init__(
         self,
@@ -34,41 +35,31 @@ class AFPKD(Distiller):
         gamma: float,
         kappa: float,
         temperature: float,
+        standardise: bool,
         warm_up: float,
+        fusion: str,
+        local_branch: bool,
+        **frequency: Any,
     ) -> None:
         super().__init__()
         self.mu, self.gamma, self.kappa, self.temperature, self.warm_up = mu, gamma, kappa, temperature, warm_up
-        self.fusion = fusion_between(student, teacher, local_branch=True)
-        # Not a submodule: like the teacher, prompts are frozen and never part of the student's checkpoint.
-        self._frozen = (prompts.requires_grad_(False).eval(),)
+        self.standardise = standardise
+        shapes = [*student.channels, student.pooled], [*teacher.channels, teacher.pooled], [*teacher.sizes, (1, 1)]
+        fused = FeatureFusion(*shapes, local_branch=local_branch) if fusion == "top-down" else LevelAdapters(*shapes)
+        self.fusion = fused
+        self.frequency = FrequencyTerm(prompts, **frequency)
 
     def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
-        """{"frequency", "spatial"} and, with kappa > 0, {"kd"}."""
+        """{"frequency", "spatial", "kd"}, each where its weight is not 0."""
         fused = self.fusion([*student.features, pooled_map(student)])
         losses = {}
         if self.mu:
-            losses["frequency"] = self.mu * self._frequency(fused[:-1], teacher.features)
+            losses["frequency"] = self.mu * self.frequency(fused[:-1], teacher.features)
         if self.gamma:
             losses["spatial"] = self.gamma * spatial_loss(fused, teacher)
         if self.kappa:
-            losses["kd"] = self.kappa * soft_target_loss(student.logits, teacher.logits, self.temperature)
+            logits = student.logits, teacher.logits
+            ours, theirs = map(standardised, logits) if self.standardise else logits
+            losses["kd"] = self.kappa * soft_target_loss(ours, theirs, self.temperature)
         ramp = warm_up(progress, self.warm_up)
         return {name: ramp * loss for name, loss in losses.items()}
-
-    def _frequency(self, fused: list[Tensor], features: list[Tensor]) -> Tensor:
-        (prompts,) = self._frozen
-        losses = []
-        for level in prompts.banded_levels():
-            scales = prompts.level_scales[level]
-            with torch.no_grad():
-                masks = prompts.pixel_masks(level, haar_dwt(features[level], scales))
-                omega = self._channel_weight(level, fused, features)
-            # The transform is linear: the bands' difference is the bands of the difference, one transform for two.
-            difference = haar_dwt(fused[level] - features[level], scales)
-            losses.append(frequency_loss(difference, masks, omega))
-        return torch.stack(losses).mean()
-
-    def _channel_weight(self, level: int, fused: list[Tensor], features: list[Tensor]) -> Tensor:
-        """omega_r = omega_t * omega_s with mean 1 (FreeKD); the student's share sends no gradient."""
-        (prompts,) = self._frozen
-        return unit_mean(prompts.position_weight(level, features) * prompts.position_weight(level, fused))

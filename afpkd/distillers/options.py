@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 WARM_UP = 20 / 240
 """ReviewKD ramps its weight over the first 20 of 240 epochs; kept as a fraction so that short recipes are fair."""
@@ -73,6 +73,17 @@ class CatKdOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FreeKdOptions:
+    """`freekd`: frequency prompts, position weight, 1x1 adapters (Zhang et al. 2024), on classification."""
+
+    uses_prompts: ClassVar[bool] = True
+    mu: float = 5.0
+    """Weight of the frequency loss (unnormalised mean over tokens, bands, channels and positions)."""
+    warm_up: float = WARM_UP
+    """Fraction of the schedule over which the weight rises from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AfpkdOptions:
     """`afpkd`: frequency prompts, position weight, feature fusion (Zhang et al. 2025)."""
 
@@ -85,16 +96,33 @@ class AfpkdOptions:
     """Weight of an added logit term (KL); 0 is the paper's method."""
     temperature: float = 4.0
     """T of the logit term."""
+    standardise: bool = False
+    """Compare standardised logits in the logit term (Sun et al. 2024)."""
     warm_up: float = WARM_UP
     """Fraction of the schedule over which all weights rise from 0."""
+    normalise: Literal["level", "band", "none"] = "level"
+    """What the frequency loss is divided by: the mask's area in the level, in the band, or nothing."""
+    mask: Literal["prompts", "untrained", "shuffled", "constant"] = "prompts"
+    """Pixel masks: of the tuned prompts; as a control of untuned ones, the tuned ones' pixels shuffled, or none."""
+    bands: Literal["all", "low", "details"] = "all"
+    """Bands that are distilled."""
+    position_weight: bool = True
+    """Weigh channels by omega."""
+    fusion: Literal["top-down", "1x1"] = "top-down"
+    """The feature fusion module, or as a control a 1x1 adapter a level."""
+    local_branch: bool = True
+    """The fusion module's depthwise branch."""
 
 
-OPTIONS: dict[str, type[NoOptions | KdOptions | DkdOptions | ReviewKdOptions | CatKdOptions | AfpkdOptions]] = {
+OPTIONS: dict[
+    str, type[NoOptions | KdOptions | DkdOptions | ReviewKdOptions | CatKdOptions | FreeKdOptions | AfpkdOptions]
+] = {
     "none": NoOptions,
     "kd": KdOptions,
     "dkd": DkdOptions,
     "reviewkd": ReviewKdOptions,
     "catkd": CatKdOptions,
+    "freekd": FreeKdOptions,
     "afpkd": AfpkdOptions,
 }
 

@@ -24,6 +24,48 @@ def _resnet(depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) ->
     return build
 
 
+def _wide_resnet(depth: int, widening: int) -> Builder:
+    def build(num_classes: int, in_channels: int) -> nn.Module:
+        from afpkd.models.wide_resnet import WideResNet
+
+        return WideResNet(depth, widening, num_classes=num_classes, in_channels=in_channels)
+
+    return build
+
+
+def _vgg(*num_convs: int) -> Builder:
+    def build(num_classes: int, in_channels: int) -> nn.Module:
+        from afpkd.models.vgg import VGG
+
+        return VGG(num_convs, num_classes=num_classes, in_channels=in_channels)
+
+    return build
+
+
+def _resnet50(num_classes: int, in_channels: int) -> nn.Module:
+    from afpkd.models.resnet50_cifar import ResNet50
+
+    return ResNet50(num_classes=num_classes, in_channels=in_channels)
+
+
+def _mobilenet_v2(num_classes: int, in_channels: int) -> nn.Module:
+    from afpkd.models.mobilenet_v2 import MobileNetV2
+
+    return MobileNetV2(num_classes=num_classes, in_channels=in_channels)
+
+
+def _shufflenet_v1(num_classes: int, in_channels: int) -> nn.Module:
+    from afpkd.models.shufflenet_v1 import ShuffleNetV1
+
+    return ShuffleNetV1(num_classes=num_classes, in_channels=in_channels)
+
+
+def _shufflenet_v2(num_classes: int, in_channels: int) -> nn.Module:
+    from afpkd.models.shufflenet_v2 import ShuffleNetV2
+
+    return ShuffleNetV2(num_classes=num_classes, in_channels=in_channels)
+
+
 MODELS: dict[str, Builder] = {
     "resnet8": _resnet(8),
     "resnet20": _resnet(20),
@@ -32,6 +74,15 @@ MODELS: dict[str, Builder] = {
     "resnet110": _resnet(110),
     "resnet8x4": _resnet(8, (32, 64, 128, 256)),
     "resnet32x4": _resnet(32, (32, 64, 128, 256)),
+    "resnet50": _resnet50,
+    "wrn-16-2": _wide_resnet(16, 2),
+    "wrn-40-1": _wide_resnet(40, 1),
+    "wrn-40-2": _wide_resnet(40, 2),
+    "vgg8": _vgg(1, 1, 1, 1, 1),
+    "vgg13": _vgg(2, 2, 2, 2, 2),
+    "mobilenetv2": _mobilenet_v2,
+    "shufflenetv1": _shufflenet_v1,
+    "shufflenetv2": _shufflenet_v2,
 }
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -42,6 +43,9 @@ def _student_learner(method: str) -> Learner:
     if OPTIONS[method].uses_prompts:
         options = {**options, "prompts": FrequencyPrompts(shapes[1])}
     return student_learner(student, teacher, build_distiller(method, *shapes, **options), _pixels(seed=9))
+
+
+BUDGET = {"overlap_weight": 1.0, "area": 0.25, "area_weight": 30.0}
 
 
 class _KilledError(Exception):
@@ -87,7 +91,9 @@ def test_a_killed_run_continues_bit_equal(
     losses = learner.losses
     counted = dataclasses.replace(learner, losses=lambda x, y, p: seen.append(1) or losses(x, y, p))  # type: ignore[func-returns-value]
     resumed = _fit(counted, tmp_path / "b.pt")
-    assert len(seen) == 1 + 9 - kill_at  # the guard's batch, then only the steps that were not saved
+    epochs_left = 3 - kill_at // 3
+    # the guard's batch, then only the steps that were not saved, and a batch an epoch for the gradients' norms
+    assert len(seen) == 1 + 9 - kill_at + epochs_left
     assert _equal(resumed.last, whole.last)
     assert _equal(resumed.selected, whole.selected)
     timeless = [
@@ -95,6 +101,8 @@ def test_a_killed_run_continues_bit_equal(
         for run in (whole, resumed)
     ]
     assert timeless[0] == timeless[1]
+    assert all(row["gradient_norms"].keys() == row["losses"].keys() for row in whole.history)
+    assert all(min(row["gradient_norms"].values()) > 0 for row in whole.history)
 
 
 def test_a_checkpoint_of_another_configuration_is_not_continued(tmp_path: Path) -> None:
@@ -132,14 +140,17 @@ def test_selected_weights_are_those_of_the_best_heldout_epoch(tmp_path: Path) ->
     assert _equal(fitted.last, states[2])
 
 
-def test_prompts_train_inside_a_teacher_that_stays_bit_equal(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("objective", "losses"), [("task", ["task"]), ("choose", ["teacher", "area"])])
+def test_prompts_train_inside_a_teacher_that_stays_bit_equal(
+    objective: Literal["task", "choose"], losses: list[str], tmp_path: Path
+) -> None:
     teacher = FrozenTeacher(_network("resnet20"))
     before = state_sha256(teacher.model)
     prompts = FrequencyPrompts(probe_shapes(teacher.model, in_channels=1, image_size=(8, 8)))
     start = state_sha256(prompts)
-    learner = prompt_learner(prompts, teacher, _pixels(), overlap_weight=1.0)
+    learner = prompt_learner(prompts, teacher, _pixels(), objective=objective, **BUDGET)
     fitted = _fit(learner, tmp_path / "p.pt", settings=dataclasses.replace(SETTINGS, optimizer="adam", lr=0.01))
-    assert set(fitted.history[0]["losses"]) == {"task", "overlap"}
+    assert set(fitted.history[0]["losses"]) == {"overlap", *losses}
     assert state_sha256(prompts) != start
     assert state_sha256(teacher.model) == before
 
@@ -165,8 +176,7 @@ def test_a_loss_that_teaches_nothing_stops_the_run(extra: Tensor, said: str, tmp
 def test_the_guard_leaves_no_trace_in_the_statistics(tmp_path: Path) -> None:
     network = _network()
     before = state_sha256(network)
-    run = training._Run(plain_learner(network, _pixels()), _pixels(), SETTINGS, Augmentation(1), 3)
-    run.assert_losses_work()
+    _fitting(plain_learner(network, _pixels()), tmp_path / "g.pt")
     assert state_sha256(network) == before
 
 
@@ -193,11 +203,12 @@ def test_golden_first_steps(tmp_path: Path) -> None:
     golden = Path(__file__).parents[1] / "golden" / "first_steps.txt"
     lines = []
     for method in OPTIONS:
-        run = training._Run(_student_learner(method), _pixels(), SETTINGS, Augmentation(1), 3)
+        fitting = _fitting(_student_learner(method), tmp_path / f"{method}.pt")
         for step in range(3):
-            run.sums = {}
-            run.train_step()
-            lines += [f"{method} {step} {name} {float(value):.6f}" for name, value in run.sums.items()]
+            before = {name: float(total) for name, total in fitting.sums.items()}
+            row = fitting.advance()
+            sums = {name: 3 * mean for name, mean in row["losses"].items()} if row else fitting.sums
+            lines += [f"{method} {step} {name} {float(sums[name]) - before.get(name, 0):.6f}" for name in sums]
     expected = golden.read_text().splitlines()
     assert [line.rsplit(" ", 1)[0] for line in lines] == [line.rsplit(" ", 1)[0] for line in expected]
     for ours, theirs in zip(lines, expected, strict=True):

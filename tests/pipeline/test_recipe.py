@@ -10,7 +10,22 @@ from afpkd.record import UserError
 from pipeline.recipe import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_names, teacher_weights
 
-SHIPPED = ["cifar100-resnet56-resnet20", "cifar100-resnet56-resnet20-cpu", "default"]
+SHIPPED = [
+    "cifar100-resnet110-resnet20",
+    "cifar100-resnet110-resnet32",
+    "cifar100-resnet32x4-resnet8x4",
+    "cifar100-resnet32x4-shufflenetv1",
+    "cifar100-resnet32x4-shufflenetv2",
+    "cifar100-resnet50-mobilenetv2",
+    "cifar100-resnet56-resnet20",
+    "cifar100-resnet56-resnet20-cpu",
+    "cifar100-vgg13-mobilenetv2",
+    "cifar100-vgg13-vgg8",
+    "cifar100-wrn-40-2-shufflenetv1",
+    "cifar100-wrn-40-2-wrn-16-2",
+    "cifar100-wrn-40-2-wrn-40-1",
+    "default",
+]
 
 
 def _write(folder: Path, text: str, name: str = "mine.toml") -> str:
@@ -42,7 +57,12 @@ def test_extends_inherits_key_by_key(tmp_path: Path) -> None:
 
 def test_another_method_leaves_the_options_of_the_old_one(tmp_path: Path) -> None:
     recipe = load_recipe(_write(tmp_path, 'extends = "default"\n[distill]\nmethod = "kd"\ntemperature = 2.0\n'))[1]
-    assert recipe.distill.options() == {"temperature": 2.0, "kd_weight": 0.9, "task_weight": 0.1}
+    assert recipe.distill.options() == {
+        "temperature": 2.0,
+        "kd_weight": 0.9,
+        "task_weight": 0.1,
+        "standardise": False,
+    }
 
 
 def test_another_teacher_leaves_the_training_of_the_old_one(tmp_path: Path) -> None:

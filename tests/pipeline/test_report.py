@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from plotly.offline import get_plotlyjs
+
+from pipeline.recipe_reader import load_recipe
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import HandMadeRun
@@ -85,10 +88,9 @@ def test_csv_has_every_row_of_every_profile_in_full_precision(made: HandMadeRun)
     assert (row["config_digest"], row["runtime_version"]) == ("dd" * 32, "1.32.0")
 
 
-def test_accuracy_detail_and_published_numbers(made: HandMadeRun) -> None:
-    published = {"student": {"top1": 87.03, "source": "A Paper 2021"}, "reviewkd": {"top1": 86.5}}
-    report = made.report(expected=published)
-    tables = report.tables()
+def test_accuracy_detail_of_the_trained_weights(made: HandMadeRun) -> None:
+    tables = made.report().tables()
+    assert "Beside published results" not in tables
     assert tables["Accuracy of the trained weights"][1] == {
         "Model": "distilled",
         "Architecture": "resnet8",
@@ -97,12 +99,31 @@ def test_accuracy_detail_and_published_numbers(made: HandMadeRun) -> None:
         "Held-out, selected": "87.75 %",
         "Selected epoch": "2 of 3",
     }
-    assert tables["Published results to compare with"] == [
-        {"Name": "distilled", "Test top-1": "87.03 %", "Source": "A Paper 2021"},
-        {"Name": "reviewkd", "Test top-1": "86.50 %", "Source": "-"},
+    assert "one run with seed 17. A single run has no spread" in made.report().md
+
+
+def test_published_numbers_stand_beside_ours_and_rivals_apart(made: HandMadeRun) -> None:
+    recipe = load_recipe("cifar100-resnet56-resnet20")[1]
+    report = made.report(expected={name: dataclasses.asdict(found) for name, found in recipe.expected.items()})
+    assert [tuple(row.values()) for row in report.tables()["Beside published results"]] == [
+        ("teacher resnet20", "89.50 %", "72.34 %", "published, CRD benchmark"),
+        ("distilled resnet8 (afpkd)", "86.40 %", "-", "measured here only"),
+        ("undistilled resnet8", "85.20 %", "69.06 %", "published, CRD benchmark"),
+        ("kd", "-", "70.66 %", "published, CRD benchmark"),
+        ("dkd", "-", "71.97 %", "published, DKD, Zhao et al. 2022"),
+        ("reviewkd", "-", "71.89 %", "published, ReviewKD, Chen et al. 2021"),
+        ("catkd", "-", "71.62 %", "published, CAT-KD, Guo et al. 2023"),
     ]
-    assert "one run with seed 17. A single run has no spread" in report.md
-    assert "prompted heldout top1 88.25" in report.md
+    assert "Epochs here: teacher 3, distilled 3, undistilled 3." in report.md
+    assert report.page().tags.count(("tr", {"class": "foreign"})) == 4
+
+
+def test_a_rivals_published_number_stands_beside_our_run_of_the_rival(made: HandMadeRun) -> None:
+    made.put_record("student", method="reviewkd")
+    report = made.report(expected={"reviewkd": {"top1": 86.5}, "kd": {"top1": 86.25, "source": "A Paper 2021"}})
+    rows = [tuple(row.values()) for row in report.tables()["Beside published results"]]
+    assert rows[1] == ("distilled resnet8 (reviewkd)", "86.40 %", "86.50 %", "published, by whom is not said")
+    assert rows[3:] == [("kd", "-", "86.25 %", "published, A Paper 2021")]
 
 
 def test_protocol_and_provenance_are_told(made: HandMadeRun) -> None:

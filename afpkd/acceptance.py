@@ -1,0 +1,86 @@
+"""Did phase 1 teach the prompts anything? Figures a constant mask cannot reach."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from afpkd.data.batches import Pixels
+from afpkd.learners import FrozenTeacher, prompted
+from afpkd.losses import soft_target_loss
+from afpkd.prompts import Change, FrequencyPrompts
+from afpkd.record import Json
+from afpkd.wavelet import band_names, haar_dwt
+
+LEAST_AGREEMENT = 90.0
+MOST_KL_RATIO = 0.5
+
+
+def phase_one_report(prompts: FrequencyPrompts, teacher: FrozenTeacher, pixels: Pixels) -> Json:
+    """What the prompts do to the teacher on these images, with three masks of the same area a level.
+
+    `own`: the prompts' masks; `shuffled`: the same values at random bands and pixels; `constant`: their mean. For each
+    `kl` (nats, temperature 1, the mean over images) and `agreement` (percent of equal predictions) with the clean
+    teacher. `overlap`: mean pairwise soft Jaccard of the tokens; `omega_std`: over channels; `masks`: mean and spread.
+    """
+    images = pixels.normalised(pixels.images)
+    with torch.no_grad():
+        clean = teacher(images)
+        found: Json = {}
+        for name, change in CHANGES.items():
+            outputs, reports = prompted(prompts, teacher, images, clean, change)
+            same = int((outputs.logits.argmax(1) == clean.logits.argmax(1)).sum())
+            kl = float(soft_target_loss(outputs.logits, clean.logits, 1.0))
+            found[name] = {"kl": kl, "agreement": same * 100 / len(images)}
+        found["overlap"] = float(torch.stack([report.overlap for report in reports]).mean())
+        omegas = [prompts.position_weight(level, clean.features) for level in prompts.banded_levels()]
+        found["omega_std"] = [float(omega.std(dim=1).mean()) for omega in omegas]
+        found["masks"] = mask_statistics(prompts, clean.features)
+    return found
+
+
+def why_not_accepted(report: Json) -> str | None:
+    """One line that says why these prompts mark nothing worth marking; None where they do.
+
+    They choose where the teacher still says the same with their masks, and no longer with the same masks shuffled.
+    """
+    own, shuffled = report["own"], report["shuffled"]
+    if own["agreement"] < LEAST_AGREEMENT:
+        return f"the prompted teacher agrees with itself on {own['agreement']:.1f} % of held-out images only"
+    if own["kl"] > MOST_KL_RATIO * shuffled["kl"]:
+        return f"its masks are no better than random ones of equal area (KL {own['kl']:.3g} and {shuffled['kl']:.3g})"
+    return None
+
+
+def mask_statistics(prompts: FrequencyPrompts, features: list[Tensor]) -> list[Json]:
+    """Mean and relative spatial spread (std / mean over the pixels of an image) of each level's and band's mask.
+
+    A spread near 0 is a constant mask: the prompt marks nothing.
+    """
+    rows = []
+    for level in prompts.banded_levels():
+        scales = prompts.level_scales[level]
+        with torch.no_grad():
+            masks = prompts.pixel_masks(level, haar_dwt(features[level], scales))
+        bands = [band for mask in masks for band in mask.flatten(2).unbind(1)]  # each N, h w
+        for name, band in zip(band_names(scales), bands, strict=True):
+            spread = (band.std(dim=1) / band.mean(dim=1).clamp_min(1e-6)).mean()
+            rows.append({"level": level, "band": name, "mean": float(band.mean()), "spread": float(spread)})
+    return rows
+
+
+def shuffled(masks: list[Tensor]) -> list[Tensor]:
+    """A level's masks, N, O, h, w a group, in one fixed random order of all its bands and pixels: equal area."""
+    flat = torch.cat([mask.flatten(1) for mask in masks], dim=1)
+    order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0)).to(flat.device)
+    parts = torch.split(flat[:, order], [mask[0].numel() for mask in masks], dim=1)
+    return [part.view_as(mask) for part, mask in zip(parts, masks, strict=True)]
+
+
+def constant(masks: list[Tensor]) -> list[Tensor]:
+    """The mean over a level's bands and pixels, N, O, h, w a group, everywhere: equal area."""
+    mean = torch.cat([mask.flatten(1) for mask in masks], dim=1).mean(dim=1)
+    return [mean[:, None, None, None].expand_as(mask) for mask in masks]
+
+
+CHANGES: dict[str, Change | None] = {"shuffled": shuffled, "constant": constant, "own": None}

@@ -1,0 +1,101 @@
+"""The report's tables in finished text: speed-up, accuracy of the weights, published results beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from afpkd.record import Json
+from pipeline.findings import NONE, ROLES, Records, percent, speedups, top1_of
+
+
+class Table(NamedTuple):
+    """Finished text in rows; `numeric` are the columns to align right, `foreign` the rows that are not ours."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: frozenset[int] = frozenset()
+    notes: Sequence[str] = ()
+    foreign: frozenset[int] = frozenset()
+
+
+def speedup_table(run: Records) -> Table:
+    """Wherever teacher and student were both timed."""
+    rows = [
+        [s.device, s.precision, f"{s.ratio:.2f}×", s.note, s.verdict, "; ".join(s.reasons) or NONE]
+        for s in speedups(run)
+    ]
+    columns = ["Device", "Precision", "Speed-up", "Distilled against teacher", "Verdict", "Reasons"]
+    note = "Ratio of the median latencies (teacher / distilled); its verdict is the worse of the two."
+    return Table("Speed-up", columns, rows, frozenset({2}), [note])
+
+
+def accuracy_table(run: Records) -> Table:
+    """Of the trained weights, before any export."""
+    rows = []
+    for role, record in run.records.items():
+        metrics, selected = record["metrics"], record["selected_epoch"]
+        epoch = NONE if selected is None else f"{selected} of {record['epochs']}"
+        keys = ("test_top1_last", "test_top1_selected", "heldout_top1")
+        rows.append([ROLES[role], record["arch"], *(percent(metrics[key]) for key in keys), epoch])
+    columns = [
+        "Model",
+        "Architecture",
+        "Test, last epoch",
+        "Test, selected epoch",
+        "Held-out, selected",
+        "Selected epoch",
+    ]
+    return Table("Accuracy of the trained weights", columns, rows, frozenset({2, 3, 4, 5}), _accuracy_notes(run))
+
+
+def published_table(run: Records, expected: Mapping[str, Json]) -> Table:
+    """Ours first, each beside the published number of the same thing; below them what only others measured."""
+    rest, rows = dict(expected), []
+    for role, record in run.records.items():
+        same = {role, ROLES[role], *([record["method"]] if role == "student" else [])}
+        published = rest.pop(next((name for name in rest if name in same), ""), None)
+        name = " ".join([ROLES[role], record["arch"], *([f"({method_words(record)})"] if role == "student" else [])])
+        rows.append(_published_row(name, top1_of(record), published))
+    foreign = frozenset(range(len(rows), len(rows) + len(rest)))
+    rows += [_published_row(ROLES.get(name, name), None, published) for name, published in rest.items()]
+    columns = ["Name", "Test top-1, measured here", "Test top-1, published", "Source"]
+    shown = rows if expected else []
+    return Table("Beside published results", columns, shown, frozenset({1, 2}), _published_notes(run), foreign)
+
+
+def method_words(record: Mapping[str, Any]) -> str:
+    """How a role's record says that it was trained."""
+    if not record:
+        return NONE
+    method: str | None = record["method"]
+    return {None: "foreign weights", "none": "trained alone"}.get(method) or str(method)
+
+
+def _accuracy_notes(run: Records) -> list[str]:
+    seeds = " and ".join(sorted({str(record["seed"]) for record in run.records.values()}))
+    return [
+        "The epoch is selected on the held-out part of the training set; its weights are exported.",
+        f"This is one run with seed {seeds}. A single run has no spread: a small difference may be chance.",
+    ]
+
+
+def _published_row(name: str, ours: float | None, published: Json | None) -> list[str]:
+    if published is None:
+        return [name, percent(ours), NONE, "measured here only"]
+    return [
+        name,
+        percent(ours),
+        percent(published["top1"]),
+        f"published, {published.get('source', 'by whom is not said')}",
+    ]
+
+
+def _published_notes(run: Records) -> list[str]:
+    trained = [f"{ROLES[role]} {record['epochs']}" for role, record in run.records.items() if record["epochs"]]
+    return [
+        "Published numbers are others', by their own protocol (teacher, training images, epochs, choice of the epoch): "
+        "nothing of them was measured here.",
+        *([f"Epochs here: {', '.join(trained)}."] if trained else []),
+    ]

@@ -1,0 +1,77 @@
+"""The CPU protocol's own code: students side by side are students alone, missing rows, the table's statistics."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from afpkd.models import build_model
+from afpkd.record import Json
+from bench import accuracy, rows, variants
+from pipeline.stages import train_student
+
+TINY = """extends = "default"
+[data]
+heldout = 3800
+[teacher]
+arch = "resnet8"
+min_top1 = 0
+epochs = 0.2
+[distill]
+epochs = 0.5
+"""
+
+
+@pytest.fixture
+def protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A protocol of three steps, and an empty results folder."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.setattr(variants, "PROTOCOL", str(tmp_path / "tiny.toml"))
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_students_side_by_side_are_bit_equal_to_students_alone(protocol: Path) -> None:
+    together = ["none", "kd", "reviewkd"]
+    accuracy.train_seed(together, 1, protocol / "together")
+    for name in together:
+        alone = accuracy.run_of(name, variants.VARIANTS[name], 1, protocol / "alone")
+        train_student(alone)
+        ours = protocol / "together" / f"{name}-seed1" / "student" / "model.safetensors"
+        weights = [load_file(path) for path in (ours, alone.role("student") / "model.safetensors")]
+        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    found = rows.read(accuracy.RESULT)
+    assert [(row["method"], row["variant"], row["seed"]) for row in found] == [
+        (name, "default", 1) for name in together
+    ]
+    assert not {"none", "kd", "reviewkd"} & set(accuracy.missing_variants(1))
+
+
+def test_a_shared_teacher_runs_once_a_batch() -> None:
+    network = build_model("resnet8", num_classes=4, in_channels=1)
+    calls: list[int] = []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    teacher = accuracy.SharedTeacher(network)
+    first, second = torch.rand(2, 2, 1, 8, 8)
+    outputs = [teacher(images).logits for images in (first, first.clone(), second, first)]
+    assert len(calls) == 3
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[3])
+    assert not torch.equal(outputs[0], outputs[2])
+
+
+def _row(name: str, seed: int, top1: float) -> Json:
+    metrics = dict.fromkeys(rows.METRICS, top1)
+    return {"method": name, "variant": "default", "seed": seed, "cpu_s": 3600.0, **metrics}
+
+
+def test_the_table_pairs_seeds_and_gives_students_interval() -> None:
+    ours = [_row("afpkd", seed, top1) for seed, top1 in ((0, 60.0), (1, 61.0), (2, 62.0))]
+    theirs = [_row("kd", seed, top1) for seed, top1 in ((0, 59.0), (1, 59.0), (2, 61.0))]
+    table = rows.comparison([*ours, *theirs, _row("dkd", 1, 60.5)])
+    # differences 1, 2, 1: mean 4/3, standard deviation 0.577, t(0.975, 2) = 4.303, half width 4.303 * 0.577 / sqrt(3)
+    assert "| `kd` | 3 | 59.67 ± 1.15 | 59.67 ± 1.15 | 59.67 ± 1.15 | +1.33 ± 1.43 | 1.00 |" in table
+    assert "| `afpkd` | 3 | 61.00 ± 1.00 |" in table
+    assert "| +0.50 (one seed) |" in table
