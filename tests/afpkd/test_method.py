@@ -242,7 +242,7 @@ def test_shuffled_masks_keep_their_area_and_constant_ones_have_no_spread() -> No
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(("united", "zero"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(("united", "zero"), [(True, False), (True, True), (False, False), (False, True)])
 def test_prompts_that_have_learned_nothing_are_not_accepted(seed: int, *, united: bool, zero: bool) -> None:
     toy = _toy(seed)
     prompts = FrequencyPrompts(toy.shapes, united=united)
@@ -253,8 +253,10 @@ def test_prompts_that_have_learned_nothing_are_not_accepted(seed: int, *, united
     assert why_not_accepted(report) is not None
 
 
-def _report(own: float, agreement: float, others: float) -> Json:
-    return {"own": {"kl": own, "agreement": agreement}, **{k: {"kl": others} for k in ("shuffled", "constant")}}
+def _report(own: float, agreement: float, others: float, spread: float = 0.5) -> Json:
+    masks = [{"mean": 1.0, "spread": 0.0}, {"mean": 0.3, "spread": spread}, {"mean": 0.001, "spread": 2.0}]
+    kls = {name: {"kl": others} for name in ("shuffled", "constant")}
+    return {"own": {"kl": own, "agreement": agreement}, **kls, "masks": masks}
 
 
 def test_prompts_that_choose_are_accepted_and_others_refused_with_a_reason() -> None:
@@ -263,9 +265,13 @@ def test_prompts_that_choose_are_accepted_and_others_refused_with_a_reason() -> 
     assert "no better than random ones" in str(why_not_accepted(_report(0.3, 97.0, 0.4)))
 
 
-@pytest.mark.xfail(reason="0 > 0.5 x 0 is false: masks that change nothing at all, of any shape, are accepted")
 def test_masks_that_change_nothing_are_not_accepted() -> None:
     assert why_not_accepted(_report(0.0, 100.0, 0.0)) is not None
+    assert why_not_accepted(_report(-3e-9, 100.0, 2e-8)) is not None  # rounding
+
+
+def test_masks_that_choose_bands_but_no_pixels_are_not_accepted() -> None:
+    assert "constant over the pixels" in str(why_not_accepted(_report(0.02, 97.0, 0.4, spread=0.05)))
 
 
 def test_fusion_carries_the_deepest_level_to_every_shallower_one() -> None:
