@@ -31,6 +31,10 @@ TRIALS: dict[str, list[Json]] = {
         {"gamma": 20.0, "mu": 60.0, "mask": "prompts", "position_weight": False},
         {"gamma": 60.0, "mu": 20.0, "mask": "prompts", "position_weight": False},
         {"gamma": 60.0, "mu": 60.0, "mask": "prompts", "position_weight": False},
+        {"gamma": 20.0, "mu": 200.0, "mask": "prompts", "position_weight": False},
+        {"gamma": 20.0, "mu": 60.0, "mask": "constant", "position_weight": False},
+        {"gamma": 20.0, "mu": 60.0, "mask": "shuffled", "position_weight": False},
+        {"gamma": 20.0, "mu": 60.0, "mask": "prompts", "position_weight": True},
     ],
     "reviewkd": [{"gamma": 0.6}, {"gamma": 2.0}, {"gamma": 6.0}, {"gamma": 20.0}, {"gamma": 60.0}, {"gamma": 200.0}],
 }

@@ -10,7 +10,7 @@ VARIANTS: dict[str, Json] = {
     "none": {"method": "none"},
     "kd": {"method": "kd", "kd_weight": 2.7},
     "dkd": {"method": "dkd", "beta": 3.5},
-    "reviewkd": {"method": "reviewkd"},
+    "reviewkd": {"method": "reviewkd", "gamma": 60.0},
     "catkd": {"method": "catkd", "beta": 5.0},
     "afpkd": {"method": "afpkd"},
 }
