@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ epochs = {teacher_epochs}
 min_top1 = 0.0
 [prompts]
 epochs = 1
+must_choose = false
 [distill]
 epochs = {epochs}
 [export]
@@ -95,6 +97,19 @@ def test_the_chain_leaves_records_that_trace_every_number(done: tuple[Path, Path
     assert student["prompts"] == sha256_of(folder / "prompts" / "model.safetensors")
     assert all((folder / f"report.{kind}").stat().st_size > 500 for kind in ("html", "md", "csv", "png"))
     assert not list(folder.glob("*/checkpoint.pt"))
+
+
+@pytest.mark.slow
+def test_prompts_that_choose_nothing_stop_the_run(done: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(done[1], tmp_path / "runs")
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(done[0].read_text().replace("must_choose = false", "must_choose = true"))
+    process = _start("distill", recipe=recipe, runs=tmp_path / "runs")
+    errors = process.communicate()[1]
+    assert process.returncode == 2
+    assert "error: tiny: prompts: " in errors
+    assert "or set must_choose = false" in errors
+    assert not (tmp_path / "runs" / "tiny" / "prompts" / "record.json").exists()
 
 
 @pytest.mark.slow

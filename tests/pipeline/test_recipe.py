@@ -158,7 +158,10 @@ BAD = {
         'extends = "default"\n[distill]\nmethod = "kd"\ntemperature = 0.0\n',
         "distill.temperature: must lie between",
     ),
-    "one token": ('extends = "default"\n[prompts]\ntokens = 1\n', "prompts.overlap_weight: a single token"),
+    "one token": (
+        'extends = "default"\n[prompts]\ntokens = 1\noverlap_weight = 1.0\n',
+        "prompts.overlap_weight: a single token",
+    ),
     "compiled prompts": ('extends = "default"\n[prompts]\ncompile = true\n', "prompts.compile: prompts act inside"),
     "batch": (
         'extends = "default"\n[distill]\nbatch_size = 4000\n',
