@@ -106,7 +106,6 @@ def train_side_by_side(works: list[Workspace]) -> list[tuple[Workspace, torch.nn
     learners, fittings = [], []
     for work in works:
         work.inputs["teacher"] = works[0].inputs["teacher"]
-        torch.manual_seed(work.run.recipe.seed)
         learners.append(distillation(work, teacher, shapes))
         fittings.append(work.fitting(learners[-1], work.run.recipe.distill))
     _advance_together(fittings, teacher, [work.run.name for work in works])

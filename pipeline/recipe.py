@@ -23,7 +23,7 @@ from afpkd.record import Json, digest
 from afpkd.settings import TrainSettings, require_between
 
 ROLES = ("teacher", "student", "undistilled")
-STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 2, "undistilled": 2, "export": 1, "profile": 1, "report": 2}
+STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 3, "undistilled": 2, "export": 1, "profile": 1, "report": 2}
 """Raised when the code of a stage changes what it makes: the stage and all that follows run again."""
 
 STRICT = pydantic.ConfigDict(extra="forbid", strict=True)

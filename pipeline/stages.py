@@ -92,11 +92,16 @@ def train_student(run: Run) -> Json:
 
 def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes) -> Learner:
     """The recipe's new student beside `teacher`, with the recipe's method."""
+    import torch
+
     from afpkd.distillers import build_distiller
     from afpkd.learners import student_learner
     from afpkd.models import probe_shapes
 
     settings = work.run.recipe.distill
+    torch.manual_seed(
+        work.run.recipe.seed
+    )  # building the teacher drew numbers: a student starts as the undistilled one
     student = work.new_model(settings.student)
     options: Json = settings.options()
     if settings.uses_prompts:
