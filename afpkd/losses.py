@@ -70,12 +70,15 @@ def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Chen et al., "Distilling knowledge via knowledge review" (CVPR 2021), section 3.4: pooled to 4x4, 2x2 and 1x1
     (sizes that do not shrink the map are skipped), divided by the sum of the weights. Maps N, C, H, W.
     """
-    loss, total, weight = F.mse_loss(student, teacher), 1.0, 1.0
     difference = student - teacher
+    loss, total, weight = difference.square().mean(), 1.0, 1.0
+    nested = all(side % 4 == 0 for side in difference.shape[-2:])  # then 4x4 pools on to 2x2 and 1x1 exactly
+    pooled = difference
     for size in (4, 2, 1):
         if size < student.shape[-2]:  # pooling is linear: the pooled difference is the difference of the pooled
             weight /= 2
-            loss = loss + weight * F.adaptive_avg_pool2d(difference, size).square().mean()
+            pooled = F.adaptive_avg_pool2d(pooled if nested else difference, size)
+            loss = loss + weight * pooled.square().mean()
             total += weight
     return loss / total
 

@@ -31,9 +31,10 @@ class TrainSettings:
     """Epochs after which multistep multiplies the rate by `decay`."""
     decay: float = 0.1
     """Factor of a milestone."""
-    amp: Literal["gpu", "gpu+amx", "never"] = "gpu"
-    """Where networks run in mixed precision (bf16; fp16 with loss scaling on GPUs without it): on GPUs, on CPUs with
-    AMX too (measured there: 1.7 times faster), or nowhere. Losses on logits and accuracies are computed in fp32."""
+    amp: Literal["gpu", "gpu+cpu", "never"] = "gpu"
+    """Where networks run in mixed precision (bf16; fp16 with loss scaling on GPUs without it): on GPUs, on CPUs that
+    compute in bf16 too (AMX, AVX512_BF16: measured 1.7 times faster), or nowhere. Losses on logits and accuracies are
+    computed in fp32."""
     compile: bool = False
     """torch.compile the trained network."""
 

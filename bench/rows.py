@@ -30,6 +30,8 @@ def row_of(run: Path, role: str, variant: str = "default") -> Json:
         **record["metrics"],
         "wall_s": record["wall_s"],
         "cpu_s": record.get("cpu_s"),
+        "precision": record.get("precision"),
+        "processor": record.get("machine", {}).get("processor"),
         "commit": record["git_commit"],
         "config_digest": record["config_digest"],
         "finished_at": record["finished_at"],
