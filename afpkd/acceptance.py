@@ -90,4 +90,9 @@ def constant(masks: list[Tensor]) -> list[Tensor]:
     return [mean[:, None, None, None].expand_as(mask) for mask in masks]
 
 
+def banded(masks: list[Tensor]) -> list[Tensor]:
+    """Each band's own mean over its pixels, N, O, h, w a group: which bands count is kept, which pixels is not."""
+    return [mask.mean(dim=(-2, -1), keepdim=True).expand_as(mask) for mask in masks]
+
+
 CHANGES: dict[str, Change | None] = {"shuffled": shuffled, "constant": constant, "own": None}

@@ -12,6 +12,7 @@ from pathlib import Path
 from afpkd.record import Json, provenance
 from bench import rows
 from bench.accuracy import run_of, train_side_by_side
+from bench.variants import METHODS
 from pipeline.workspace import Run, Workspace
 
 RESULT = "cifar100_tuning"
@@ -36,6 +37,7 @@ TRIALS: dict[str, list[Json]] = {
         {"gamma": 20.0, "mu": 60.0, "mask": "shuffled", "position_weight": False},
         {"gamma": 20.0, "mu": 60.0, "mask": "prompts", "position_weight": True},
     ],
+    "freekd": [{"mu": mu, "prompts": METHODS["freekd"]["prompts"]} for mu in (5.0, 20.0, 60.0, 200.0, 600.0)],
     "reviewkd": [{"gamma": 0.6}, {"gamma": 2.0}, {"gamma": 6.0}, {"gamma": 20.0}, {"gamma": 60.0}, {"gamma": 200.0}],
 }
 
@@ -53,7 +55,7 @@ def main(methods: list[str]) -> None:
 
 
 def _run(method: str, trial: Json) -> Run:
-    name = "-".join([method, *(f"{key}{value}" for key, value in trial.items())])
+    name = "-".join([method, *(f"{key}{value}" for key, value in trial.items() if key != "prompts")])
     return run_of(name, {"method": method, "epochs": EPOCHS, **trial}, 0, FOLDER)
 
 

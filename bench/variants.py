@@ -6,17 +6,50 @@ from afpkd.record import Json
 
 PROTOCOL = "cifar100-resnet56-resnet20-cpu"
 
-VARIANTS: dict[str, Json] = {
+ALL, ONE = (0, 1, 2), (0,)
+
+# Phase 1 as FreeKD and AFPKD read: tokens averaged, the task's loss, an overlap penalty. Its masks need not choose.
+AS_WRITTEN = {"objective": "task", "united": False, "overlap_weight": 1.0, "must_choose": False}
+
+METHODS: dict[str, Json] = {
     "none": {"method": "none"},
     "kd": {"method": "kd", "kd_weight": 2.7},
     "dkd": {"method": "dkd", "beta": 3.5},
     "reviewkd": {"method": "reviewkd", "gamma": 60.0},
     "catkd": {"method": "catkd", "beta": 5.0},
     "afpkd": {"method": "afpkd"},
+    "freekd": {"method": "freekd", "mu": 60.0, "prompts": {**AS_WRITTEN, "gate": False}},  # mu: not tuned yet
 }
 
-ALL, ONE = (0, 1, 2), (0,)
-SEEDS = {"none": ALL, "kd": ALL, "dkd": ONE, "reviewkd": ALL, "catkd": ALL, "afpkd": ALL}
+# AFPKD with one thing changed: what explains its number?
+CONTROLS: dict[str, Json] = {
+    "reviewkd + local branch": {"mu": 0.0, "gamma": 60.0},
+    "no mask": {"mask": "constant"},
+    "untrained prompts": {"mask": "untrained"},
+    "shuffled masks": {"mask": "shuffled"},
+    "band means": {"mask": "banded"},
+    "no position weight": {"position_weight": False},
+    "bare bands": {"mask": "constant", "position_weight": False},
+    "no gate": {"prompts": {"gate": False}},
+    "no fusion": {"fusion": "1x1"},
+    "no local branch": {"local_branch": False},
+    "low band": {"bands": "low"},
+    "detail bands": {"bands": "details"},
+    "1 token": {"prompts": {"tokens": 1}},
+    "4 tokens": {"prompts": {"tokens": 4}},
+    "6 tokens": {"prompts": {"tokens": 6}},
+    "1 scale": {"prompts": {"scales": 1}},
+    "2 scales": {"prompts": {"scales": 2}},
+    "with logits": {"kappa": 1.0},
+    "area a band": {"normalise": "band"},
+    "as written": {"normalise": "band", "prompts": AS_WRITTEN},
+}
+
+VARIANTS: dict[str, Json] = METHODS | {name: {"method": "afpkd", **changed} for name, changed in CONTROLS.items()}
+
+THREE_SEEDS = {"none", "kd", "reviewkd", "catkd", "afpkd"}
+THREE_SEEDS |= {"reviewkd + local branch", "no mask", "untrained prompts", "shuffled masks", "bare bands"}
+SEEDS = {name: ALL if name in THREE_SEEDS else ONE for name in VARIANTS}
 
 
 def recipe_text(variant: Json, seed: int) -> str:

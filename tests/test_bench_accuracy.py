@@ -1,5 +1,6 @@
 """The CPU protocol's own code: students side by side are students alone, missing rows, the table's statistics."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from afpkd.models import build_model
 from afpkd.record import Json
 from bench import accuracy, rows, variants
+from pipeline.recipe_reader import load_recipe
 from pipeline.stages import train_student
 
 TINY = """extends = "default"
@@ -60,6 +62,26 @@ def test_a_shared_teacher_runs_once_a_batch() -> None:
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[3])
     assert not torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("name", variants.VARIANTS)
+def test_every_variant_is_a_recipe_that_changes_what_its_control_names(name: str, tmp_path: Path) -> None:
+    variant = variants.VARIANTS[name]
+    file = tmp_path / "variant.toml"
+    file.write_text(variants.recipe_text(variant, 1))
+    recipe, protocol = load_recipe(str(file))[1], load_recipe(variants.PROTOCOL)[1]
+    assert recipe.seed == 1
+    for section, changed in (("distill", variant), ("prompts", variant.get("prompts", {}))):
+        for key, value in changed.items():
+            if key != "prompts":
+                assert getattr(getattr(recipe, section), key) == value, (section, key)
+    same = recipe.distill.training() == protocol.distill.training()
+    assert same or name in variants.METHODS  # schedule and student are the protocol's; other methods have other options
+    if name not in ("afpkd", *variants.METHODS):  # a control that changes nothing would prove nothing
+        digests = [
+            [r.stage_digest(stage) for stage in ("prompts", "student")] for r in (recipe, replace(protocol, seed=1))
+        ]
+        assert digests[0] != digests[1]
 
 
 def _row(name: str, seed: int, top1: float) -> Json:

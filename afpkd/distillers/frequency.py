@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from afpkd.acceptance import shuffled
+from afpkd.acceptance import banded, shuffled
 from afpkd.losses import frequency_loss
 from afpkd.position import unit_mean
 from afpkd.prompts import FrequencyPrompts
@@ -26,7 +26,7 @@ class FrequencyTerm:
         prompts: FrequencyPrompts,
         *,
         normalise: Literal["level", "band", "none"],
-        mask: Literal["prompts", "untrained", "shuffled", "constant"] = "prompts",
+        mask: Literal["prompts", "untrained", "shuffled", "banded", "constant"] = "prompts",
         bands: Literal["all", "low", "details"] = "all",
         position_weight: bool = True,
     ) -> None:
@@ -51,7 +51,8 @@ class FrequencyTerm:
         if self.mask == "constant":
             return [torch.ones_like(band[:, 0]) for band in bands]
         masks = self.prompts.pixel_masks(level, bands)
-        return shuffled(masks) if self.mask == "shuffled" else masks
+        change = {"shuffled": shuffled, "banded": banded}.get(self.mask)
+        return change(masks) if change else masks
 
     def _channel_weight(self, level: int, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """omega_r = omega_t * omega_s with mean 1 (FreeKD); the student's share sends no gradient."""

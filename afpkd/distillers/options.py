@@ -102,8 +102,9 @@ class AfpkdOptions:
     """Fraction of the schedule over which all weights rise from 0."""
     normalise: Literal["level", "band", "none"] = "level"
     """What the frequency loss is divided by: the mask's area in the level, in the band, or nothing."""
-    mask: Literal["prompts", "untrained", "shuffled", "constant"] = "prompts"
-    """Pixel masks: of the tuned prompts; as a control of untuned ones, the tuned ones' pixels shuffled, or none."""
+    mask: Literal["prompts", "untrained", "shuffled", "banded", "constant"] = "prompts"
+    """Pixel masks: of the tuned prompts; as controls of untuned ones, the tuned ones' pixels shuffled over the level or
+    averaged over each band, or none."""
     bands: Literal["all", "low", "details"] = "all"
     """Bands that are distilled."""
     position_weight: bool = True

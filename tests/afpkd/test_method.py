@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from afpkd.acceptance import constant, mask_statistics, phase_one_report, shuffled, why_not_accepted
+from afpkd.acceptance import banded, constant, mask_statistics, phase_one_report, shuffled, why_not_accepted
 from afpkd.data.batches import Pixels
 from afpkd.fusion import FeatureFusion, FusionLevel, LevelAdapters
 from afpkd.learners import FrozenTeacher
@@ -228,7 +228,7 @@ def test_mask_statistics_of_zero_prompts_have_no_spread(toy: Toy) -> None:
         assert all(row["spread"] > 0.01 for row in mask_statistics(prompts, toy.teacher(toy.images).features))
 
 
-def test_shuffled_masks_keep_their_area_and_constant_ones_have_no_spread() -> None:
+def test_shuffled_masks_keep_their_area_and_averaged_ones_have_no_spread() -> None:
     torch.manual_seed(0)
     masks = [torch.rand(2, 1, 3, 3), torch.rand(2, 3, 3, 3), torch.rand(2, 3, 6, 6)]
     moved, even = shuffled(masks), constant(masks)
@@ -239,6 +239,9 @@ def test_shuffled_masks_keep_their_area_and_constant_ones_have_no_spread() -> No
     assert all(torch.equal(a, b) for a, b in zip(shuffled(masks), moved, strict=True))  # one fixed order
     assert all(torch.equal(mask, mask[..., :1, :1].expand_as(mask)) for mask in even)
     torch.testing.assert_close(values[2].mean(dim=1), values[0].mean(dim=1))
+    for mask, level_band in zip(masks, banded(masks), strict=True):
+        torch.testing.assert_close(level_band[0, :, 0, 0], torch.stack([band.mean() for band in mask[0]]))
+        assert torch.equal(level_band, level_band[..., :1, :1].expand_as(mask))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

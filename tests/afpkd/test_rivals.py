@@ -229,15 +229,17 @@ def test_a_constant_mask_without_position_weight_is_the_plain_l1_distance_of_ban
         assert found == pytest.approx(float(np.mean(levels)), rel=1e-4)
 
 
-def test_shuffled_masks_keep_their_area_and_move_it(pair: Pair) -> None:
+def test_shuffled_and_banded_masks_keep_their_area_and_move_it(pair: Pair) -> None:
     options: Json = {"normalise": "none", "position_weight": False, "prompts": _prompts(pair, scales=1)}
     even = []
     for level, each in enumerate(pair.teacher.features):  # student - teacher is 1 in every band, at every position
         ones = [torch.ones_like(band) for band in haar_dwt(each, int(level < 2))]
         even.append(each + haar_idwt(ones, pair.shapes[1].sizes[level]))
     for maps, same in ((even, True), (pair.student.features, False)):
-        losses = [_term(pair, maps, mask=mask, **options) for mask in ("prompts", "shuffled")]
+        losses = [_term(pair, maps, mask=mask, **options) for mask in ("prompts", "shuffled", "banded")]
         assert (losses[1] == pytest.approx(losses[0], rel=1e-4)) == same
+        assert (losses[2] == pytest.approx(losses[0], rel=1e-4)) == same
+        assert same or losses[1] != pytest.approx(losses[2], rel=1e-4)
     untrained = _term(pair, pair.student.features, mask="untrained")  # who builds it passes untuned prompts
     assert untrained == _term(pair, pair.student.features, mask="prompts")
 
