@@ -26,13 +26,16 @@ def save_weights(path: Path, state: State) -> None:
         save_file(tensors, temporary)
 
 
-def load_weights(module: nn.Module, path: Path) -> str:
+def load_weights(module: nn.Module, path: Path, *, key: str = "", strip_prefix: str = "") -> str:
     """Load *all* of `module` from a .safetensors, .pt or .pth file and say so; UserError on any difference.
 
-    A foreign file may hold its tensors under `state_dict` or `model` and prefix them with `module.`; the line says it.
+    A foreign file may hold its tensors under `state_dict` or `model` and prefix them with `module.`: that is found, and
+    the line says it. Elsewhere `key` (dotted: `model.ema`) and `strip_prefix` name the place and the prefix.
     """
-    state, notes = _tidied(_read(path), path)
+    state, notes = _tidied(_under(_read(path), key, path), path, strip_prefix)
     own = module.state_dict()
+    # Counters of BatchNorm, which inference never reads: files of torch before 0.4.1 have none.
+    state = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | state
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
     if missing or unexpected or wrong:
@@ -85,15 +88,28 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: not a file of plain tensors ({_line(error)})") from None
 
 
-def _tidied(loaded: Any, path: Path) -> tuple[State, str]:
+def _under(loaded: Any, key: str, path: Path) -> Any:
+    for part in key.split(".") if key else ():
+        if not isinstance(loaded, dict) or part not in loaded:
+            there = ", ".join(map(str, list(loaded)[:4])) if isinstance(loaded, dict) else "no mapping"
+            raise UserError(f"{path}: holds no '{key}' (at '{part}' there is: {there}): mend weights.key")
+        loaded = loaded[part]
+    return loaded
+
+
+def _tidied(loaded: Any, path: Path, strip_prefix: str) -> tuple[State, str]:
     notes = ""
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded, notes = loaded[key], f"{notes} (key '{key}')"
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
         raise UserError(f"{path}: holds no state dict: a mapping from names to tensors was expected")
-    if loaded and all(name.startswith("module.") for name in loaded):
-        loaded, notes = {name.removeprefix("module."): t for name, t in loaded.items()}, f"{notes} (without 'module.')"
+    prefix = strip_prefix or "module."
+    others = [name for name in loaded if not name.startswith(prefix)]
+    if strip_prefix and others:
+        raise UserError(f"{path}: {others[0]} does not begin with '{prefix}': mend weights.strip_prefix")
+    if loaded and not others:
+        loaded, notes = {name.removeprefix(prefix): t for name, t in loaded.items()}, f"{notes} (without '{prefix}')"
     return loaded, notes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def _decoded(raw: Json, path: Path) -> Recipe:
     try:
         return pydantic.TypeAdapter(_recipe_type(raw)).validate_json(text)
     except pydantic.ValidationError as error:
-        raise UserError(f"{path.name}: {_first_problem(error, raw)}") from None
+        raise UserError(f"{path.name}: {first_problem(error, lambda section: _keys_of(section, raw))}") from None
 
 
 def _recipe_type(raw: Json) -> type[Recipe]:
@@ -93,12 +94,7 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> Json:
     """Read a TOML file and lay it over what it `extends`."""
     if path in seen:
         raise UserError(f"{path.name}: extends: goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"recipe {path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name}: not a TOML file: {error}") from None
+    raw = read_toml(path)
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
@@ -106,6 +102,16 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> Json:
         raise UserError(f"{path.name}: extends: a recipe's name or path was expected, got {parent!r}")
     base = path.parent / parent if parent.endswith(".toml") else recipe_path(parent)
     return _laid_over(_merged(base.resolve(), (*seen, path)), raw)
+
+
+def read_toml(path: Path) -> Json:
+    """Read a TOML file; UserError where it is missing or broken."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path.name}: not a TOML file: {error}") from None
 
 
 def _laid_over(base: Json, top: Json) -> Json:
@@ -131,14 +137,15 @@ def _still_valid(section: str, base: Json, top: Json) -> Json:
     return base
 
 
-def _first_problem(error: pydantic.ValidationError, raw: Json) -> str:
+def first_problem(error: pydantic.ValidationError, keys_of: Callable[[list[str]], list[str]]) -> str:
+    """The first mistake in a file, in one line; `keys_of` gives the valid keys of a section, for 'did you mean'."""
     problems = error.errors(include_url=False)
     # An unknown key explains a missing one better than the other way round.
     problem = next((p for p in problems if p["type"] == "unexpected_keyword_argument"), problems[0])
     where = [str(part) for part in problem["loc"]]
     key = ".".join(where)
     if problem["type"] == "unexpected_keyword_argument":
-        return f"{key}: unknown key{nearest(where[-1], _keys_of(where[:-1], raw))}"
+        return f"{key}: unknown key{nearest(where[-1], keys_of(where[:-1]))}"
     if problem["type"] == "missing":
         return f"{key}: missing"
     message = problem["msg"].removeprefix("Value error, ")

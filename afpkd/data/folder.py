@@ -1,0 +1,102 @@
+"""Images in folders, one folder a class: the layout of torchvision's ImageFolder. Pillow decodes them.
+
+FOLDER/<class>/<anything>.jpg        classes are numbered in the order of their sorted names
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from afpkd.data.dataset import Images, Split
+from afpkd.record import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MOST_UNREADABLE = 0.01
+"""Share of files that may be unreadable: they are counted and named; more, and the data set is not what it seems."""
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+class FolderSplit(NamedTuple):
+    """split: all readable images; unreadable: the files left out, with the cause of each."""
+
+    split: Split
+    label_names: list[str]
+    unreadable: list[str]
+
+
+def read_folder(folder: Path, *, size: tuple[int, int], channels: int) -> FolderSplit:
+    """Read every image below `folder` as uint8, `channels` (1 or 3), `size` (H, W); subfolders of a class count too.
+
+    An image of that size keeps its pixels; another is scaled (its shorter side, relative to `size`) and cropped at the
+    centre. EXIF rotation is applied. UserError: no classes, an empty class, or more than 1 % of the files unreadable.
+    """
+    label_names = _classes(folder)
+    images, labels, unreadable = [], [], []
+    for label, name in enumerate(label_names):
+        files = list(_image_files(folder / name))
+        if not files:
+            raise UserError(f"{folder / name}: no image in this class ({', '.join(sorted(_SUFFIXES))})")
+        for path in files:
+            try:
+                images.append(read_image(path, size=size, channels=channels))
+                labels.append(label)
+            except (OSError, ValueError, SyntaxError, Warning) as error:  # what Pillow raises on broken files
+                unreadable.append(f"{path.relative_to(folder)}: {' '.join(str(error).split()) or type(error).__name__}")
+    num_files = len(labels) + len(unreadable)
+    if len(unreadable) > MOST_UNREADABLE * num_files:
+        raise UserError(
+            f"{folder}: {len(unreadable)} of {num_files} images cannot be read, the first: {unreadable[0]}: "
+            "mend or delete them"
+        )
+    return FolderSplit(Split(np.stack(images), np.asarray(labels, dtype=np.int64)), label_names, unreadable)
+
+
+def read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
+    """One image file as uint8 C, H, W; OSError, ValueError or a Warning where it is broken or a decompression bomb."""
+    from PIL import Image, ImageOps
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as opened:
+            image = _fitted(ImageOps.exif_transpose(_eight_bits(opened)).convert("L" if channels == 1 else "RGB"), size)
+    pixels = np.asarray(image, dtype=np.uint8)
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def _eight_bits(image: Image) -> Image:
+    """16-bit grey scaled to 8 bits: Pillow's own conversion clips it to white."""
+    from PIL import Image
+
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+
+
+def _fitted(image: Image, size: tuple[int, int]) -> Image:
+    from PIL import Image, ImageOps
+
+    height, width = size
+    return image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+
+
+def _classes(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder: one folder a class is expected below it")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not names:
+        raise UserError(f"{folder}: holds no folder: one folder a class is expected below it")
+    return names
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file():
+            yield path

@@ -1,0 +1,108 @@
+"""Images in folders against pixels that were written by hand, and against torchvision's ImageFolder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+
+from afpkd.data.folder import read_folder, read_image
+from afpkd.record import UserError
+
+
+def _tree(root: Path, num: int = 3, size: tuple[int, int] = (8, 8)) -> Path:
+    generator = np.random.default_rng(0)
+    for name in ("zebra", "ant", "Bee"):
+        (root / name).mkdir(parents=True)
+        for number in range(num):
+            pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def test_images_of_the_right_size_keep_their_pixels_in_image_folders_order(tmp_path: Path) -> None:
+    (_tree(tmp_path) / ".hidden").mkdir()
+    (tmp_path / "ant" / "deeper").mkdir()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "ant" / "deeper" / "last.png")
+    (tmp_path / "ant" / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden" / "x.png").write_bytes(b"")
+    found = read_folder(tmp_path, size=(8, 8), channels=3)
+    (tmp_path / ".hidden" / "x.png").unlink()
+    (tmp_path / ".hidden").rmdir()
+    reference = ImageFolder(str(tmp_path))
+    assert found.label_names == reference.classes == ["Bee", "ant", "zebra"]
+    assert found.split.labels.tolist() == reference.targets
+    for ours, (theirs, _) in zip(found.split.images, reference, strict=True):
+        assert np.array_equal(ours, np.asarray(theirs).transpose(2, 0, 1))
+    assert found.unreadable == []
+    assert (found.split.images.dtype, found.split.labels.dtype) == (np.uint8, np.int64)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_mode_becomes_grey_or_colour(mode: str, channels: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.tiff"
+    grey = Image.new("L", (4, 4), 255)
+    wide = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
+    image = wide if mode == "I;16" else wide.convert("I") if mode == "I" else grey.convert(mode)
+    image.save(path)
+    pixels = read_image(path, size=(4, 4), channels=channels)
+    assert pixels.shape == (channels, 4, 4)
+    assert pixels.min() == pixels.max() == (40_000 >> 8 if mode.startswith("I") else 255)
+
+
+def test_another_size_is_scaled_and_cropped_at_the_centre(tmp_path: Path) -> None:
+    pixels = np.zeros((16, 48, 3), dtype=np.uint8)
+    pixels[:, 16:32] = 200  # the centre square
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    assert (read_image(tmp_path / "x.png", size=(16, 16), channels=3) == 200).all()
+    small = read_image(tmp_path / "x.png", size=(4, 8), channels=3)
+    assert small.shape == (3, 4, 8)
+    row = small[0, 0].tolist()  # the centre is 32 wide, scaled by 4: dark, a quarter each side, and bright between
+    assert (row[0], row[7], row[3:5]) == (0, 0, [200, 200])
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    pixels[:, :4] = 255  # left half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to show
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    turned = read_image(tmp_path / "x.png", size=(8, 8), channels=3)
+    assert (turned[:, :4] == 255).all()
+    assert (turned[:, 4:] == 0).all()
+
+
+def test_a_few_broken_files_are_named_and_many_are_refused(tmp_path: Path) -> None:
+    _tree(tmp_path, num=40)
+    broken = tmp_path / "ant" / "7.png"
+    broken.write_bytes(broken.read_bytes()[:80])
+    found = read_folder(tmp_path, size=(8, 8), channels=3)
+    assert len(found.split.labels) == 119
+    assert len(found.unreadable) == 1
+    assert found.unreadable[0].startswith("ant/7.png: ")
+    (tmp_path / "zebra" / "1.png").write_text("not an image")
+    with pytest.raises(UserError, match=r"2 of 120 images cannot be read, the first: ant/7\.png"):
+        read_folder(tmp_path, size=(8, 8), channels=3)
+
+
+def test_a_decompression_bomb_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(Image.DecompressionBombWarning):
+        read_image(tmp_path / "x.png", size=(8, 8), channels=3)
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (lambda root: None, "no such folder"),
+        (lambda root: root.mkdir(), "holds no folder"),
+        (lambda root: (root / "ant").mkdir(parents=True), "no image in this class"),
+    ],
+)
+def test_a_folder_without_classes_or_images_is_refused(make: object, cause: str, tmp_path: Path) -> None:
+    make(tmp_path / "data")  # type: ignore[operator]
+    with pytest.raises(UserError, match=cause):
+        read_folder(tmp_path / "data", size=(8, 8), channels=3)
