@@ -36,7 +36,8 @@ def test_images_of_the_right_size_keep_their_pixels_in_image_folders_order(tmp_p
     for ours, (theirs, _) in zip(found.split.images, reference, strict=True):
         assert np.array_equal(ours, np.asarray(theirs).transpose(2, 0, 1))
     assert found.unreadable == []
-    assert (found.split.images.dtype, found.split.labels.dtype) == (np.uint8, np.int64)
+    assert found.split.images.dtype == np.uint8
+    assert found.split.labels.dtype == np.int64
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
