@@ -1,6 +1,6 @@
-"""float32 graph -> float16 graph with float32 inputs and outputs: a graph is all it needs, so foreign files take it too.
+"""float32 graph -> float16 graph with float32 inputs and outputs. A graph is all it needs: foreign files take it too.
 
-The conversion is ONNX Runtime's own (its copy of onnxconverter-common's float16, MIT, in a package that is here anyway).
+The conversion is ONNX Runtime's own (onnxconverter-common's float16, MIT, in a package that is here anyway).
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from onnx import numpy_helper, version_converter
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from export.calibration import ranges_of
+
+LARGEST = float(np.finfo(np.float16).max)  # 65504
 SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)  # 2^-14: below it float16 loses bits
 OPSET_OF_HALF_QUANTIZATION = 19
 """From here on QuantizeLinear takes float16."""
@@ -21,7 +24,23 @@ def half_from_float(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Give a copy that computes in float16 between a cast of its input and one of its output."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    return _sorted(convert_float_to_float16(copy, keep_io_types=True))
+    return sorted_graph(convert_float_to_float16(copy, keep_io_types=True))
+
+
+def overflow(proto: onnx.ModelProto, images: NDArray[np.float32]) -> str | None:
+    """Say which tensor of a float32 graph exceeds float16's 65504, its weights or what they make of `images`.
+
+    Asked because ONNX Runtime on x86 computes a float16 file in float32, where nothing overflows.
+    """
+    largest = {tensor.name: _largest(numpy_helper.to_array(tensor)) for tensor in proto.graph.initializer}
+    ranges = ranges_of(proto, images, sorted({node.op_type for node in proto.graph.node}), "minmax")
+    largest |= {name: max(abs(low), abs(high)) for name, (low, high) in ranges.items()}
+    name = max(largest, key=lambda tensor: largest[tensor])
+    return f"{name} reaches {largest[name]:.3g}, beyond float16's {LARGEST:.0f}" if largest[name] > LARGEST else None
+
+
+def _largest(values: NDArray[np.float32]) -> float:
+    return float(np.abs(values).max(initial=0.0)) if values.dtype == np.float32 else 0.0
 
 
 def half_from_quantized(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
@@ -57,8 +76,8 @@ def _rescaled(stored: NDArray[np.int8], factor: NDArray[np.float32], axis: int) 
     return np.rint(stored * factor.reshape(shape)).astype(np.int8)
 
 
-def _sorted(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Nodes in the order of their inputs, which ONNX demands: the conversion appends its casts at the end."""
+def sorted_graph(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Put nodes in the order of their inputs, which ONNX demands: ONNX Runtime's tools append theirs at the end."""
     model = ONNXModel(proto)
     model.topological_sort()
     sorted_proto: onnx.ModelProto = model.model

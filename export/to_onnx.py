@@ -53,7 +53,7 @@ def save_graph(proto: onnx.ModelProto, path: Path, *, opset: int) -> None:
         with atomic_path(path) as temporary:
             onnx.save(proto, temporary)  # weights inside: one file
             onnx.checker.check_model(str(temporary), full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UserError(f"{path.name} is no valid ONNX of opset {opset}: {_cause(error)}") from error
 
 

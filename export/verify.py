@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from afpkd.record import Json, UserError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Logits = NDArray[np.float32]
 Forward = Callable[[NDArray[np.float32]], Logits]
@@ -103,10 +106,17 @@ def file_tolerances(tolerances: Json, measured: Json) -> Json:
     }
 
 
-def status_of(comparison: Json, accuracy: float, torch_top1: float, max_drop: float, name: str) -> Json:
-    """Judge a file by its budget: {"top1", "drop", "max_drop", "status": "ok" | "over budget", "reason"}, in percent."""
+def status_of(
+    comparison: Json, accuracy: float, torch_top1: float, max_drop: float, name: str, fault: str | None = None
+) -> Json:
+    """Judge a file by its budget: {"top1", "drop", "max_drop", "status": "ok" | "over budget", "reason"}; percent.
+
+    fault: what is wrong with the file whatever its accuracy here.
+    """
     drop, reason = torch_top1 - accuracy, None
-    if comparison["num_not_finite"]:
+    if fault:
+        reason = f"{name}: {fault}"
+    elif comparison["num_not_finite"]:
         reason = f"{name} gives NaN or infinity for {comparison['num_not_finite']} of {comparison['num']} images"
     elif drop > max_drop:
         reason = f"{name} loses {drop:.2f} points of top-1 against float32 ({torch_top1:.2f} %), more than {max_drop:g}"
@@ -157,20 +167,30 @@ def onnx_forward(path: Path, *, as_written: bool = False) -> Forward:
     """Open a file in ONNX Runtime on the CPU; UserError where it cannot be loaded.
 
     Int8 products are summed exactly (`session.x64quantprecision`): by default, on x86 without VNNI, pairs of them
-    saturate at 16 bits and a symmetric int8 network answers at random. as_written: leave the graph alone. ONNX Runtime
-    1.32 otherwise drops the clipping of a QuantizeLinear in float16 (12 dB instead of 22 dB on a ResNet-56).
+    saturate at 16 bits and a symmetric int8 network answers at random. A float16 file runs in float32 with float16
+    weights on a processor without such kernels, x86 for one (`half.overflow` looks at the range). as_written: no graph
+    optimisations, of which ONNX Runtime 1.32 loses the clipping of a float16 QuantizeLinear (22 dB become 12).
     """
+    return _opened(str(path), str(path), as_written)
+
+
+def graph_forward(proto: ModelProto, *, as_written: bool = False) -> Forward:
+    """The same for a graph in memory (under 2 GB)."""
+    return _opened(proto.SerializeToString(), proto.graph.name, as_written)
+
+
+def _opened(source: str | bytes, what: str, as_written: bool) -> Forward:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", "1")
     options.log_severity_level = 3  # of a graph that is run as written it says at each node that a CPU knows no fp16
     if as_written:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({line}): export it again"
+            f"{what}: onnxruntime {onnxruntime.__version__} cannot load it ({line}): export it again"
         ) from None
     name = session.get_inputs()[0].name
 
