@@ -28,6 +28,10 @@ app = typer.Typer(
 )
 
 
+bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
+
+
 class TrainDevice(StrEnum):
     """Where networks are trained."""
 
@@ -115,8 +119,22 @@ def evaluate(
     _show(
         evaluate_path(path, arch=arch, data=data, recipe=recipe),
         as_json,
-        lambda r: f"top-1 {r['top1']:.2f} % of {r['n']} images",
+        _accuracies,
     )
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    path: Annotated[Path, typer.Argument(help="A bundle: the folder that holds manifest.json.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte of a bundle against its manifest: nothing changed, missing, added, linked or oversized."""
+    from export.sealed import verify_bundle
+
+    manifest = verify_bundle(path)
+    files = [{key: entry[key] for key in ("path", "precision", "runtime", "status")} for entry in manifest["files"]]
+    found = {"bundle": str(path), "role": manifest["role"], "hashes": len(manifest["hashes"]), "files": files}
+    _show(found, as_json, lambda found: f"{path}: whole: {found['hashes']} files are those of the manifest")
 
 
 @app.command("train-teacher")
@@ -246,6 +264,14 @@ def _stage_with(
         if not isinstance(error, UserError):
             raise  # a fault of ours: the log keeps its traceback
         raise SystemExit(2) from None
+
+
+def _accuracies(found: Json) -> str:
+    """One line, or one a precision."""
+    rows = {"": found} if "top1" in found else found
+    return "\n".join(
+        f"{name}{': ' if name else ''}top-1 {row['top1']:.2f} % of {row['n']} images" for name, row in rows.items()
+    )
 
 
 def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:

@@ -43,6 +43,7 @@ class Request:
     preset: Json
     evaluate: bool
     out: str
+    mode: str = runtimes.DEFAULT
 
 
 def profile(document: Json) -> Json:
@@ -52,10 +53,12 @@ def profile(document: Json) -> Json:
     """
     request = _request(document)
     bundle = Bundle(request.bundle)
-    path = bundle.model_path(request.precision, request.runtime)
+    version = runtimes.version(request.runtime)
+    entry = bundle.entry(request.precision, request.runtime, version)
+    path = bundle.model_path(request.precision, request.runtime, version)
     images, expected = bundle.golden()
     golden_inputs = bundle.preprocess(images)
-    tolerances = bundle.manifest["golden"]["tolerances"][request.precision]
+    tolerances = bundle.tolerances(entry)
     before, (resident, _, _) = machine.snapshot(), machine.memory_bytes()
 
     runtime, cold_load_ms = _clocked(lambda: _load(bundle, path, request))
@@ -75,6 +78,8 @@ def profile(document: Json) -> Json:
     np.savez_compressed(request.out, **arrays)
     return {
         "protocol": PROTOCOL,
+        "file": entry["path"],
+        "mode": request.mode,
         "golden": checks,
         "timing": timing,
         "runtime": runtime.describe(),
@@ -101,6 +106,7 @@ def _load(bundle: Bundle, path: Path, request: Request) -> Runtime:
         input_name=bundle.manifest["input"]["name"],
         output_name=bundle.manifest["output"]["name"],
         threads=request.threads,
+        mode=request.mode,
     )
 
 

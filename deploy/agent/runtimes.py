@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+DEFAULT = "default"
+
+
 class Runtime(Protocol):
     """A loaded file, ready to infer."""
 
@@ -25,11 +28,27 @@ class Runtime(Protocol):
         """Name the runtime: `name`, `version`, `providers`, `threads` (really used; None where it cannot be known)."""
 
 
-def load(name: str, path: Path, *, input_name: str, output_name: str, threads: int) -> Runtime:
-    """Load the file at `path`; `threads` 0 leaves their number to the runtime. AgentError where it cannot be loaded."""
+def load(name: str, path: Path, *, input_name: str, output_name: str, threads: int, mode: str = DEFAULT) -> Runtime:
+    """Load the file at `path`; `threads` 0 leaves their number to the runtime. AgentError where it cannot be loaded.
+
+    mode: "default" is the runtime as it comes; "precise", of ONNX Runtime alone, sums int8 products exactly.
+    """
     if name not in _LOADERS:
         raise AgentError("E_RUNTIME", "unknown runtime {}; known: {}".format(name, ", ".join(sorted(_LOADERS))))
-    return _LOADERS[name](path, input_name, output_name, threads)
+    if mode == DEFAULT:
+        return _LOADERS[name](path, input_name, output_name, threads)
+    if (name, mode) not in _MODES:
+        raise AgentError("E_REQUEST", f"runtime {name} has no mode {mode}")
+    return _MODES[name, mode](path, input_name, output_name, threads)
+
+
+def version(name: str) -> str | None:
+    """Give the version of a runtime that is installed here, which chooses the file; None where that is not known."""
+    return _VERSIONS[name]() if name in _VERSIONS else None
 
 
 _LOADERS: dict[str, Callable[[Path, str, str, int], Runtime]] = {"onnxruntime": onnx_runtime.load}
+_MODES: dict[tuple[str, str], Callable[[Path, str, str, int], Runtime]] = {
+    ("onnxruntime", "precise"): onnx_runtime.load_precise
+}
+_VERSIONS: dict[str, Callable[[], str | None]] = {"onnxruntime": onnx_runtime.version}

@@ -26,6 +26,7 @@ HEADLINE = {
     "device",
     "role",
     "precision",
+    "mode",
     "scenario",
     "batch",
     "threads",
