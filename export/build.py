@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from afpkd.record import Json, UserError
 from export.bundle import Evaluation, Golden, ModelFile, golden_indices, preprocess, write_bundle
 from export.calibration import Calibration
 from export.cost import macs_of
-from export.files import PRECISIONS, Maker, Planned, planned_files
+from export.files import PRECISIONS, GraphOf, Maker, Planned, planned_files
 from export.inference import LogitsOnly, logits_only
 from export.quantize import Int8
 from export.to_onnx import graph_from_model, save_graph
@@ -38,8 +39,28 @@ BuildCheck = Callable[[Path, str], Json]
 """(file, precision) -> what NVIDIA's parser and builder say of it: `status`, `build_seconds`, `layer_types`, ..."""
 
 
+class Source(NamedTuple):
+    """A network as it is exported: what it computes, as which graph, at what cost."""
+
+    forward: Forward
+    """The reference that each file is held against: float32."""
+    graph_of: GraphOf
+    cost: Json
+    """The keys of `cost.macs_of`."""
+
+
+def source_from_model(model: nn.Module, image_shape: Sequence[int]) -> Source:
+    """A torch network (it returns `Outputs`, or logits alone) that sees images of `image_shape` (C, H, W)."""
+    example = torch.zeros(1, *image_shape)
+    return Source(
+        _torch_forward(logits_only(model)),
+        lambda opset: graph_from_model(model, example, opset=opset),
+        macs_of(model, example),
+    )
+
+
 def build_bundle(
-    model: nn.Module,
+    network: nn.Module | Source,
     *,
     role: str,
     arch: str,
@@ -59,7 +80,7 @@ def build_bundle(
     build_check: BuildCheck | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Json:
-    """Export `model`, check each file against it, and write the bundle to `out`; give the manifest.
+    """Export a network, check each file against it, and write the bundle to `out`; give the manifest.
 
     images, labels: the whole test set, uint8 N, C, H, W and N. A float32 file must meet its golden tolerances and give
     every test image the class torch gives it (images that a tie alone decides are listed under `ties`): UserError
@@ -68,15 +89,14 @@ def build_bundle(
     """
     settings = int8 or Int8()
     rule = {"layout": "NCHW", "scale": 1 / 255, "mean": list(mean), "std": list(std)}
-    network, name = logits_only(model), f"{role} ({arch})"
-    reference = _predict(_torch_forward(network), images, rule)
+    source = network if isinstance(network, Source) else source_from_model(network, images.shape[1:])
+    name = f"{role} ({arch})"
+    reference = _predict(source.forward, images, rule)
     _check_inputs(name, reference, labels, label_names, precisions, calibration)
     planned = planned_files(precisions, opset, legacy=legacy, quantizer=settings.quantizer)
-    example = torch.from_numpy(preprocess(images[:1], {"preprocessing": rule}))
-    cost = macs_of(model, example)
     quantizes = calibration is not None and "int8" in precisions
     inputs = preprocess(calibration.images, {"preprocessing": rule}) if quantizes and calibration else None
-    maker = Maker(lambda version: graph_from_model(model, example, opset=version), opset, inputs, settings)
+    maker = Maker(source.graph_of, opset, inputs, settings)
     checker = _Checker(name, images, labels, rule, reference, max_drop)
     golden = preprocess(images[checker.chosen], {"preprocessing": rule})
     fault = maker.overflow(golden) if set(precisions) != {"fp32"} else None
@@ -96,8 +116,8 @@ def build_bundle(
             facts={
                 "role": role,
                 "arch": arch,
-                "num_params": cost.pop("num_params"),
-                "macs": cost,
+                "num_params": source.cost["num_params"],
+                "macs": {key: value for key, value in source.cost.items() if key != "num_params"},
                 "preprocessing": rule,
                 "verification": verification,
                 "build_check": builds,

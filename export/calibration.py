@@ -40,11 +40,13 @@ class Calibration(NamedTuple):
     images: NDArray[np.uint8]
     ids: list[int]
     source: str = "train"
+    warning: str | None = None
+    """What speaks against them."""
 
     def facts(self) -> Json:
         """Which images they are: their numbers in the training set, and the hash of their pixels."""
         pixels = hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
-        return {"source": self.source, "num": len(self.ids), "ids": self.ids, "sha256": pixels}
+        return {"source": self.source, "warning": self.warning, "num": len(self.ids), "ids": self.ids, "sha256": pixels}
 
 
 def calibration_images(train: NDArray[np.uint8], seed: int, num: int = NUM_IMAGES) -> Calibration:

@@ -190,9 +190,22 @@ def export(
     role: Annotated[Role, typer.Option("--role", help="Whose weights.")] = Role.student,
     recipe: RecipeOption = "default",
     runs: RunsOption = Path("runs"),
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="A foreign model: its ONNX file.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="A foreign model: its weights file ...")] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="... and FILE.py:FUNCTION, which makes its network.")
+    ] = None,
+    spec: Annotated[Path | None, typer.Option("--spec", help="SPEC.toml of a foreign model.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of a foreign model's bundle.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Stage: write one role's bundle (ONNX files, golden inputs, evaluation set, manifest)."""
+    """Stage: write one role's bundle (ONNX files, golden inputs, evaluation set, manifest); or a foreign model's."""
+    if any(option is not None for option in (onnx, weights, arch, spec, out)):
+        from pipeline.foreign import export_foreign
+
+        manifest = export_foreign(onnx=onnx, weights=weights, arch=arch, spec_file=spec, out=out)
+        _show(manifest, as_json, lambda _: f"bundle: {out}\nnext: afpkd evaluate {out}")
+        return
     _stage_with(f"export {role}", as_json, lambda stages, work: stages.export_bundle(work, role), recipe, runs)
 
 
