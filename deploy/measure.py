@@ -111,13 +111,14 @@ class _Job:
             "preset": asdict(self.preset),
             "evaluate": True,
             "out": _SAMPLES,
+            "options": dict(self.device.options),
         }
 
 
 def _measure(job: _Job, samples_path: Path) -> Json:
     """Send agent and bundle, run the agent, fetch its arrays to `samples_path`; give its answer."""
     names = job.files()
-    with only_measurement(job.device.name), open_target(job.device) as target:
+    with only_measurement(job.device.machine), open_target(job.device) as target:
         install_agent(target)
         for name in names:
             target.put(job.bundle_dir / name, f"bundle/{name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class Request:
     preset: Json
     evaluate: bool
     out: str
+    options: Json = field(default_factory=dict)
+    """What the device sets for its runtime (`runtimes.Loading.options`)."""
 
 
 def profile(document: Json) -> Json:
@@ -95,13 +97,16 @@ def _request(document: Json) -> Request:
 
 
 def _load(bundle: Bundle, path: Path, request: Request) -> Runtime:
-    return runtimes.load(
-        request.runtime,
+    loading = runtimes.Loading(
         path,
         input_name=bundle.manifest["input"]["name"],
         output_name=bundle.manifest["output"]["name"],
         threads=request.threads,
+        precision=request.precision,
+        batch=request.batch,
+        options=request.options,
     )
+    return runtimes.load(request.runtime, loading)
 
 
 def _timed(runtime: Runtime, bundle: Bundle, request: Request) -> tuple[Json, Timed, Timed]:
