@@ -135,12 +135,12 @@ def _network(api: Api, builder: Any, onnx_path: str, strong: bool) -> Any:
 def _parse_error(api: Api, parser: Any, onnx_path: str) -> AgentError:
     if parser.num_errors == 0:
         return failure(api, "E_PARSE", f"{onnx_path}: parse failed", "it gave no reason")
-    error = parser.get_error(0)
+    refusal = parser.get_error(0)
     more = f" (and {parser.num_errors - 1} more)" if parser.num_errors > 1 else ""
     # 8.x has no names of nodes, only their index
-    named = hasattr(error, "node_name") and error.node_name()
-    node = f"{error.node_operator()} node {named}" if named else f"node {error.node()}"
-    return AgentError("E_PARSE", f"{onnx_path}: {api.library} {api.version} refuses {node}: {error.desc()}{more}")
+    named = hasattr(refusal, "node_name") and refusal.node_name()
+    node = f"{refusal.node_operator()} node {named}" if named else f"node {refusal.node()}"
+    return AgentError("E_PARSE", f"{onnx_path}: {api.library} {api.version} refuses {node}: {refusal.desc()}{more}")
 
 
 def _use_dla(api: Api, builder: Any, network: Any, config: Any, core: int) -> Json:

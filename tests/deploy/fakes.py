@@ -1,0 +1,47 @@
+"""A TensorRT of any release and a GPU, neither of which is there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.agent import cuda, fake_cuda, fake_tensorrt, tensorrt_api
+from deploy.agent.runtimes import Loading
+
+Install = Callable[..., str]
+"""(release, **knobs) -> the name of the module that now imports as that release's fake."""
+
+_MODULE = """
+import sys
+from deploy.agent import fake_tensorrt
+sys.modules[__name__] = fake_tensorrt.api({level!r}, **{knobs!r})
+"""
+
+
+def installer(folder: Path, patch: pytest.MonkeyPatch) -> Install:
+    """Give a function that puts a fake TensorRT where this process and its children import the real one from."""
+    patch.setitem(cuda.LIBRARIES, "fake", fake_cuda.FakeCuda)
+    patch.setattr(tensorrt_api, "_LOGS", {})
+
+    def install(level: str, **knobs: Any) -> str:
+        name = "tensorrt_rtx" if level == "rtx" else "tensorrt"
+        module = folder / str(len(list(folder.iterdir())))
+        module.mkdir()
+        (module / f"{name}.py").write_text(_MODULE.format(level=level, knobs=knobs))
+        patch.syspath_prepend(str(module))
+        patch.setitem(sys.modules, name, fake_tensorrt.api(level, **knobs))
+        tensorrt_api._LOGS.clear()
+        return name
+
+    return install
+
+
+def loading(path: Path, cache: Path, **overrides: Any) -> Loading:
+    """What `runtimes.load("tensorrt", …)` is asked for; `options` are added to those that name the fakes."""
+    options = {"cuda": "fake", "cache_dir": str(cache), **overrides.pop("options", {})}
+    names = {"input_name": "input", "output_name": "logits"}
+    return Loading(**{"path": path, **names, "threads": 0, "options": options, **overrides})
