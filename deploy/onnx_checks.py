@@ -66,11 +66,10 @@ def not_native_on_dla(path: Path) -> dict[str, int]:
 
 def _loaded(path: Path) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
+    except Exception as error:  # the disk's errors, and protobuf's, which ships no types
         raise UserError(f"{path}: not a readable ONNX file ({error}): export it again") from None
     if not model.graph.node:
         raise UserError(f"{path}: an ONNX file without a single node: export it again")

@@ -86,7 +86,8 @@ def api(level: str, **knobs: Any) -> Any:
     release = Release(level, Knobs(**knobs), frozenset(_LACKING[level].split()))
     module: Any = _Module("tensorrt_rtx" if level == "rtx" else "tensorrt")
     module.__version__ = release.version
-    for base in (*_ENUMERATIONS, *_CLASSES, *fake_tensorrt_engine.CLASSES):
+    kinds = _flags("NetworkDefinitionCreationFlag", EXPLICIT_BATCH=0, STRONGLY_TYPED=int(level.startswith("10")))
+    for base in (kinds, *_ENUMERATIONS, *_CLASSES, *fake_tensorrt_engine.CLASSES):
         if base.__name__ not in release.lacking:
             release.classes[base.__name__] = _of_release(base, release)
             setattr(module, base.__name__, release.classes[base.__name__])
@@ -146,7 +147,6 @@ def _flags(name: str, **members: int) -> Any:
 
 
 _ENUMERATIONS = [
-    _flags("NetworkDefinitionCreationFlag", EXPLICIT_BATCH=0, STRONGLY_TYPED=1),
     _flags("BuilderFlag", FP16=0, INT8=1, GPU_FALLBACK=3, TF32=7),
     _flags("MemoryPoolType", WORKSPACE=0),
     _flags("ProfilingVerbosity", DETAILED=2),
@@ -283,7 +283,8 @@ class Builder(Fake):  # noqa: D101
         if self._release.level.startswith("8") and not flags & 1:
             self._error("a network without EXPLICIT_BATCH has no batch in its shapes")
             return None
-        return self._release.classes["INetworkDefinition"](strong=bool(flags & 2))
+        always = self._release.level in ("11.4", "rtx")
+        return self._release.classes["INetworkDefinition"](strong=always or bool(flags & 2))
 
     def create_builder_config(self) -> Any:  # noqa: D102
         return self._release.classes["IBuilderConfig"]()

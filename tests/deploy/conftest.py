@@ -74,13 +74,14 @@ def reference_logits(images: NDArray[np.uint8], weight: NDArray[np.float64]) -> 
     return logits
 
 
-def linear_onnx(weight: NDArray[np.float64]) -> bytes:
+def linear_onnx(weight: NDArray[np.float64], kind: int = TensorProto.FLOAT) -> bytes:
+    """`kind`: the type of input, output and weights."""
     graph = helper.make_graph(
         [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("MatMul", ["flat", "weight"], ["logits"])],
         "linear",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", CHANNELS, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
-        [numpy_helper.from_array(weight.astype(np.float32), "weight")],
+        [helper.make_tensor_value_info("input", kind, ["batch", CHANNELS, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", kind, ["batch", CLASSES])],
+        [numpy_helper.from_array(weight.astype(helper.tensor_dtype_to_np_dtype(kind)), "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)

@@ -14,12 +14,13 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto
 
-from deploy.agent import PROTOCOL, child, fake_cuda, fake_tensorrt, machine, runtimes, tensorrt_runtime
+from deploy.agent import PROTOCOL, child, engine_cache, fake_cuda, fake_tensorrt, machine, runtimes
 from deploy.agent.errors import AgentError
 from deploy.agent.profiling import profile
 from deploy.pack import agent_archive
-from tests.deploy.conftest import CHANNELS, CLASSES, SIDE, HandMadeBundle
+from tests.deploy.conftest import CHANNELS, CLASSES, SIDE, HandMadeBundle, linear_onnx
 from tests.deploy.fakes import Install, installer, loading
 
 WEAK, STRONG = ("8.5", "8.6"), ("10.3", "10.16", "11.4", "rtx")
@@ -288,6 +289,20 @@ def test_an_engine_with_other_names_is_refused(install: Install, onnx: Path, cac
     assert "['input', 'logits']" in error.message
 
 
+def test_half_precision_in_and_out_is_cast_and_other_types_are_refused(
+    install: Install, cache: Path, tmp_path: Path
+) -> None:
+    install("10.3")
+    weight, path = np.random.default_rng(3).normal(size=(CHANNELS * SIDE * SIDE, CLASSES)), tmp_path / "other.onnx"
+    path.write_bytes(linear_onnx(weight, TensorProto.FLOAT16))
+    inputs = images(3)
+    logits = load(path, cache, batch=2).infer(inputs)
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, expected(path, inputs.astype(np.float16)).astype(np.float32))
+    path.write_bytes(linear_onnx(weight, TensorProto.INT32))
+    assert failure(path, cache).code == "E_ENGINE"
+
+
 def test_without_tensorrt_or_with_one_too_old_the_way_out_is_named(
     onnx: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,7 +375,7 @@ def test_power_mode_is_read_where_the_board_notes_it(tmp_path: Path) -> None:
 
 def test_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert tensorrt_runtime.default_folder() == tmp_path / "afpkd" / "engines"
+    assert engine_cache.default_folder() == tmp_path / "afpkd" / "engines"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert tensorrt_runtime.default_folder() == Path("/home/someone/.cache/afpkd/engines")
+    assert engine_cache.default_folder() == Path("/home/someone/.cache/afpkd/engines")
