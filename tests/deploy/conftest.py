@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy import presets
 from deploy.presets import Preset, WarmUp
+from tests.deploy.fakes import Install, installer
 
 CHANNELS, SIDE, CLASSES = 3, 4, 5
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -66,6 +67,25 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     preset = Preset(name="instant", min_seconds=0, min_count=200, warm_up=warm_up)
     monkeypatch.setitem(presets._PRESETS, preset.name, preset)
     yield preset.name
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Makes the fake of a TensorRT release importable."""
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    return installer(folder, monkeypatch)
+
+
+@pytest.fixture
+def onnx_path(bundle: HandMadeBundle) -> Path:
+    return bundle.folder / "fp32.onnx"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where engines are kept."""
+    return tmp_path / "engines"
 
 
 def reference_logits(images: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
+from numpy.typing import NDArray
 
-from deploy.agent import cuda, fake_cuda, fake_tensorrt, tensorrt_api
+from deploy.agent import cuda, fake_cuda, fake_tensorrt, runtimes, tensorrt_api
+from deploy.agent.errors import AgentError
 from deploy.agent.runtimes import Loading
 
 Install = Callable[..., str]
@@ -45,3 +49,27 @@ def loading(path: Path, cache: Path, **overrides: Any) -> Loading:
     options = {"cuda": "fake", "cache_dir": str(cache), **overrides.pop("options", {})}
     names = {"input_name": "input", "output_name": "logits"}
     return Loading(**{"path": path, **names, "threads": 0, "options": options, **overrides})
+
+
+def load(onnx: Path, cache: Path, **overrides: Any) -> Any:
+    """A TensorRT runtime on the fakes."""
+    return runtimes.load("tensorrt", loading(onnx, cache, **overrides))
+
+
+def failure(onnx: Path, cache: Path, **overrides: Any) -> AgentError:
+    """What loading it fails with."""
+    with pytest.raises(AgentError) as caught:
+        load(onnx, cache, **overrides)
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+def images(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Inputs of the hand-made bundle's network."""
+    return np.random.default_rng(seed).normal(size=(count, 3, 4, 4)).astype(np.float32)
+
+
+def expected(onnx: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The logits ONNX Runtime gives."""
+    logits: NDArray[np.float32] = onnxruntime.InferenceSession(str(onnx)).run(None, {"input": inputs})[0]
+    return logits

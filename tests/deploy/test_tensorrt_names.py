@@ -22,8 +22,7 @@ from deploy.agent.tensorrt_api import open_tensorrt
 from deploy.agent.tensorrt_build import BuildOptions, build_engine
 from tests.deploy.bindings import WHEELS, MissingToolError, dumped, real_names
 from tests.deploy.conftest import CHANNELS, CLASSES, SIDE, HandMadeBundle, linear_onnx
-from tests.deploy.fakes import Install, installer
-from tests.deploy.test_tensorrt_runtime import images
+from tests.deploy.fakes import Install, images
 
 AGENT = Path(tensorrt_build.__file__).parent
 MODULES = ("tensorrt_api", "tensorrt_build", "tensorrt_engine", "tensorrt_runtime")
@@ -33,13 +32,6 @@ TENSORRT_OBJECTS = {
     *("runtime", "engine", "context", "_context"),
 }
 """What the modules call the objects that are TensorRT's; a new name must be added here, or its attributes go unseen."""
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    folder = tmp_path / "libraries"
-    folder.mkdir()
-    return installer(folder, monkeypatch)
 
 
 def exercise(level: str, install: Install, folder: Path) -> set[tuple[str, str]]:

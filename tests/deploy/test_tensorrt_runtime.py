@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -11,65 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
-from numpy.typing import NDArray
 from onnx import TensorProto
 
-from deploy.agent import PROTOCOL, child, engine_cache, fake_cuda, fake_tensorrt, machine, runtimes
+from deploy.agent import PROTOCOL, child, fake_cuda, fake_tensorrt, runtimes
 from deploy.agent.errors import AgentError
 from deploy.agent.profiling import profile
 from deploy.pack import agent_archive
 from tests.deploy.conftest import CHANNELS, CLASSES, SIDE, HandMadeBundle, linear_onnx
-from tests.deploy.fakes import Install, installer, loading
+from tests.deploy.fakes import Install, expected, failure, images, load
 
 WEAK, STRONG = ("8.5", "8.6"), ("10.3", "10.16", "11.4", "rtx")
 
 
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    folder = tmp_path / "libraries"
-    folder.mkdir()
-    return installer(folder, monkeypatch)
-
-
-@pytest.fixture
-def onnx(bundle: HandMadeBundle) -> Path:
-    return bundle.folder / "fp32.onnx"
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    return tmp_path / "engines"
-
-
-def load(onnx: Path, cache: Path, **overrides: Any) -> Any:
-    return runtimes.load("tensorrt", loading(onnx, cache, **overrides))
-
-
-def failure(onnx: Path, cache: Path, **overrides: Any) -> AgentError:
-    with pytest.raises(AgentError) as caught:
-        load(onnx, cache, **overrides)
-    assert "\n" not in caught.value.message
-    return caught.value
-
-
-def images(count: int, seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).normal(size=(count, CHANNELS, SIDE, SIDE)).astype(np.float32)
-
-
-def expected(onnx: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    logits: NDArray[np.float32] = onnxruntime.InferenceSession(str(onnx)).run(None, {"input": inputs})[0]
-    return logits
-
-
 @pytest.mark.parametrize("level", [*WEAK, *STRONG])
-def test_every_release_infers_what_onnx_runtime_infers(level: str, install: Install, onnx: Path, cache: Path) -> None:
+def test_every_release_infers_what_onnx_runtime_infers(
+    level: str, install: Install, onnx_path: Path, cache: Path
+) -> None:
     library = install(level)
-    runtime = load(onnx, cache, precision="fp16", batch=4, options={"library": library})
+    runtime = load(onnx_path, cache, precision="fp16", batch=4, options={"library": library})
     for count in (1, 3, 4, 9):  # below, at and above the engine's batch; 9 ends in a single image
         inputs = images(count, seed=count)
-        np.testing.assert_array_equal(runtime.infer(inputs), expected(onnx, inputs))
+        np.testing.assert_array_equal(runtime.infer(inputs), expected(onnx_path, inputs))
     facts = runtime.describe()
     assert (facts["name"], facts["version"]) == (library, fake_tensorrt.VERSIONS[level])
     assert facts["cuda"]["library"] == "fake"
@@ -80,11 +42,11 @@ def test_every_release_infers_what_onnx_runtime_infers(level: str, install: Inst
     json.dumps(facts)
 
 
-def test_what_the_engine_really_got_is_in_the_engine(install: Install, onnx: Path, cache: Path) -> None:
+def test_what_the_engine_really_got_is_in_the_engine(install: Install, onnx_path: Path, cache: Path) -> None:
     """Read from the fake's own header, not from what we say of it."""
     for level, precision in (("8.6", "int8"), ("8.6", "fp32"), ("10.3", "int8"), ("11.4", "fp16")):
         install(level)
-        load(onnx, cache, precision=precision)
+        load(onnx_path, cache, precision=precision)
     headers = [json.loads(path.read_bytes().split(b"\n")[1]) for path in cache.glob("*.engine")]
     found = {(header["version"], tuple(header["flags"]), header["strong"]) for header in headers}
     assert found == {
@@ -96,40 +58,40 @@ def test_what_the_engine_really_got_is_in_the_engine(install: Install, onnx: Pat
 
 
 def test_where_10_refuses_its_own_strong_types_the_flags_are_tried_and_it_is_recorded(
-    install: Install, onnx: Path, cache: Path
+    install: Install, onnx_path: Path, cache: Path
 ) -> None:
     install("10.3", strong_types_fail=True)
-    engine = load(onnx, cache, precision="int8").describe()["engine"]
+    engine = load(onnx_path, cache, precision="int8").describe()["engine"]
     assert (engine["typing"], engine["flags"]) == ("weak", ["INT8", "FP16"])
     assert "could not find any implementation for node convolution" in engine["fallback"]
     install("11.4", strong_types_fail=True)  # it has no flags to fall back on
-    error = failure(onnx, cache, precision="int8")
+    error = failure(onnx_path, cache, precision="int8")
     assert error.code == "E_BUILD"
     assert "could not find any implementation" in error.message
 
 
 def test_results_are_read_after_the_stream_is_synchronised(
-    install: Install, onnx: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fake's streams do nothing before that: without the call there is nothing to read."""
     install("10.3")
-    runtime, inputs = load(onnx, cache), images(1)
+    runtime, inputs = load(onnx_path, cache), images(1)
     monkeypatch.setattr(fake_cuda.FakeCuda, "synchronize", lambda self, stream: None)
     monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, -7, dtype))
     assert (runtime.infer(inputs) == -7).all()
 
 
-def test_inputs_need_not_be_contiguous_nor_float32(install: Install, onnx: Path, cache: Path) -> None:
+def test_inputs_need_not_be_contiguous_nor_float32(install: Install, onnx_path: Path, cache: Path) -> None:
     install("10.3")
-    runtime, inputs = load(onnx, cache, batch=4), images(8)
-    np.testing.assert_array_equal(runtime.infer(inputs[::2]), expected(onnx, inputs[::2].copy()))
-    np.testing.assert_array_equal(runtime.infer(inputs[:4].astype(np.float64)), expected(onnx, inputs[:4]))
+    runtime, inputs = load(onnx_path, cache, batch=4), images(8)
+    np.testing.assert_array_equal(runtime.infer(inputs[::2]), expected(onnx_path, inputs[::2].copy()))
+    np.testing.assert_array_equal(runtime.infer(inputs[:4].astype(np.float64)), expected(onnx_path, inputs[:4]))
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 5), (1, 4, 4), (3, 4, 4), (0, 3, 4, 4)])
-def test_wrong_shapes_are_named(shape: tuple[int, ...], install: Install, onnx: Path, cache: Path) -> None:
+def test_wrong_shapes_are_named(shape: tuple[int, ...], install: Install, onnx_path: Path, cache: Path) -> None:
     install("10.3")
-    runtime = load(onnx, cache)
+    runtime = load(onnx_path, cache)
     with pytest.raises(AgentError) as caught:
         runtime.infer(np.zeros(shape, np.float32))
     assert caught.value.code == "E_SHAPE"
@@ -137,10 +99,10 @@ def test_wrong_shapes_are_named(shape: tuple[int, ...], install: Install, onnx: 
     assert "3, 4, 4" in caught.value.message
 
 
-def test_buffers_are_of_the_engines_size_and_given_back(install: Install, onnx: Path, cache: Path) -> None:
+def test_buffers_are_of_the_engines_size_and_given_back(install: Install, onnx_path: Path, cache: Path) -> None:
     install("10.3")
     before = fake_cuda.allocated_bytes()
-    runtime = load(onnx, cache, batch=8)
+    runtime = load(onnx_path, cache, batch=8)
     assert fake_cuda.allocated_bytes() - before == 4 * 8 * (CHANNELS * SIDE * SIDE + CLASSES)
     for _ in range(3):
         runtime.infer(images(20))
@@ -150,16 +112,16 @@ def test_buffers_are_of_the_engines_size_and_given_back(install: Install, onnx: 
 
 
 def test_out_of_memory_has_one_code_wherever_it_happens(
-    install: Install, onnx: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("10.3", memory_bytes=1000)
-    errors = [failure(onnx, cache, options={"workspace_bytes": 2000})]
+    errors = [failure(onnx_path, cache, options={"workspace_bytes": 2000})]
     install("10.3", context_fails=True)
-    errors.append(failure(onnx, cache))
+    errors.append(failure(onnx_path, cache))
     install("10.3")
     tiny = fake_cuda.FakeCuda(memory_bytes=fake_cuda.allocated_bytes() + 10)
     monkeypatch.setattr("deploy.agent.cuda.LIBRARIES", {"fake": lambda: tiny})
-    errors.append(failure(onnx, cache))
+    errors.append(failure(onnx_path, cache))
     assert [error.code for error in errors] == ["E_OUT_OF_MEMORY"] * 3
     assert all("smaller batch" in error.message for error in errors)
 
@@ -177,81 +139,29 @@ def test_a_refused_file_names_the_node_as_well_as_the_release_can(
         assert fake_tensorrt.VERSIONS[level] in error.message
 
 
-def test_a_crash_while_building_is_an_error_with_its_signal(install: Install, onnx: Path, cache: Path) -> None:
+def test_a_crash_while_building_is_an_error_with_its_signal(install: Install, onnx_path: Path, cache: Path) -> None:
     install("10.3", crash="build")
-    error = failure(onnx, cache)
+    error = failure(onnx_path, cache)
     assert error.code == "E_CRASH"
     assert "build_engine" in error.message
     assert "SIGSEGV" in error.message
     assert list(cache.iterdir()) == []
 
 
-def test_a_crash_while_deserialising_is_an_error_not_the_agents_end(install: Install, onnx: Path, cache: Path) -> None:
+def test_a_crash_while_deserialising_is_an_error_not_the_agents_end(
+    install: Install, onnx_path: Path, cache: Path
+) -> None:
     install("10.3", crash="deserialize")
-    error = failure(onnx, cache)
+    error = failure(onnx_path, cache)
     assert (error.code, "SIGSEGV" in error.message, "check_engine" in error.message) == ("E_CRASH", True, True)
 
 
-def test_a_second_load_takes_the_engine_from_the_cache(install: Install, onnx: Path, cache: Path) -> None:
-    install("10.3")
-    first, second = load(onnx, cache), load(onnx, cache)
-    assert first.describe()["engine"]["built_because"] == "never built here"
-    assert second.describe()["engine"] == {**first.describe()["engine"], "built_because": None}
-    np.testing.assert_array_equal(second.infer(images(2)), expected(onnx, images(2)))
-
-
-def test_an_engine_of_another_release_is_never_touched_and_the_reason_is_told(
-    install: Install, onnx: Path, cache: Path
-) -> None:
-    install("10.3")
-    load(onnx, cache)
-    install("10.16")
-    engine = load(onnx, cache).describe()["engine"]
-    assert engine["built_because"] == "tensorrt version was 10.3.0, is 10.16.1.11"
-
-
-def test_another_power_mode_board_gpu_or_batch_is_another_engine(
-    install: Install, onnx: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install("10.3")
-    reasons = [load(onnx, cache).describe()["engine"]["built_because"]]
-    monkeypatch.setattr(machine, "power_mode", lambda: "pmode:0002")
-    reasons.append(load(onnx, cache).describe()["engine"]["built_because"])
-    described = fake_cuda.FakeCuda().describe()
-    monkeypatch.setattr(fake_cuda.FakeCuda, "describe", lambda self: {**described, "compute_capability": "11.0"})
-    reasons.append(load(onnx, cache).describe()["engine"]["built_because"])
-    reasons.append(load(onnx, cache, batch=2).describe()["engine"]["built_because"])
-    assert reasons == [
-        "never built here",
-        "power_mode was None, is pmode:0002",
-        "cuda compute_capability was 8.7, is 11.0",
-        "never built here",
-    ]
-    assert len(list(cache.glob("*.engine"))) == 4
-
-
-def test_a_cached_engine_that_no_longer_opens_is_built_anew_once(install: Install, onnx: Path, cache: Path) -> None:
-    """Its record is right, its bytes are the record's, and yet the library refuses it (or dies of it)."""
-    install("10.3")
-    load(onnx, cache)
-    (plan,) = cache.glob("*.engine")
-    other = plan.read_bytes().replace(b"10.3.0", b"10.3.9")
-    plan.write_bytes(other)
-    record = json.loads(plan.with_suffix(".json").read_text())
-    record.update(size_bytes=len(other), sha256=hashlib.sha256(other).hexdigest())
-    plan.with_suffix(".json").write_text(json.dumps(record))
-    engine = load(onnx, cache).describe()["engine"]
-    assert "did not open" in engine["built_because"]
-    assert "expecting 10.3.0, got 10.3.9" in engine["built_because"]
-    assert load(onnx, cache).describe()["engine"]["built_because"] is None
-
-
 def test_a_dla_takes_one_batch_falls_back_to_the_gpu_and_says_which_layers(
-    install: Install, onnx: Path, cache: Path
+    install: Install, onnx_path: Path, cache: Path
 ) -> None:
     install("10.3", dla_cores=2)
     options = {"use_dla": True, "dla_core": 1}
-    runtime = load(onnx, cache, precision="fp16", batch=4, options=options)
+    runtime = load(onnx_path, cache, precision="fp16", batch=4, options=options)
     facts = runtime.describe()
     assert facts["providers"] == ["DLA", "GPU"]
     assert facts["engine"]["dla"] == {"core": 1, "num_layers": 2, "on_gpu": ["reduction"]}
@@ -259,10 +169,10 @@ def test_a_dla_takes_one_batch_falls_back_to_the_gpu_and_says_which_layers(
     assert (facts["engine"]["typing"], facts["engine"]["flags"]) == ("weak", ["FP16"])
     assert facts["engine"]["inputs"]["input"] == [[4, CHANNELS, SIDE, SIDE]] * 3
     for count in (1, 4, 6):  # less than the batch: filled up, and cut off again
-        np.testing.assert_array_equal(runtime.infer(images(count)), expected(onnx, images(count)))
+        np.testing.assert_array_equal(runtime.infer(images(count)), expected(onnx_path, images(count)))
 
 
-def test_impossible_options_are_named(install: Install, onnx: Path, cache: Path) -> None:
+def test_impossible_options_are_named(install: Install, onnx_path: Path, cache: Path) -> None:
     install("10.3")
     cases: list[tuple[dict[str, Any], str]] = [
         ({"options": {"use_dla": True}}, "fp16 or int8 only"),
@@ -273,18 +183,18 @@ def test_impossible_options_are_named(install: Install, onnx: Path, cache: Path)
         ({"options": {"cuda": "opencl"}}, "pycuda"),
     ]
     for overrides, words in cases:
-        error = failure(onnx, cache, **overrides)
+        error = failure(onnx_path, cache, **overrides)
         assert (error.code, words in error.message) == ("E_OPTION", True), (overrides, error.message)
 
 
-def test_onnx_runtime_takes_no_options(onnx: Path) -> None:
+def test_onnx_runtime_takes_no_options(onnx_path: Path) -> None:
     with pytest.raises(AgentError, match="no options"):
-        runtimes.load("onnxruntime", runtimes.Loading(onnx, "input", "logits", 1, options={"use_dla": True}))
+        runtimes.load("onnxruntime", runtimes.Loading(onnx_path, "input", "logits", 1, options={"use_dla": True}))
 
 
-def test_an_engine_with_other_names_is_refused(install: Install, onnx: Path, cache: Path) -> None:
+def test_an_engine_with_other_names_is_refused(install: Install, onnx_path: Path, cache: Path) -> None:
     install("10.3")
-    error = failure(onnx, cache, output_name="scores")
+    error = failure(onnx_path, cache, output_name="scores")
     assert error.code == "E_ENGINE"
     assert "['input', 'logits']" in error.message
 
@@ -304,15 +214,15 @@ def test_half_precision_in_and_out_is_cast_and_other_types_are_refused(
 
 
 def test_without_tensorrt_or_with_one_too_old_the_way_out_is_named(
-    onnx: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = failure(onnx, cache, options={"library": "tensorrt"})
+    error = failure(onnx_path, cache, options={"library": "tensorrt"})
     assert error.code == "E_NO_RUNTIME"
     assert "apt install python3-libnvinfer" in error.message
     old = types.ModuleType("tensorrt")
     vars(old).update(__version__="8.2.1.8", IExecutionContext=type("IExecutionContext", (), {}))
     monkeypatch.setitem(sys.modules, "tensorrt", old)
-    error = failure(onnx, cache, options={"library": "tensorrt"})
+    error = failure(onnx_path, cache, options={"library": "tensorrt"})
     assert (error.code, "8.2.1.8 is too old" in error.message) == ("E_OLD", True)
 
 
@@ -365,17 +275,3 @@ def test_a_child_that_ends_without_an_answer_is_reported(monkeypatch: pytest.Mon
     assert caught.value.code == "E_CRASH"
     assert "exit code 3" in caught.value.message
     assert caught.value.message.endswith("last words")
-
-
-def test_power_mode_is_read_where_the_board_notes_it(tmp_path: Path) -> None:
-    (tmp_path / "status").write_text("pmode:0002 \n")
-    assert machine.power_mode(str(tmp_path / "status")) == "pmode:0002"
-    assert machine.power_mode(str(tmp_path / "none")) is None
-
-
-def test_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert engine_cache.default_folder() == tmp_path / "afpkd" / "engines"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert engine_cache.default_folder() == Path("/home/someone/.cache/afpkd/engines")
