@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def installer(folder: Path, patch: pytest.MonkeyPatch) -> Install:
         module.mkdir()
         (module / f"{name}.py").write_text(_MODULE.format(level=level, knobs=knobs))
         patch.syspath_prepend(str(module))
-        patch.setitem(sys.modules, name, fake_tensorrt.api(level, **knobs))
+        fake = fake_tensorrt.api(level, **knobs)
+        fake.__spec__ = ModuleSpec(name, loader=None)
+        patch.setitem(sys.modules, name, fake)
         tensorrt_api._LOGS.clear()
         return name
 
