@@ -17,9 +17,9 @@ from afpkd.record import UserError
 if TYPE_CHECKING:
     import onnx
 
-_MAX_OPSET = (((11, 0), 25), ((10, 0), 20), ((9, 0), 19), ((8, 4), 17))
+_MAX_OPSET = (((11, 0), 25), ((10, 15), 24), ((10, 0), 20), ((9, 0), 19), ((8, 4), 17))
 """From this TensorRT on, the highest opset its parser documents (onnx-tensorrt's docs/operators.md of each release;
-NVIDIA's ONNX opset guide for 11). Later 10.x may take more: what is documented for 10.0 is taken for all."""
+NVIDIA's ONNX opset guide for 11). Releases between may take more than the row before them says."""
 
 RTX = "rtx"
 """TensorRT-RTX counts its releases anew; its parser is TensorRT 11's."""

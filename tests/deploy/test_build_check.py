@@ -9,14 +9,16 @@ import pytest
 from onnx import TensorProto
 
 from afpkd.record import Json
+from bench import student_files
 from deploy import build_check as module
 from deploy.agent import child
 from deploy.agent.errors import AgentError
 from deploy.build_check import build_check, capability_report
 from deploy.onnx_checks import check_onnx
-from tests.deploy import students
 from tests.deploy.fakes import Install
 from tests.deploy.test_onnx_checks import node, save
+
+FAST, SLOW = ("resnet20", "vgg8"), ("resnet8x4", "wrn-16-2", "mobilenetv2", "shufflenetv2")
 
 KEYS = "status tensorrt compute_capabilities build_seconds engine_bytes layer_types reason static dla_not_native"
 
@@ -42,14 +44,12 @@ def types_of(report: Json) -> set[str]:
     return {name for kind in COMPUTING for name in kinds.get(kind, {})}
 
 
-@pytest.mark.parametrize(
-    "arch", [*students.FAST, *(pytest.param(arch, marks=pytest.mark.slow) for arch in students.SLOW)]
-)
+@pytest.mark.parametrize("arch", [*FAST, *(pytest.param(arch, marks=pytest.mark.slow) for arch in SLOW)])
 def test_students_parse_and_build_for_three_gpus_and_compute_in_their_precision(
     arch: str, rtx: Any, folder: Path
 ) -> None:
-    fp32 = students.exported(arch, folder)
-    files = {"fp32": fp32, "fp16": students.halved(fp32), "int8": students.quantised(fp32)}
+    fp32 = student_files.exported(arch, folder)
+    files = {"fp32": fp32, "fp16": student_files.halved(fp32), "int8": student_files.quantised(fp32)}
     reports = {precision: build_check(path, precision) for precision, path in files.items()}
     num_convs = {"resnet20": 21, "vgg8": 5, "resnet8x4": 9, "wrn-16-2": 16, "mobilenetv2": 53, "shufflenetv2": 56}
     for precision, report in reports.items():
@@ -66,7 +66,7 @@ def test_students_parse_and_build_for_three_gpus_and_compute_in_their_precision(
 
 def test_more_gpus_make_one_engine(rtx: Any, folder: Path) -> None:
     del rtx
-    path = students.exported("vgg8", folder)
+    path = student_files.exported("vgg8", folder)
     one, three = build_check(path, "fp32", capabilities=("8.6",)), build_check(path, "fp32")
     assert one["compute_capabilities"] == ["8.6"]
     assert {one["status"], three["status"]} == {"ok"}
@@ -123,7 +123,7 @@ def test_what_polygraphy_adds_follows_our_own_reason(tmp_path: Path, monkeypatch
 def test_a_failed_build_gives_the_builders_own_words(rtx: Any, folder: Path) -> None:
     """Turing GPUs have no fp32 matrix product in TensorRT-RTX."""
     del rtx
-    report = build_check(students.exported("vgg8", folder), "fp32", capabilities=("7.5",))
+    report = build_check(student_files.exported("vgg8", folder), "fp32", capabilities=("7.5",))
     assert report["status"] == "failed"
     assert "Turing" in report["reason"]
     assert "FP32 GEMM is not supported" in report["reason"]
@@ -137,7 +137,7 @@ def test_what_the_static_checks_refuse_is_not_built(tmp_path: Path, monkeypatch:
 
 
 def test_the_quantisers_defaults_are_refused_with_the_node(folder: Path) -> None:
-    path = students.quantised(students.exported("vgg8", folder), QuantizeBias=True)
+    path = student_files.quantised(student_files.exported("vgg8", folder), QuantizeBias=True)
     report = build_check(path, "int8")
     assert report["status"] == "failed"
     assert "bias" in report["reason"]

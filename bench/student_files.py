@@ -1,4 +1,7 @@
-"""Students of the zoo as files of each precision, made here by other means than the exporters'."""
+"""Networks of the zoo as files of each precision, the shortest way: random weights, calibrated on noise.
+
+For questions to NVIDIA's parser and builder, which do not depend on the weights. Nothing here is for use.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from afpkd.models import build_model
 from export.to_onnx import onnx_from_model
 
-FAST, SLOW = ("resnet20", "vgg8"), ("resnet8x4", "wrn-16-2", "mobilenetv2", "shufflenetv2")
 SHAPE = (3, 32, 32)
 
 
 def exported(arch: str, folder: Path) -> Path:
-    """The student in fp32, 100 classes, with random weights."""
+    """The network in fp32, 100 classes."""
     torch.manual_seed(0)
     model = build_model(arch, num_classes=100, in_channels=3)
     for name, parameter in model.named_parameters():
