@@ -18,14 +18,14 @@ from afpkd.record import Json
 from deploy.agent.child import run_in_child
 from deploy.agent.errors import AgentError
 from deploy.agent.tensorrt_build import BuildOptions
-from deploy.onnx_checks import RTX, check_onnx, not_native_on_dla
+from deploy.onnx_checks import RTX, check_onnx, fixed_batch, not_native_on_dla
 
 _LIBRARY = "tensorrt_rtx"
 _RELEASES = ("8.6", "10.3", "11.4")
 """TensorRT of JetPack 5 and 6.0 (8.5, 8.6), of 6.1 and 6.2, and of 7.2.2 on."""
 
 _BATCH = 8
-"""The engine takes 1 to this many images: that the batch is dynamic is part of what is checked."""
+"""The engine takes 1 to this many images, where the file leaves the batch open: that it may is part of the check."""
 
 
 def build_check(onnx_path: Path, precision: str, *, capabilities: tuple[str, ...] = ("8.6", "8.9", "12.0")) -> Json:
@@ -52,7 +52,8 @@ def build_check(onnx_path: Path, precision: str, *, capabilities: tuple[str, ...
     if find_spec(_LIBRARY) is None:
         return {**report, "status": "not checked", "reason": f"{_LIBRARY} is not installed (pip install '.[rtx]')"}
     try:
-        built = _built(onnx_path, BuildOptions(precision, batch=_BATCH, compute_capabilities=capabilities))
+        batch = fixed_batch(onnx_path) or _BATCH
+        built = _built(onnx_path, BuildOptions(precision, batch=batch, compute_capabilities=capabilities))
     except AgentError as error:
         return {**report, "reason": _reason(onnx_path, error)}
     kept = ("tensorrt", "build_seconds", "engine_bytes", "layer_types")

@@ -64,6 +64,14 @@ def not_native_on_dla(path: Path) -> dict[str, int]:
     return dict(sorted(Counter(n.op_type for n in _loaded(path).graph.node if n.op_type not in _DLA_NATIVE).items()))
 
 
+def fixed_batch(path: Path) -> int | None:
+    """Give the batch a file is written for, None where it leaves it open."""
+    model = _loaded(path)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    image = next(value for value in model.graph.input if value.name not in weights)
+    return int(image.type.tensor_type.shape.dim[0].dim_value) or None
+
+
 def _loaded(path: Path) -> onnx.ModelProto:
     import onnx
 

@@ -82,7 +82,8 @@ def _check_engine(arguments: Json) -> Json:
     from .tensorrt_engine import describe_engine, open_engine
 
     api = open_tensorrt(arguments["library"])
-    return describe_engine(api, open_engine(api, Path(arguments["plan"]).read_bytes(), arguments["dla_core"]))
+    opened = open_engine(api, Path(arguments["plan"]).read_bytes(), arguments["dla_core"])
+    return describe_engine(api, opened.engine)
 
 
 def _death(done: subprocess.CompletedProcess[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ class Pycuda:
         self._device = _call("cuDeviceGet", driver.Device, 0)
         self._context = _call("cuDevicePrimaryCtxRetain", self._device.retain_primary_context)
         _call("cuCtxPushCurrent", self._context.push)
+        atexit.register(self._context.pop)  # pycuda aborts a process that ends with a context on its stack
 
     def alloc(self, num_bytes: int) -> int:
         """See `Cuda.alloc`."""

@@ -57,6 +57,9 @@ class ICudaEngine(Fake):  # noqa: D101
         kinds = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int32)": "INT32"}
         return getattr(self._release.classes["DataType"], kinds[self._tensors[name].type])
 
+    def get_tensor_shape(self, name: str) -> Any:  # noqa: D102
+        return tuple(size if isinstance(size, int) else -1 for size in self._tensors[name].shape)
+
     def get_tensor_profile_shape(self, name: str, index: int) -> Any:  # noqa: D102
         return self._header["shapes"][name] if index == 0 else []
 
@@ -84,7 +87,8 @@ class IExecutionContext(Fake):  # noqa: D101
         self._shape: Any = ()
 
     def set_input_shape(self, name: str, shape: Any) -> bool:  # noqa: D102
-        smallest, _, largest = self._engine._header["shapes"][name]
+        fixed = [self._engine._tensors[name].shape] * 3
+        smallest, _, largest = self._engine._header["shapes"].get(name, fixed)
         inside = all(low <= size <= high for low, size, high in zip(smallest, shape, largest))  # noqa: B905
         if not inside or len(shape) != len(largest):
             self._error(f"{name}: {shape} is outside of the profile's {smallest} to {largest}")

@@ -99,7 +99,7 @@ def _check_options(api: Api, options: BuildOptions) -> None:
 def _built(api: Api, onnx_path: str, options: BuildOptions, strong: bool) -> tuple[bytes, Json]:
     trt = api.trt
     builder = made(api, "no builder (is a GPU there?)", lambda: trt.Builder(api.log))
-    network = _network(api, builder, onnx_path, strong)
+    network, parser = _network(api, builder, onnx_path, strong)
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers can be listed; costs no time at run time
     if options.workspace_bytes is not None:
@@ -113,11 +113,12 @@ def _built(api: Api, onnx_path: str, options: BuildOptions, strong: bool) -> tup
     inputs = _add_profile(api, builder, network, config, options)
     api.log.layers = ""
     plan = made(api, "build failed", lambda: builder.build_serialized_network(network, config), "E_BUILD")
+    del parser  # it owns the weights: not before the build
     warnings = sorted(set(api.log.warnings))[:20]
     return bytes(plan), {"flags": list(flags), "tf32": False, "dla": dla, "inputs": inputs, "warnings": warnings}
 
 
-def _network(api: Api, builder: Any, onnx_path: str, strong: bool) -> Any:
+def _network(api: Api, builder: Any, onnx_path: str, strong: bool) -> tuple[Any, Any]:
     trt, flags = api.trt, 0
     kinds = trt.NetworkDefinitionCreationFlag
     if strong:
@@ -129,7 +130,7 @@ def _network(api: Api, builder: Any, onnx_path: str, strong: bool) -> Any:
     parser = trt.OnnxParser(network, api.log)
     if not parser.parse_from_file(onnx_path):
         raise _parse_error(api, parser, onnx_path)
-    return network
+    return network, parser
 
 
 def _parse_error(api: Api, parser: Any, onnx_path: str) -> AgentError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .engine_layers import layers_from_inspector
 from .tensorrt_api import made
@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from .tensorrt_api import Api
 
 
-def open_engine(api: Api, plan: bytes, dla_core: int | None = None) -> Any:
+class Opened(NamedTuple):
+    """An engine, and the runtime that must live as long as it does."""
+
+    runtime: Any
+    engine: Any
+
+
+def open_engine(api: Api, plan: bytes, dla_core: int | None = None) -> Opened:
     """Deserialise; E_ENGINE where it is another TensorRT's, another GPU's or no engine (it may also end the process).
 
     dla_core: the DLA it was built for, None for a GPU's.
@@ -19,7 +26,17 @@ def open_engine(api: Api, plan: bytes, dla_core: int | None = None) -> Any:
     runtime = made(api, "no runtime (is a GPU there?)", lambda: api.trt.Runtime(api.log))
     if dla_core is not None:
         runtime.DLA_core = dla_core
-    return made(api, "not an engine for this device", lambda: runtime.deserialize_cuda_engine(plan), "E_ENGINE")
+    engine = made(api, "not an engine for this device", lambda: runtime.deserialize_cuda_engine(plan), "E_ENGINE")
+    return Opened(runtime, engine)
+
+
+def batch_limits(engine: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Give the smallest and the largest shape input `name` takes; the same where its batch is fixed."""
+    shape = tuple(engine.get_tensor_shape(name))
+    if -1 not in shape:
+        return shape, shape
+    smallest, _, largest = engine.get_tensor_profile_shape(name, 0)
+    return tuple(smallest), tuple(largest)
 
 
 def describe_engine(api: Api, engine: Any) -> dict[str, Any]:

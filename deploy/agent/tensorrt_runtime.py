@@ -20,7 +20,7 @@ from .engine_cache import EngineCache, default_folder
 from .errors import AgentError
 from .tensorrt_api import failure, made, open_tensorrt
 from .tensorrt_build import BUILDER, BuildOptions
-from .tensorrt_engine import open_engine
+from .tensorrt_engine import batch_limits, open_engine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .cuda import Cuda
     from .runtimes import Loading
     from .tensorrt_api import Api
+    from .tensorrt_engine import Opened
 
     Json = dict[str, Any]
 
@@ -52,11 +53,12 @@ class DeviceOptions:
 class TensorrtRuntime:
     """An engine with its buffers. `batch`: the smallest and the largest it takes; more images go in several calls."""
 
-    def __init__(self, api: Api, cuda: Cuda, engine: Any, names: tuple[str, str], facts: Json) -> None:
-        self._api, self._cuda, self._facts = api, cuda, facts
+    def __init__(self, api: Api, cuda: Cuda, opened: Opened, names: tuple[str, str], facts: Json) -> None:
+        self._api, self._cuda, self._opened, self._facts = api, cuda, opened, facts
         self._input_name, self._output_name = names
+        engine = opened.engine
         _check_names(api, engine, names)
-        smallest, _, largest = (tuple(shape) for shape in engine.get_tensor_profile_shape(names[0], 0))
+        smallest, largest = batch_limits(engine, names[0])
         self._limits = (smallest[0], largest[0])
         self._image_shape = largest[1:]
         self._context = made(api, "no execution context", engine.create_execution_context, "E_ENGINE")
@@ -139,8 +141,20 @@ def load(loading: Loading) -> TensorrtRuntime:
         "cuda": cuda_facts,
         "engine": engine_facts,
     }
-    engine = open_engine(api, cache.plan_path(identity).read_bytes(), dla_core)
-    return TensorrtRuntime(api, cuda, engine, (loading.input_name, loading.output_name), facts)
+    opened = open_engine(api, cache.plan_path(identity).read_bytes(), dla_core)
+    return TensorrtRuntime(api, cuda, opened, (loading.input_name, loading.output_name), facts)
+
+
+def version() -> str | None:
+    """TensorRT's version here, which decides between a bundle's files.
+
+    None without one, and for TensorRT-RTX, whose numbers begin anew: it takes what the newest TensorRT takes.
+    """
+    try:
+        api = open_tensorrt()
+    except AgentError:
+        return None
+    return None if api.has_target else api.version
 
 
 def _ready_engine(

@@ -114,7 +114,8 @@ def fake_pycuda() -> Any:
             assert number == 0
 
         def retain_primary_context(self) -> Any:
-            return types.SimpleNamespace(push=lambda: vars(driver).update(pushed=True))
+            pushed: list[int] = []
+            return types.SimpleNamespace(push=lambda: vars(driver).update(pushed=True), pop=pushed.clear)
 
         def compute_capability(self) -> tuple[int, int]:
             return (8, 7)

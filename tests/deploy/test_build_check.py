@@ -75,6 +75,12 @@ def test_more_gpus_make_one_engine(rtx: Any, folder: Path) -> None:
     assert "compute capability 8.7" in unknown["reason"]
 
 
+def test_a_file_of_a_fixed_batch_is_built_for_that_batch(rtx: Any, tmp_path: Path) -> None:
+    del rtx
+    path = save(tmp_path / "x.onnx", [node("Relu", "input")], shape=[5, 3, 8, 8])
+    assert build_check(path, "fp32")["status"] == "ok"
+
+
 def test_the_report_has_the_keys_of_the_manifest(rtx: Any, tmp_path: Path) -> None:
     del rtx
     report = build_check(save(tmp_path / "x.onnx", [node("Relu", "input")]), "fp32")

@@ -45,9 +45,9 @@ def exercise(level: str, install: Install, folder: Path) -> set[tuple[str, str]]
     files = [folder / "fp32.onnx", *(len(options) - 1) * [folder / "half.onnx"]]
     for path, option in zip(files, options, strict=True):
         built = build_engine(api, str(path), option)
-        engine = tensorrt_engine.open_engine(api, built.plan, 0 if option.use_dla else None)
-        tensorrt_engine.describe_engine(api, engine)
-        runtime = tensorrt_runtime.TensorrtRuntime(api, fake_cuda.FakeCuda(), engine, ("input", "logits"), {})
+        opened = tensorrt_engine.open_engine(api, built.plan, 0 if option.use_dla else None)
+        tensorrt_engine.describe_engine(api, opened.engine)
+        runtime = tensorrt_runtime.TensorrtRuntime(api, fake_cuda.FakeCuda(), opened, ("input", "logits"), {})
         runtime.infer(images(3))
     with pytest.raises(AgentError):
         build_engine(api, str(folder / "broken.onnx"), BuildOptions("fp32"))

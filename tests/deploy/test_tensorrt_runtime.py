@@ -7,13 +7,12 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto
 
-from deploy.agent import PROTOCOL, child, fake_cuda, fake_tensorrt, runtimes
+from deploy.agent import PROTOCOL, child, fake_cuda, fake_tensorrt, runtimes, tensorrt_runtime
 from deploy.agent.errors import AgentError
 from deploy.agent.profiling import profile
 from deploy.pack import agent_archive
@@ -40,34 +39,6 @@ def test_every_release_infers_what_onnx_runtime_infers(
     assert facts["engine"]["inputs"] == {"input": [[n, CHANNELS, SIDE, SIDE] for n in (1, 4, 4)]}
     assert facts["engine"]["device_memory_bytes"] == 4096
     json.dumps(facts)
-
-
-def test_what_the_engine_really_got_is_in_the_engine(install: Install, onnx_path: Path, cache: Path) -> None:
-    """Read from the fake's own header, not from what we say of it."""
-    for level, precision in (("8.6", "int8"), ("8.6", "fp32"), ("10.3", "int8"), ("11.4", "fp16")):
-        install(level)
-        load(onnx_path, cache, precision=precision)
-    headers = [json.loads(path.read_bytes().split(b"\n")[1]) for path in cache.glob("*.engine")]
-    found = {(header["version"], tuple(header["flags"]), header["strong"]) for header in headers}
-    assert found == {
-        ("8.6.1", ("FP16", "INT8"), False),
-        ("8.6.1", (), False),
-        ("10.3.0", (), True),
-        ("11.4.0.106", (), True),
-    }
-
-
-def test_where_10_refuses_its_own_strong_types_the_flags_are_tried_and_it_is_recorded(
-    install: Install, onnx_path: Path, cache: Path
-) -> None:
-    install("10.3", strong_types_fail=True)
-    engine = load(onnx_path, cache, precision="int8").describe()["engine"]
-    assert (engine["typing"], engine["flags"]) == ("weak", ["INT8", "FP16"])
-    assert "could not find any implementation for node convolution" in engine["fallback"]
-    install("11.4", strong_types_fail=True)  # it has no flags to fall back on
-    error = failure(onnx_path, cache, precision="int8")
-    assert error.code == "E_BUILD"
-    assert "could not find any implementation" in error.message
 
 
 def test_results_are_read_after_the_stream_is_synchronised(
@@ -111,43 +82,6 @@ def test_buffers_are_of_the_engines_size_and_given_back(install: Install, onnx_p
     assert fake_cuda.allocated_bytes() == before
 
 
-def test_out_of_memory_has_one_code_wherever_it_happens(
-    install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install("10.3", memory_bytes=1000)
-    errors = [failure(onnx_path, cache, options={"workspace_bytes": 2000})]
-    install("10.3", context_fails=True)
-    errors.append(failure(onnx_path, cache))
-    install("10.3")
-    tiny = fake_cuda.FakeCuda(memory_bytes=fake_cuda.allocated_bytes() + 10)
-    monkeypatch.setattr("deploy.agent.cuda.LIBRARIES", {"fake": lambda: tiny})
-    errors.append(failure(onnx_path, cache))
-    assert [error.code for error in errors] == ["E_OUT_OF_MEMORY"] * 3
-    assert all("smaller batch" in error.message for error in errors)
-
-
-def test_a_refused_file_names_the_node_as_well_as_the_release_can(
-    install: Install, cache: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "broken.onnx"
-    path.write_bytes(b"no protobuf")
-    for level, node in (("8.6", "node 7"), ("10.3", "Odd node odd_one")):
-        install(level)
-        error = failure(path, cache)
-        assert error.code == "E_PARSE"
-        assert f"refuses {node}" in error.message
-        assert fake_tensorrt.VERSIONS[level] in error.message
-
-
-def test_a_crash_while_building_is_an_error_with_its_signal(install: Install, onnx_path: Path, cache: Path) -> None:
-    install("10.3", crash="build")
-    error = failure(onnx_path, cache)
-    assert error.code == "E_CRASH"
-    assert "build_engine" in error.message
-    assert "SIGSEGV" in error.message
-    assert list(cache.iterdir()) == []
-
-
 def test_a_crash_while_deserialising_is_an_error_not_the_agents_end(
     install: Install, onnx_path: Path, cache: Path
 ) -> None:
@@ -156,35 +90,19 @@ def test_a_crash_while_deserialising_is_an_error_not_the_agents_end(
     assert (error.code, "SIGSEGV" in error.message, "check_engine" in error.message) == ("E_CRASH", True, True)
 
 
-def test_a_dla_takes_one_batch_falls_back_to_the_gpu_and_says_which_layers(
-    install: Install, onnx_path: Path, cache: Path
-) -> None:
-    install("10.3", dla_cores=2)
-    options = {"use_dla": True, "dla_core": 1}
-    runtime = load(onnx_path, cache, precision="fp16", batch=4, options=options)
-    facts = runtime.describe()
-    assert facts["providers"] == ["DLA", "GPU"]
-    assert facts["engine"]["dla"] == {"core": 1, "num_layers": 2, "on_gpu": ["reduction"]}
-    # NVIDIA documents 10.3's DLA for the flags alone; a DLA takes no dynamic batch
-    assert (facts["engine"]["typing"], facts["engine"]["flags"]) == ("weak", ["FP16"])
-    assert facts["engine"]["inputs"]["input"] == [[4, CHANNELS, SIDE, SIDE]] * 3
-    for count in (1, 4, 6):  # less than the batch: filled up, and cut off again
-        np.testing.assert_array_equal(runtime.infer(images(count)), expected(onnx_path, images(count)))
-
-
-def test_impossible_options_are_named(install: Install, onnx_path: Path, cache: Path) -> None:
+def test_the_version_that_chooses_a_file_is_tensorrts_own(install: Install) -> None:
+    """TensorRT-RTX counts anew: its 1.7 is not older than 8.6."""
+    install("rtx")
     install("10.3")
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"options": {"use_dla": True}}, "fp16 or int8 only"),
-        ({"options": {"use_dla": True}, "precision": "fp16"}, "this device has 0"),
-        ({"precision": "fp64"}, "fp64"),
-        ({"batch": 0}, "batch 0"),
-        ({"options": {"usedla": True}}, "use_dla"),
-        ({"options": {"cuda": "opencl"}}, "pycuda"),
-    ]
-    for overrides, words in cases:
-        error = failure(onnx_path, cache, **overrides)
-        assert (error.code, words in error.message) == ("E_OPTION", True), (overrides, error.message)
+    assert tensorrt_runtime.version() == "10.3.0"
+
+
+def test_rtx_has_no_version_that_could_choose(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("rtx")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # not to be imported
+    assert tensorrt_runtime.version() is None
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert tensorrt_runtime.version() is None
 
 
 def test_onnx_runtime_takes_no_options(onnx_path: Path) -> None:
