@@ -114,6 +114,7 @@ class _Job:
             "evaluate": True,
             "out": f"{mode}.npz",
             "mode": mode,
+            "options": dict(self.device.options),
         }
 
 
@@ -135,7 +136,7 @@ def _measure(job: _Job) -> list[_Measured]:
     The first is the one to quote: the runtime's default where that passes the golden check, else the mode that does.
     """
     names, measured = job.files(), []
-    with only_measurement(job.device.name), open_target(job.device) as target, TemporaryDirectory() as folder:
+    with only_measurement(job.device.machine), open_target(job.device) as target, TemporaryDirectory() as folder:
         install_agent(target)
         for name in names:
             target.put(job.bundle_dir / name, f"bundle/{name}")

@@ -15,6 +15,11 @@ def describe() -> dict[str, Any]:
     return {"system": platform.platform(), "processor": _processor(), "num_cpus": len(os.sched_getaffinity(0))}
 
 
+def power_mode(status: str = "/var/lib/nvpmodel/status") -> str | None:
+    """Name a Jetson's power mode as its `nvpmodel` service notes it (`pmode:0002`); None elsewhere."""
+    return _read(status).strip() or None
+
+
 def snapshot() -> dict[str, Any]:
     """Read what changes: load averages (1, 5, 15 minutes), frequency governors, memory left in bytes."""
     governors = {_read(path).strip() for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")}

@@ -1,4 +1,4 @@
-"""Models that the pipeline did not train, as a user brings them: a .py file, a DataParallel checkpoint, images in folders."""
+"""Models that the pipeline did not train, as a user brings them: a .py file, a checkpoint, images in folders."""
 
 import json
 from pathlib import Path
