@@ -61,15 +61,9 @@ class EngineCache:
         plan, scratch = self.plan_path(identity), self.scratch_path(identity)
         data = scratch.read_bytes()
         document = {"identity": identity, "size_bytes": len(data), "sha256": _sha256(data), "built": built}
-        plan.with_suffix(".json").unlink(missing_ok=True)  # an old record must not vouch for new bytes
         scratch.replace(plan)
         scratch.write_text(json.dumps(document, indent=1), encoding="utf-8")
         scratch.replace(plan.with_suffix(".json"))
-
-    def drop(self, identity: Json) -> None:
-        """Forget an engine that turned out not to run."""
-        for path in (self.plan_path(identity).with_suffix(".json"), self.plan_path(identity)):
-            path.unlink(missing_ok=True)
 
     def _why(self, identity: Json) -> str:
         """Name what changed since the same file was last built with the same options."""

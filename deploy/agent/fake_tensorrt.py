@@ -280,11 +280,18 @@ class Builder(Fake):  # noqa: D101
         self.num_DLA_cores = self._release.knobs.dla_cores
 
     def create_network(self, flags: int) -> Any:  # noqa: D102
-        if self._release.level.startswith("8") and not flags & 1:
+        kinds = self._release.classes["NetworkDefinitionCreationFlag"]
+        known = {name: 1 << int(value) for name, value in vars(kinds).items() if isinstance(value, int)}
+        if flags & ~sum(known.values()):
+            self._error(f"Error Code 3: API Usage Error: flags {flags} are not those of {sorted(known)}")
+            return None
+        if self._release.level.startswith("8") and not flags & known["EXPLICIT_BATCH"]:
             self._error("a network without EXPLICIT_BATCH has no batch in its shapes")
             return None
         always = self._release.level in ("11.4", "rtx")
-        return self._release.classes["INetworkDefinition"](strong=always or bool(flags & 2))
+        return self._release.classes["INetworkDefinition"](
+            strong=always or bool(flags & known.get("STRONGLY_TYPED", 0))
+        )
 
     def create_builder_config(self) -> Any:  # noqa: D102
         return self._release.classes["IBuilderConfig"]()
@@ -307,11 +314,16 @@ class Builder(Fake):  # noqa: D101
             "flags": sorted(config._flags),
             "strong": network._strong,
             "targets": [name for _, name in sorted(config._targets.items())],
-            "dla": config.DLA_core if "GPU_FALLBACK" in config._flags else None,
+            "dla": config.DLA_core if self._is_on_dla(config) else None,
         }
         return MAGIC + json.dumps(header).encode() + b"\n" + network._onnx
 
+    def _is_on_dla(self, config: Any) -> bool:
+        return bool(config.default_device_type == self._release.classes["DeviceType"].DLA)
+
     def _problem(self, network: Any, config: Any) -> Any:
+        if self._is_on_dla(config) and "GPU_FALLBACK" not in config._flags:
+            return "Error Code 10: reduction cannot run on a DLA, and GPU_FALLBACK is not set"
         if network._strong and config._flags & {"FP16", "INT8"}:
             return "Error Code 3: API Usage Error: type flags in a strongly typed network"
         if network._strong and self._release.knobs.strong_types_fail:

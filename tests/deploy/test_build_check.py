@@ -13,6 +13,8 @@ from bench import student_files
 from deploy import build_check as module
 from deploy.agent import child
 from deploy.agent.errors import AgentError
+from deploy.agent.tensorrt_api import open_tensorrt
+from deploy.agent.tensorrt_build import BuildOptions, build_engine
 from deploy.build_check import build_check, capability_report
 from deploy.onnx_checks import check_onnx
 from tests.deploy.fakes import Install
@@ -133,6 +135,15 @@ def test_a_failed_build_gives_the_builders_own_words(rtx: Any, folder: Path) -> 
     assert report["status"] == "failed"
     assert "Turing" in report["reason"]
     assert "FP32 GEMM is not supported" in report["reason"]
+
+
+def test_a_second_build_in_one_process_keeps_its_own_errors(rtx: Any, folder: Path) -> None:
+    """TensorRT ignores all logs of a process but the first."""
+    del rtx
+    path = student_files.exported("vgg8", folder)
+    for _ in range(2):
+        with pytest.raises(AgentError, match="FP32 GEMM is not supported"):
+            build_engine(open_tensorrt("tensorrt_rtx"), str(path), BuildOptions("fp32", compute_capabilities=("7.5",)))
 
 
 def test_what_the_static_checks_refuse_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,15 @@ def test_results_are_read_after_the_stream_is_synchronised(
     assert (runtime.infer(inputs) == -7).all()
 
 
+def test_no_more_images_are_computed_than_were_given(install: Install, onnx_path: Path, cache: Path) -> None:
+    """A smaller batch is told to the engine, not filled up to its largest."""
+    install("10.3")
+    runtime = load(onnx_path, cache, batch=4)
+    for count, rows in ((4, 4), (1, 1), (6, 2)):
+        runtime.infer(images(count))
+        assert runtime._context.get_tensor_shape("logits") == (rows, CLASSES)
+
+
 def test_inputs_need_not_be_contiguous_nor_float32(install: Install, onnx_path: Path, cache: Path) -> None:
     install("10.3")
     runtime, inputs = load(onnx_path, cache, batch=4), images(8)
