@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import AgentError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,8 +54,12 @@ class EngineCache:
         return document
 
     def scratch_path(self, identity: Json) -> Path:
-        """Where to build the engine of this identity; only this process writes there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Where to build the engine of this identity; only this process writes there. E_CACHE: no such folder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"{self.folder}: {error.strerror}: engines cannot be kept there: set the device's cache_dir"
+            raise AgentError("E_CACHE", message) from None
         return self.plan_path(identity).with_suffix(f".{os.getpid()}.new")
 
     def add(self, identity: Json, built: Json) -> None:

@@ -79,6 +79,14 @@ def test_a_record_without_its_engine_or_an_engine_without_its_record_is_missing(
     assert filled.missing(IDENTITY) == "never built here"
 
 
+def test_a_folder_that_cannot_be_made_is_named_with_the_way_out(install: Install, onnx_path: Path, cache: Path) -> None:
+    install("10.3")
+    cache.write_text("a file")
+    error = failure(onnx_path, cache / "below")
+    assert error.code == "E_CACHE"
+    assert "set the device's cache_dir" in error.message
+
+
 def test_a_build_that_fails_half_way_leaves_nothing(
     install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

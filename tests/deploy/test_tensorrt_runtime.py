@@ -195,6 +195,17 @@ def test_children_of_the_packed_agent_start_from_the_archive(tmp_path: Path) -> 
     assert done.stdout.startswith("AgentError E_NO_RUNTIME No module named 'no_such_library'")
 
 
+def test_children_run_the_code_of_their_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another copy of the package on the path, or installed, is not taken instead."""
+    other = tmp_path / "deploy" / "agent"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    (other / "child.py").write_text("def answer(request): print('{}')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(AgentError, match="no_such_library"):
+        child.run_in_child("check_engine", {"library": "no_such_library", "plan": "x", "dla_core": None})
+
+
 def test_a_child_that_ends_without_an_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "_START", "import sys; print('last words', file=sys.stderr); sys.exit(3)")
     with pytest.raises(AgentError) as caught:
