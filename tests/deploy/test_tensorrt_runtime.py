@@ -199,7 +199,8 @@ def test_children_run_the_code_of_their_parent(tmp_path: Path, monkeypatch: pyte
     """Another copy of the package on the path, or installed, is not taken instead."""
     other = tmp_path / "deploy" / "agent"
     other.mkdir(parents=True)
-    (other / "__init__.py").touch()
+    for package in (other, other.parent):
+        (package / "__init__.py").touch()
     (other / "child.py").write_text("def answer(request): print('{}')")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(AgentError, match="no_such_library"):
