@@ -34,7 +34,9 @@ def run_in_child(operation: str, arguments: Json) -> Json:
 
     AgentError: the child's own, or E_CRASH with the signal it died of.
     """
-    request = {"path": sys.path, "package": __package__, "operation": operation, "arguments": arguments}
+    # This very package first, be it a folder or the archive: the child must run what its parent runs.
+    path = [str(Path(__file__).parents[__package__.count(".") + 1]), *sys.path]
+    request = {"path": path, "package": __package__, "operation": operation, "arguments": arguments}
     done = subprocess.run(
         [sys.executable, "-I", "-c", _START],
         input=json.dumps(request),

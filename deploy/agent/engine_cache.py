@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import AgentError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,8 +54,12 @@ class EngineCache:
         return document
 
     def scratch_path(self, identity: Json) -> Path:
-        """Where to build the engine of this identity; only this process writes there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Where to build the engine of this identity; only this process writes there. E_CACHE: no such folder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"{self.folder}: {error.strerror}: engines cannot be kept there: set the device's cache_dir"
+            raise AgentError("E_CACHE", message) from None
         return self.plan_path(identity).with_suffix(f".{os.getpid()}.new")
 
     def add(self, identity: Json, built: Json) -> None:
@@ -61,15 +67,9 @@ class EngineCache:
         plan, scratch = self.plan_path(identity), self.scratch_path(identity)
         data = scratch.read_bytes()
         document = {"identity": identity, "size_bytes": len(data), "sha256": _sha256(data), "built": built}
-        plan.with_suffix(".json").unlink(missing_ok=True)  # an old record must not vouch for new bytes
         scratch.replace(plan)
         scratch.write_text(json.dumps(document, indent=1), encoding="utf-8")
         scratch.replace(plan.with_suffix(".json"))
-
-    def drop(self, identity: Json) -> None:
-        """Forget an engine that turned out not to run."""
-        for path in (self.plan_path(identity).with_suffix(".json"), self.plan_path(identity)):
-            path.unlink(missing_ok=True)
 
     def _why(self, identity: Json) -> str:
         """Name what changed since the same file was last built with the same options."""

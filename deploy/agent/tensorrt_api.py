@@ -96,7 +96,7 @@ def _module(library: str | None) -> tuple[Any, str]:
 
 
 _LOGS: dict[str, Any] = {}
-"""One log a module: TensorRT keeps the first one of a process, and ignores all that come later."""
+"""One log a module: while anything lives that was made with one, TensorRT says that it ignores every other."""
 
 
 def _log_of(trt: Any) -> Any:

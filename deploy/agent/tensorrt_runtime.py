@@ -168,7 +168,6 @@ def _ready_engine(
         except AgentError as error:
             if error.code not in ("E_ENGINE", "E_CRASH"):
                 raise
-            cache.drop(identity)
             reason = f"the cached one did not open: {error.message}"
     scratch = cache.scratch_path(identity)
     request = {"library": api.library, "onnx": str(onnx), "options": asdict(options), "plan": str(scratch)}

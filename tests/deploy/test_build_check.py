@@ -13,6 +13,8 @@ from bench import student_files
 from deploy import build_check as module
 from deploy.agent import child
 from deploy.agent.errors import AgentError
+from deploy.agent.tensorrt_api import open_tensorrt
+from deploy.agent.tensorrt_build import BuildOptions, build_engine
 from deploy.build_check import build_check, capability_report
 from deploy.onnx_checks import check_onnx
 from tests.deploy.fakes import Install
@@ -133,6 +135,18 @@ def test_a_failed_build_gives_the_builders_own_words(rtx: Any, folder: Path) -> 
     assert report["status"] == "failed"
     assert "Turing" in report["reason"]
     assert "FP32 GEMM is not supported" in report["reason"]
+
+
+def test_a_process_has_one_log(rtx: Any, folder: Path) -> None:
+    """TensorRT says that it ignores a second log while anything lives that was made with the first."""
+    del rtx
+    path, first = student_files.exported("vgg8", folder), open_tensorrt("tensorrt_rtx")
+    alive = first.trt.Builder(first.log)
+    second = open_tensorrt("tensorrt_rtx")
+    with pytest.raises(AgentError, match="FP32 GEMM is not supported"):
+        build_engine(second, str(path), BuildOptions("fp32", compute_capabilities=("7.5",)))
+    assert [text for text in second.log.warnings if "current new logger is ignored" in text] == []
+    del alive
 
 
 def test_what_the_static_checks_refuse_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

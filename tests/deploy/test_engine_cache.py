@@ -12,7 +12,8 @@ import pytest
 
 from deploy.agent import engine_cache, fake_cuda, machine
 from deploy.agent.engine_cache import EngineCache
-from tests.deploy.fakes import Install, expected, images, load
+from deploy.agent.errors import AgentError
+from tests.deploy.fakes import Install, expected, failure, images, load
 
 IDENTITY: dict[str, Any] = {
     "onnx_sha256": "a" * 64,
@@ -78,10 +79,25 @@ def test_a_record_without_its_engine_or_an_engine_without_its_record_is_missing(
     assert filled.missing(IDENTITY) == "never built here"
 
 
-def test_a_dropped_engine_is_gone(filled: EngineCache) -> None:
-    filled.drop(IDENTITY)
-    assert list(filled.folder.iterdir()) == []
-    filled.drop(IDENTITY)
+def test_a_folder_that_cannot_be_made_is_named_with_the_way_out(install: Install, onnx_path: Path, cache: Path) -> None:
+    install("10.3")
+    cache.write_text("a file")
+    error = failure(onnx_path, cache / "below")
+    assert error.code == "E_CACHE"
+    assert "set the device's cache_dir" in error.message
+
+
+def test_a_build_that_fails_half_way_leaves_nothing(
+    install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        Path(arguments["plan"]).write_bytes(b"half an engi")
+        raise AgentError("E_CRASH", f"{operation}: killed")
+
+    install("10.3")
+    monkeypatch.setattr("deploy.agent.tensorrt_runtime.run_in_child", full_disk)
+    assert failure(onnx_path, cache).code == "E_CRASH"
+    assert list(cache.iterdir()) == []
 
 
 def test_a_second_load_takes_the_engine_from_the_cache(install: Install, onnx_path: Path, cache: Path) -> None:

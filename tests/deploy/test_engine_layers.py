@@ -9,9 +9,10 @@ Name: shape_0, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], Ta
 Name: cast, LayerType: kgen, Inputs: [ { Name: input, Dimensions: [-1,3,4,4], Strides: [48,16,4,1], Datatype: Float, \
 Format: (Linear) Row major linear format }], Constants: [], Outputs: [ { Name: a, Dimensions: [-1,4,4,4], Datatype: \
 Half, Format: (NHWC) Channel major format }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: cast]
-Name: conv, LayerType: correlation, Inputs: [ { Name: a, Dimensions: [-1,4,4,4], Datatype: Int8, Format: f }], \
-Constants: [ { Name: w, Dimensions: [1], Datatype: Float, Format: f }], Outputs: [ { Name: b, Dimensions: [-1,4], \
-Datatype: Half, Format: f }], TacticName: t, StreamId: 0, Metadata: [ONNX Layer: conv]
+Name: conv, LayerType: correlation, Inputs: [ { Name: a, Dimensions: [-1,4,4,4], Datatype: Int8, Format: f }, { \
+Name: r, Dimensions: [1], Datatype: Half, Format: f }], Constants: [ { Name: w, Dimensions: [1], Datatype: Float, \
+Format: f }], Outputs: [ { Name: b, Dimensions: [-1,4], Datatype: Half, Format: f }], TacticName: t, StreamId: 0, \
+Metadata: [ONNX Layer: conv]
 Name: fill, LayerType: kgen, Inputs: [], Constants: [], Outputs: [ { Name: c, Dimensions: [1], Datatype: Half, \
 Format: f }], TacticName: t, StreamId: 0, Metadata:
 """

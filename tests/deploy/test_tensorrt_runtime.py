@@ -52,6 +52,15 @@ def test_results_are_read_after_the_stream_is_synchronised(
     assert (runtime.infer(inputs) == -7).all()
 
 
+def test_no_more_images_are_computed_than_were_given(install: Install, onnx_path: Path, cache: Path) -> None:
+    """A smaller batch is told to the engine, not filled up to its largest."""
+    install("10.3")
+    runtime = load(onnx_path, cache, batch=4)
+    for count, rows in ((4, 4), (1, 1), (6, 2)):
+        runtime.infer(images(count))
+        assert runtime._context.get_tensor_shape("logits") == (rows, CLASSES)
+
+
 def test_inputs_need_not_be_contiguous_nor_float32(install: Install, onnx_path: Path, cache: Path) -> None:
     install("10.3")
     runtime, inputs = load(onnx_path, cache, batch=4), images(8)
@@ -184,6 +193,18 @@ def test_children_of_the_packed_agent_start_from_the_archive(tmp_path: Path) -> 
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("AgentError E_NO_RUNTIME No module named 'no_such_library'")
+
+
+def test_children_run_the_code_of_their_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another copy of the package on the path, or installed, is not taken instead."""
+    other = tmp_path / "deploy" / "agent"
+    other.mkdir(parents=True)
+    for package in (other, other.parent):
+        (package / "__init__.py").touch()
+    (other / "child.py").write_text("def answer(request): print('{}')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(AgentError, match="no_such_library"):
+        child.run_in_child("check_engine", {"library": "no_such_library", "plan": "x", "dla_core": None})
 
 
 def test_a_child_that_ends_without_an_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
