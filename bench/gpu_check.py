@@ -27,11 +27,12 @@ from afpkd.settings import TrainSettings
 from afpkd.train import Augmentation, Fitting
 from deploy.measure import profile_bundle
 from export.build import build_bundle
+from export.calibration import calibration_images
 from export.to_onnx import OPSET
 
 DATA = DATASETS["fashion_mnist_5k"]
 BATCH = 64
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16", "int8")
 Amp = Literal["gpu", "never"]
 # fp32 convolutions on the GPU may use TF32 (10 bits of mantissa), bf16 has 7: a loss is a mean and keeps a digit more.
 TOLERANCE = {"fp32": 5e-3, "mixed precision": 5e-2, "compiled": 5e-3}
@@ -142,6 +143,7 @@ def measured_engines(device: str, preset: str, precisions: Sequence[str] = PRECI
             opset=OPSET,
             lineage={},
             out=folder / "bundle",
+            calibration=calibration_images(data.train.images, seed=0),
         )
         for precision in precisions:
             found.append(_engine(folder, device, precision, preset))

@@ -145,6 +145,7 @@ def export_bundle(run: Run, role: str) -> Json:
     from afpkd.checkpoint import load_weights
     from afpkd.data.dataset import data_root
     from afpkd.models import build_model
+    from deploy.build_check import build_check
     from export.build import build_bundle
     from export.calibration import calibration_images
     from export.quantize import Int8
@@ -183,6 +184,7 @@ def export_bundle(run: Run, role: str) -> Json:
         int8=Int8(wanted.quantizer, wanted.calibration, wanted.int8_exclude),
         legacy=wanted.legacy,
         max_drop=wanted.max_drop,
+        build_check=build_check,
         say=progress.say,
     )
     progress.say(f"{len(manifest['verification'])} files in {time.monotonic() - started:.1f} s")

@@ -38,8 +38,9 @@ def test_gpu_check_measures_engines_by_the_way_of_make_profile(monkeypatch: pyte
     preset = Preset(name="instant", min_seconds=0, min_count=200, warm_up=warm_up)
     monkeypatch.setitem(presets._PRESETS, "instant", preset)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (engine,) = gpu_check.measured_engines("local", "instant")
-    assert engine.ok
+    engines = gpu_check.measured_engines("local", "instant")
+    assert [(engine.precision, engine.ok) for engine in engines] == [("fp32", True), ("fp16", True), ("int8", True)]
+    engine = engines[0]
     assert engine.record is not None
     shown = gpu_check.engine_table([engine, gpu_check.Engine("fp16", None, "device local-gpu: no driver")])
     assert "onnxruntime" in shown.splitlines()[0]
@@ -53,7 +54,7 @@ def test_gpu_check_measures_engines_by_the_way_of_make_profile(monkeypatch: pyte
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_gpu_check_reports_an_engine_that_cannot_be_had_as_failed() -> None:
     """Without a driver the device is not there: an error of one line, no traceback."""
-    (engine,) = gpu_check.measured_engines("local-gpu", "quick")
+    engine, *_ = gpu_check.measured_engines("local-gpu", "quick")
     assert (engine.ok, engine.record) == (False, None)
     assert engine.error is not None
     assert engine.error.startswith("device local-gpu: ")
