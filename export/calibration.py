@@ -62,8 +62,8 @@ def ranges_of(
     """Run `inputs` (float32 N, C, H, W, preprocessed) through the float graph, and give the range of each tensor that
     enters or leaves an operator of `op_types`.
 
-    percentile: the 0.005 and 99.995 % quantiles of all values (99.99 % lie between); minmax: the extremes; entropy:
-    the threshold of least Kullback-Leibler divergence.
+    percentile: 99.99 % of the absolute values lie within; minmax: the extremes; entropy: the threshold of least
+    Kullback-Leibler divergence.
     """
     kind, options = _METHODS[method]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints its progress

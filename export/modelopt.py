@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -60,9 +61,9 @@ def modelopt_int8(
         return onnx.load(target)
 
 
-def _library():  # type: ignore[no-untyped-def]  # an optional package: its types are not here
+def _library() -> Callable[..., Any]:
     try:
-        from modelopt.onnx.quantization import quantize
+        quantize: Callable[..., Any] = importlib.import_module("modelopt.onnx.quantization").quantize
     except ImportError as error:
         hint = "pip install nvidia-modelopt lief cppimport onnxconverter-common onnx-graphsurgeon onnxslim"
         raise UserError(f"export.quantizer = 'modelopt': {error}: {hint}, or use 'onnxruntime'") from None
