@@ -1,11 +1,13 @@
 """ONNX Runtime's quantiser against NVIDIA Model-Optimizer: accuracy, and what TensorRT-RTX makes of their files.
 
-`python -m bench.quantizers RUN/student …`: each role of a run; without a name the public CIFAR-100 ResNet-56. The choice
-is made on training images that did not calibrate; test accuracy stands beside it. Model-Optimizer where it is installed.
+`python -m bench.quantizers RUN/student …`: each role of a run; without a name the public CIFAR-100 ResNet-56. The
+choice is made on training images that did not calibrate; test accuracy stands beside it. Model-Optimizer where it is
+installed.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
@@ -73,7 +75,7 @@ def main(folders: list[str]) -> None:
 def table(rows: list[Json]) -> str:
     """Markdown, a file a line: SQNR and agreement on training images that did not calibrate, test accuracy, layers."""
     lines = [
-        "| network | quantiser | ranges | remainder | SQNR, dB | agreement | test top-1 | int8 | fp16 | fp32 layers in RTX |",
+        "| network | quantiser | ranges | remainder | SQNR, dB | agreement | test top-1 | int8 | fp16 | fp32 layers |",
         "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -123,14 +125,14 @@ def _files(made: Quantized) -> Iterator[tuple[str, onnx.ModelProto]]:
 
 
 def rtx_layers(proto: onnx.ModelProto) -> Json:
-    """Build for SM 8.9 with TensorRT-RTX, which needs no GPU: {"layer_types": {type of the first input: layers}, ...}."""
+    """Build for SM 8.9 with TensorRT-RTX, which needs no GPU: {"layer_types": {type of first input: layers}, ...}."""
     try:
-        import tensorrt_rtx as trt
+        trt: Any = importlib.import_module("tensorrt_rtx")
     except ImportError as error:
         return {"status": None, "reason": str(error)}
     said: list[str] = []
 
-    class Logger(trt.ILogger):  # type: ignore[misc,unused-ignore]
+    class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

@@ -131,9 +131,7 @@ def layer_name(node: onnx.NodeProto) -> str:
         return weight.removesuffix(".weight").removeprefix("model.")
     if node.name.startswith("/"):  # torch's older exporter folds weights under new names, but keeps the modules' path
         *path, _ = node.name.strip("/").split("/")
-        inner = zip(
-            path, [*path[1:], ""], strict=True
-        )  # downsample/downsample.0 repeats a name
+        inner = zip(path, [*path[1:], ""], strict=True)  # downsample/downsample.0 repeats a name
         return ".".join(part for part, child in inner if not child.startswith(f"{part}.")).removeprefix("model.")
     return str(node.name)
 

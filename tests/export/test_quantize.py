@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -271,10 +272,44 @@ def test_old_opsets_and_modelopt_do_not_go_together() -> None:
 
 
 def test_a_quantiser_that_is_not_installed_says_what_to_install(
-    graph: onnx.ModelProto, inputs: Floats, monkeypatch: pytest.MonkeyPatch
+    graph: onnx.ModelProto, inputs: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "modelopt", None)
-    with pytest.raises(UserError, match=r"quantizer = 'modelopt': .*pip install nvidia-modelopt"):
+    (tmp_path / "modelopt.py").write_text("raise ImportError('no modelopt here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # installed or not
+    with pytest.raises(UserError, match=r"'modelopt': ImportError: no modelopt here: pip install nvidia-modelopt"):
         quantized(graph, inputs, Int8(quantizer="modelopt", method="minmax"))
     with pytest.raises(UserError, match="Model-Optimizer has minmax and entropy, not percentile"):
         quantized(graph, inputs, Int8(quantizer="modelopt"))
+
+
+MODELOPT = """
+import json, pathlib, sys
+def quantize(**asked):
+    shape = asked.pop("calibration_data")["input"].shape
+    pathlib.Path(asked["output_path"]).write_bytes(pathlib.Path(asked["onnx_path"]).read_bytes())
+    pathlib.Path({asked!r}).write_text(json.dumps({{**asked, "shape": shape}}, default=str))
+"""
+
+
+def test_model_optimizer_is_asked_as_its_interface_wants_it(
+    graph: onnx.ModelProto, inputs: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in with its signature: whether it quantises well is bench/quantizers.py's question."""
+    folder, said = tmp_path / "modelopt" / "onnx" / "quantization", tmp_path / "asked.json"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent, folder.parent.parent):
+        (package / "__init__.py").write_text(MODELOPT.format(asked=str(said)) if package == folder else "")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = quantized(graph, inputs, Int8(quantizer="modelopt", method="entropy", exclude=("fc",)))
+    assert made.full == graph
+    asked = json.loads(said.read_text())
+    assert (asked["quantize_mode"], asked["calibration_method"], asked["calibration_eps"]) == (
+        "int8",
+        "entropy",
+        ["cpu"],
+    )
+    assert (asked["high_precision_dtype"], asked["nodes_to_exclude"]) == ("fp32", ["node_linear"])
+    assert asked["shape"] == list(inputs.shape)
+    made.half(19)
+    assert json.loads(said.read_text())["high_precision_dtype"] == "fp16"
+    assert made.sensitivity() == []
