@@ -43,7 +43,7 @@ class Int8(NamedTuple):
     """How a float graph becomes int8."""
 
     quantizer: Quantizer = "onnxruntime"
-    method: Method = "percentile"
+    method: Method = "mse"
     exclude: tuple[str, ...] = ()
     """Layers that stay float: names of modules (`layer1.0.conv1`) or of nodes."""
 

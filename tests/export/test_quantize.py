@@ -91,6 +91,27 @@ def test_ranges_are_the_values_the_tensors_take() -> None:
     assert high < 5
 
 
+def test_the_range_of_least_error_is_the_one_a_search_finds() -> None:
+    images = np.random.default_rng(0).normal(size=(300, 1, 8, 8)).astype(np.float32)
+    images[0, 0, 0, 0] = 12.0
+
+    def error(threshold: float) -> float:
+        step = threshold / 127
+        return float(((images - np.clip(np.rint(images / step), -127, 127) * step) ** 2).sum())
+
+    low, high = ranges_of(one_layer(), images, OP_TYPES, "mse")["input"]
+    assert low == -high
+    best = min(error(threshold) for threshold in np.linspace(1, 12, 200))
+    assert error(high) < 1.03 * best < 0.95 * error(12.0)
+    assert high < 11.5
+
+
+def test_a_tensor_of_zeros_has_a_range() -> None:
+    ranges = ranges_of(one_layer(), np.zeros((64, 1, 8, 8), np.float32), OP_TYPES, "mse")
+    proto = with_qdq(one_layer(), ranges)
+    assert not graph_forward(proto)(np.zeros((1, 1, 8, 8), np.float32)).any()
+
+
 def test_what_a_relu_cuts_away_costs_no_precision() -> None:
     proto = one_layer()
     ranges = {"input": (-3.0, 3.0), "c": (-6.0, 6.5), "r": (0.0, 5.0), "logits": (0.0, 2.5)}
@@ -192,7 +213,7 @@ def test_a_scale_too_small_for_float16_is_raised_and_its_weights_rounded_anew(gr
     np.testing.assert_allclose(restored[2:], values[2:], atol=np.abs(values).max() / 127)
 
 
-@pytest.mark.parametrize("method", ["percentile", "minmax", "entropy"])
+@pytest.mark.parametrize("method", ["mse", "percentile", "minmax", "entropy"])
 def test_every_method_calibrates(method: Method, graph: onnx.ModelProto, inputs: Floats) -> None:
     ranges = ranges_of(graph, inputs, OP_TYPES, method)
     assert {node.input[0] for node in layers_of(graph)} <= ranges.keys()
@@ -278,7 +299,7 @@ def test_a_quantiser_that_is_not_installed_says_what_to_install(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # installed or not
     with pytest.raises(UserError, match=r"'modelopt': ImportError: no modelopt here: pip install nvidia-modelopt"):
         quantized(graph, inputs, Int8(quantizer="modelopt", method="minmax"))
-    with pytest.raises(UserError, match="Model-Optimizer has minmax and entropy, not percentile"):
+    with pytest.raises(UserError, match="Model-Optimizer has minmax and entropy, not mse"):
         quantized(graph, inputs, Int8(quantizer="modelopt"))
 
 
