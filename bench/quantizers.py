@@ -94,7 +94,7 @@ def table(rows: list[Json]) -> str:
 
 def _rows(network: Network) -> Iterator[Json]:
     train = network.data.train
-    images, labels = (values[:NUM_TESTED] for values in network.data.test)
+    images, labels = network.data.test.images[:NUM_TESTED], network.data.test.labels[:NUM_TESTED]
     calibration = calibration_images(train.images, seed=0)
     others = np.setdiff1d(np.arange(len(train.labels)), calibration.ids)
     judged = train.images[np.random.default_rng(1).choice(others, NUM_JUDGED, replace=False)]
