@@ -73,7 +73,8 @@ def _raise_small_scales(graph: onnx.GraphProto) -> None:
 def _rescaled(stored: NDArray[np.int8], factor: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
     """Multiply int8 values by a factor of at most 1 a channel of `axis` (or one for all), rounded."""
     shape = [-1 if dim == axis and factor.size > 1 else 1 for dim in range(stored.ndim)]
-    return np.rint(stored * factor.reshape(shape)).astype(np.int8)
+    rounded: NDArray[np.int8] = np.rint(stored * factor.reshape(shape)).astype(np.int8)
+    return rounded
 
 
 def sorted_graph(proto: onnx.ModelProto) -> onnx.ModelProto:

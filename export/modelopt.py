@@ -1,13 +1,15 @@
-"""NVIDIA Model-Optimizer behind the same door as ONNX Runtime's quantiser: an extra, imported when asked for."""
+"""NVIDIA Model-Optimizer behind the same door as ONNX Runtime's quantiser: an extra, asked for by name.
+
+It works in a process of its own, for it replaces parts of ONNX Runtime's quantiser in the process that imports it: the
+next calibration there fails.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
+import subprocess
+import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,6 +22,24 @@ from afpkd.record import UserError
 from export.calibration import Method
 
 _METHODS: dict[Method, str] = {"minmax": "max", "entropy": "entropy"}
+_INSTALL = "pip install nvidia-modelopt lief cppimport onnxconverter-common onnx-graphsurgeon onnxslim"
+
+_CHILD = """
+import sys
+import numpy as np
+from modelopt.onnx.quantization import quantize
+source, inputs, target, name, method, remainder, *exclude = sys.argv[1:]
+quantize(
+    onnx_path=source,
+    output_path=target,
+    quantize_mode="int8",
+    calibration_data={name: np.load(inputs)},
+    calibration_method=method,
+    calibration_eps=["cpu"],
+    high_precision_dtype=remainder,
+    nodes_to_exclude=exclude,
+)
+"""
 
 
 def modelopt_int8(
@@ -31,39 +51,21 @@ def modelopt_int8(
 ) -> onnx.ModelProto:
     """Quantise with Model-Optimizer on the CPU; it chooses the nodes, and writes opset 19 whatever it is given.
 
-    exclude: names of nodes. UserError where it is not installed, and for a method it does not have.
+    exclude: names of nodes. UserError where it is not installed, where it fails, and for a method it does not have.
     """
     if method not in _METHODS:
         known = " and ".join(_METHODS)
         raise UserError(f"export.calibration: Model-Optimizer has {known}, not {method}: choose one of them")
-    # It configures logging when it is imported, and says that it finds no GPU; its errors are raised all the same.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")
-        quantize = _library()
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+    with tempfile.TemporaryDirectory() as folder:
+        source, images, target = (Path(folder) / name for name in ("float.onnx", "inputs.npy", "int8.onnx"))
         onnx.save(proto, source)
-        disabled = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-        try:
-            quantize(
-                onnx_path=str(source),
-                output_path=str(target),
-                quantize_mode="int8",
-                calibration_data={proto.graph.input[0].name: inputs},
-                calibration_method=_METHODS[method],
-                calibration_eps=["cpu"],
-                high_precision_dtype=remainder,
-                nodes_to_exclude=[re.escape(name) for name in exclude],
-            )
-        finally:
-            logging.disable(disabled)
+        np.save(images, inputs, allow_pickle=False)
+        names = [re.escape(name) for name in exclude]
+        words = [str(source), str(images), str(target), proto.graph.input[0].name, _METHODS[method], remainder, *names]
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD, *words], cwd=folder, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            line = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise UserError(f"export.quantizer = 'modelopt': {line}: {_INSTALL}, or use 'onnxruntime'")
         return onnx.load(target)
-
-
-def _library():  # type: ignore[no-untyped-def]  # an optional package: its types are not here
-    try:
-        from modelopt.onnx.quantization import quantize
-    except ImportError as error:
-        hint = "pip install nvidia-modelopt lief cppimport onnxconverter-common onnx-graphsurgeon onnxslim"
-        raise UserError(f"export.quantizer = 'modelopt': {error}: {hint}, or use 'onnxruntime'") from None
-    return quantize

@@ -43,7 +43,7 @@ class Int8(NamedTuple):
     """How a float graph becomes int8."""
 
     quantizer: Quantizer = "onnxruntime"
-    method: Method = "percentile"
+    method: Method = "mse"
     exclude: tuple[str, ...] = ()
     """Layers that stay float: names of modules (`layer1.0.conv1`) or of nodes."""
 
@@ -126,12 +126,13 @@ def layers(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 def layer_name(node: onnx.NodeProto) -> str:
     """The module's name in the network (`layer1.0.conv1`), as far as the exporter left it; else the node's."""
-    weight = node.input[1]
+    weight: str = node.input[1]
     if weight.endswith(".weight"):
         return weight.removesuffix(".weight").removeprefix("model.")
     if node.name.startswith("/"):  # torch's older exporter folds weights under new names, but keeps the modules' path
         *path, _ = node.name.strip("/").split("/")
-        return ".".join(path).removeprefix("model.")
+        inner = zip(path, [*path[1:], ""], strict=True)  # downsample/downsample.0 repeats a name
+        return ".".join(part for part, child in inner if not child.startswith(f"{part}.")).removeprefix("model.")
     return str(node.name)
 
 

@@ -129,7 +129,7 @@ def _check_arrays(bundle_dir: Path, manifest: Json) -> None:
         raise UserError(f"{path}: not an archive of arrays ({error}): export it again") from None
 
 
-def _check_array(file: IO[bytes], size: int, dtype: np.dtype, shape: tuple[int, ...], what: str) -> None:  # type: ignore[type-arg]
+def _check_array(file: IO[bytes], size: int, dtype: np.dtype, shape: tuple[int, ...], what: str) -> None:
     """The header of an .npy names this type and shape, and the bytes that follow are as many."""
     try:
         version = np.lib.format.read_magic(file)

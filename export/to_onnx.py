@@ -100,11 +100,11 @@ def _scripted(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
     # An untraceable model is dumped on stdout; the exception says what failed.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes but the batch shall become numbers
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         torch.onnx.export(
             logits_only(model),
             (images,),
-            file,
+            file,  # type: ignore[arg-type]  # the older exporter writes to a buffer as well
             dynamo=False,
             opset_version=opset,
             input_names=["input"],

@@ -230,7 +230,8 @@ def test_a_file_is_held_against_the_logits_of_the_image_it_stands_for(
 ) -> None:
     """The numbers of the manifest, computed again with numpy and a session of our own."""
     manifest = built(net, images, tmp_path / "bundle", precisions=("fp16",), calibration=train)
-    pixels = (images.astype(np.float32) / 255 - np.float32(MEAN).reshape(3, 1, 1)) / np.float32(STD).reshape(3, 1, 1)
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (MEAN, STD))
+    pixels = (images.astype(np.float32) / 255 - mean) / std
     with torch.no_grad():
         want = copy.deepcopy(net).eval()(torch.from_numpy(pixels)).logits.numpy().astype(np.float64)
     got = onnxruntime.InferenceSession(tmp_path / "bundle" / "fp16.onnx").run(None, {"input": pixels})[0]
@@ -267,8 +268,8 @@ def test_fp16_that_overflows_is_over_budget_whatever_its_accuracy(
     factor: float, status: str, net: TinyNet, images: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     with torch.no_grad():
-        net.conv.weight *= 1e4
-        net.norm.weight *= factor
+        net.conv.weight.mul_(1e4)
+        net.norm.weight.mul_(factor)
     manifest = built(net, images, tmp_path / "bundle", precisions=("fp32", "fp16"), max_drop=100.0)
     facts = manifest["verification"]["fp16.onnx"]
     assert facts["status"] == status

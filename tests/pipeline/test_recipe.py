@@ -143,7 +143,7 @@ BAD = {
         'extends = "default"\n[export]\nlegacy = true\nquantizer = "modelopt"\ncalibration = "minmax"\n',
         "export.legacy: modelopt's int8 has opset 19 at least",
     ),
-    "percentile with modelopt": (
+    "mse with modelopt": (
         'extends = "default"\n[export]\nquantizer = "modelopt"\n',
         "export.calibration: modelopt has minmax and entropy",
     ),
