@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import __main__ as bench_main
-from bench import default_seeds, gpu_check, rows
+from bench import default_seeds, export_time, gpu_check, quantizers, rows
 
 
 def test_gpu_check_compares_every_loss_and_can_fail() -> None:
@@ -62,3 +62,21 @@ def test_make_bench_lists_its_benches(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as ended:
         bench_main.main(["nonsense"])
     assert ended.value.code == 2
+
+
+def test_the_quantiser_rows_make_a_table_and_hold_both_quantisers() -> None:
+    found = rows.read("quantizers")
+    shown = quantizers.table(found)
+    assert len(shown.splitlines()) == 2 + len(found)
+    for network in {row["network"] for row in found}:
+        assert {row["quantizer"] for row in found if row["network"] == network} == {"onnxruntime", "modelopt"}
+    built = [row for row in found if row["rtx"]["status"] == "built"]
+    assert len(built) == len(found)
+    assert all(row["rtx"]["layer_types"]["Int8"] > 0 for row in built)
+    assert f"| {found[0]['sqnr_db']:.1f} |" in shown
+
+
+def test_the_export_rows_make_a_table() -> None:
+    shown = export_time.table(rows.read("export_time"))
+    assert "| resnet8 | 4 |" in shown
+    assert " MB |" in shown
