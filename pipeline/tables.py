@@ -58,7 +58,7 @@ def files_table(run: Records) -> Table:
         for name, found in manifest.get("verification", {}).items():
             sqnr = NONE if found["sqnr_db"] is None else f"{found['sqnr_db']:.1f}"
             built = manifest.get("build_check", {}).get(name, {})
-            row = [ROLES[role], name, sizes.get(name, NONE), percent(found["top1"]), f"{-found['drop']:+.2f}", sqnr]
+            row = [ROLES[role], name, sizes.get(name, NONE), percent(found["top1"]), f"{0 - found['drop']:+.2f}", sqnr]
             rows.append([*row, f"{found['argmax_agreement']:.2f} %", built.get("status") or "not checked"])
             rows[-1].append(f"{found['status']}{': ' + found['reason'] if found['reason'] else ''}")
     columns = ["Model", "File", "Size", "Top-1", "Against float32", "SQNR (dB)", "Same class", "Build", "Status"]
