@@ -98,19 +98,9 @@ def build_bundle(
     inputs = preprocess(calibration.images, {"preprocessing": rule}) if quantizes and calibration else None
     maker = Maker(source.graph_of, opset, inputs, settings)
     checker = _Checker(name, images, labels, rule, reference, max_drop)
-    golden = preprocess(images[checker.chosen], {"preprocessing": rule})
-    fault = maker.overflow(golden) if set(precisions) != {"fp32"} else None
+    fault = maker.overflow(checker.golden_inputs()) if set(precisions) != {"fp32"} else None
     with tempfile.TemporaryDirectory() as scratch:
-        files, verification, builds = [], {}, {}
-        for file in planned:
-            path = Path(scratch) / file.name
-            save_graph(maker.graph(file), path, opset=file.opset)
-            verification[file.name] = facts = checker.check(file, path, fault)
-            say(f"{file.name}: top-1 {facts['top1']:.2f} %, {facts['status']}{_after(facts['reason'])}")
-            builds[file.name] = _built(build_check, file, path)
-            kept = {key: facts[key] for key in ("status", "reason")}
-            entry = {**kept, "tolerances": facts.pop("tolerances")}
-            files += [ModelFile(path, file.precision, file.opset, *run, entry) for run in file.runs]
+        files, facts = _made(planned, maker, checker, Path(scratch), fault, build_check, say)
         return write_bundle(
             out,
             facts={
@@ -119,8 +109,7 @@ def build_bundle(
                 "num_params": source.cost["num_params"],
                 "macs": {key: value for key, value in source.cost.items() if key != "num_params"},
                 "preprocessing": rule,
-                "verification": verification,
-                "build_check": builds,
+                **facts,
                 "sensitivity": maker.sensitivity(),
                 "torch_top1": checker.torch_top1,
                 "lineage": {**lineage, "calibration": _calibrated(calibration, settings) if quantizes else None},
@@ -129,6 +118,30 @@ def build_bundle(
             golden=Golden(images[checker.chosen], reference[checker.chosen], checker.tolerances(precisions)),
             evaluation=Evaluation(images, labels.astype(np.int64), label_names),
         )
+
+
+def _made(
+    planned: Sequence[Planned],
+    maker: Maker,
+    checker: _Checker,
+    folder: Path,
+    fault: str | None,
+    build_check: BuildCheck | None,
+    say: Callable[[str], None],
+) -> tuple[list[ModelFile], Json]:
+    """Make and check each planned file in `folder`: the manifest's entries, and what it says of the files by name."""
+    files: list[ModelFile] = []
+    verification, builds = {}, {}
+    for file in planned:
+        path = folder / file.name
+        save_graph(maker.graph(file), path, opset=file.opset)
+        verification[file.name] = facts = checker.check(file, path, fault)
+        say(f"{file.name}: top-1 {facts['top1']:.2f} %, {facts['status']}{_after(facts['reason'])}")
+        builds[file.name] = _built(build_check, file, path)
+        kept = {key: facts[key] for key in ("status", "reason")}
+        entry = {**kept, "tolerances": facts.pop("tolerances")}
+        files += [ModelFile(path, file.precision, file.opset, *run, entry) for run in file.runs]
+    return files, {"verification": verification, "build_check": builds}
 
 
 class _Checker:
@@ -147,6 +160,10 @@ class _Checker:
         self._reference, self._max_drop = reference, max_drop
         self.chosen = golden_indices(images)
         self.torch_top1 = top1(reference, labels)
+
+    def golden_inputs(self) -> NDArray[np.float32]:
+        """The golden images, preprocessed."""
+        return preprocess(self._images[self.chosen], {"preprocessing": self._rule})
 
     def tolerances(self, precisions: Sequence[str]) -> dict[str, Json]:
         """Golden tolerances by precision."""
