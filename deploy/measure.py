@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from afpkd.record import Json, UserError, atomic_path, provenance, sha256_of, write_record
+from afpkd.record import Json, UserError, provenance, sha256_of, write_record
 from deploy import statistics
 from deploy.agent import PROTOCOL
-from deploy.client import call_agent, install_agent
-from deploy.devices import Device, find_device, open_target
+from deploy.devices import Device, find_device, open_target, with_runtime
+from deploy.jobs import Progress, Work, run_job
 from deploy.lock import only_measurement
 from deploy.presets import Preset, find_preset
 from export.bundle import read_manifest
@@ -34,6 +34,7 @@ def profile_bundle(
     out: Path,
     recipe: str,
     config_digest: str,
+    progress: Progress = lambda text, done, total: None,
 ) -> Json:
     """Measure one file of a bundle on a device; write the record to `out`, raw samples to `out` with suffix .npz.
 
@@ -43,10 +44,10 @@ def profile_bundle(
     """
     if threads < 0:
         raise UserError(f"threads = {threads}: expected 0 (the runtime's default) or more")
-    job = _Job(bundle_dir, find_device(device), precision, find_preset(preset), threads)
+    job = _Job(bundle_dir, with_runtime(find_device(device)), precision, find_preset(preset), threads)
     samples_path = out.with_suffix(".npz")
     out.unlink(missing_ok=True)  # an old record must not vouch for new samples
-    answer = _measure(job, samples_path)
+    answer = _measure(job, samples_path, progress)
     with np.load(samples_path) as arrays:
         samples, predictions = arrays["samples_ns"], arrays["predictions"]
     record = {
@@ -111,20 +112,22 @@ class _Job:
             "preset": asdict(self.preset),
             "evaluate": True,
             "out": _SAMPLES,
+            **({"options": dict(self.device.options)} if self.device.runtime == "tensorrt" else {}),
         }
 
 
-def _measure(job: _Job, samples_path: Path) -> Json:
-    """Send agent and bundle, run the agent, fetch its arrays to `samples_path`; give its answer."""
-    names = job.files()
-    with only_measurement(job.device.name), open_target(job.device) as target:
-        install_agent(target)
-        for name in names:
-            target.put(job.bundle_dir / name, f"bundle/{name}")
-        answer = call_agent(target, "profile", job.request())
-        with atomic_path(samples_path) as temporary:
-            target.get(_SAMPLES, temporary)
-    return answer
+def _measure(job: _Job, samples_path: Path, progress: Progress) -> Json:
+    """Measure as a job on the device, fetch its arrays to `samples_path`; give its answer."""
+    work = Work(
+        verb="profile",
+        request=job.request(),
+        files={f"bundle/{name}": job.bundle_dir / name for name in job.files()},
+        results={_SAMPLES: samples_path},
+        max_seconds=job.device.max_seconds,
+        tied=job.device.transport == "local",
+    )
+    with only_measurement(job.device.machine), open_target(job.device) as target:
+        return run_job(target, work, progress)
 
 
 def _record(job: _Job, answer: Json, samples: statistics.Samples, predictions: NDArray[np.int64]) -> Json:

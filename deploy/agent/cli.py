@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import PROTOCOL
+from . import PROTOCOL, cleaning, jobs, probe, store, supervisor
 from .errors import AgentError
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     """Answer one verb and give the exit code; every failure becomes a JSON document."""
+    if arguments[:1] == ["supervise"]:  # the agent calls itself: its answer is a file
+        supervisor.supervise(tuple(map(int, arguments[1:])))
+        return 0
     # Runtimes print on the C level too: the answer keeps the real stdout, all other output goes to stderr.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -46,6 +49,9 @@ def _answer(arguments: Sequence[str]) -> Json:
         raise AgentError("E_REQUEST", f"stdin is not a JSON document: {error}") from None
     if not isinstance(request, dict):
         raise AgentError("E_REQUEST", "stdin is not a JSON object")
+    if request.get("protocol", PROTOCOL) != PROTOCOL:
+        message = "host speaks protocol {}, this agent {}: update the older of the two"
+        raise AgentError("E_PROTOCOL", message.format(request["protocol"], PROTOCOL))
     return _VERBS[verb](request)
 
 
@@ -75,4 +81,14 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
 
 
-_VERBS: dict[str, Callable[[Json], Json]] = {"profile": _profile, "version": _version}
+_VERBS: dict[str, Callable[[Json], Json]] = {
+    "cancel": jobs.cancel,
+    "follow": jobs.follow,
+    "forget": jobs.forget,
+    "gc": cleaning.collect,
+    "missing": store.missing,
+    "probe": probe.probe,
+    "profile": _profile,
+    "submit": jobs.submit,
+    "version": _version,
+}

@@ -15,6 +15,11 @@ def describe() -> dict[str, Any]:
     return {"system": platform.platform(), "processor": _processor(), "num_cpus": len(os.sched_getaffinity(0))}
 
 
+def boot_id() -> str:
+    """Name this boot of the device: another value is proof of a reboot, whatever the clock says."""
+    return _read("/proc/sys/kernel/random/boot_id").strip()
+
+
 def snapshot() -> dict[str, Any]:
     """Read what changes: load averages (1, 5, 15 minutes), frequency governors, memory left in bytes."""
     governors = {_read(path).strip() for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")}

@@ -161,7 +161,7 @@ def test_presets_are_the_protocols() -> None:
 
 def test_local_runs_onnx_runtime_under_this_interpreter() -> None:
     local = find_device("local")
-    assert (local.name, local.runtime, local.python) == ("local", "onnxruntime", sys.executable)
+    assert (local.name, local.runtime, local.python) == ("local", "onnxruntime", (sys.executable,))
 
 
 def test_a_second_measurement_waits_and_then_names_the_first(
