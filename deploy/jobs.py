@@ -40,6 +40,7 @@ class Work:
     results: Mapping[str, Path] = field(default_factory=dict)
     """Name in the job's folder -> where it goes here."""
     max_seconds: float = 3600.0
+    clocks: str = "as-is"
     tied: bool = False
     """Whether it shall end with this process: where the device is this machine, and nobody would come back for it."""
 
@@ -118,6 +119,7 @@ def _job(work: Work, job_id: str, files: Json) -> Json:
         "files": files,
         "max_seconds": work.max_seconds,
         "host": f"process {os.getpid()} on {os.uname().nodename}",
+        "clocks": work.clocks,
         "tied_to": os.getpid() if work.tied else None,
     }
 

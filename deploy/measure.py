@@ -124,6 +124,7 @@ def _measure(job: _Job, samples_path: Path, progress: Progress) -> Json:
         files={f"bundle/{name}": job.bundle_dir / name for name in job.files()},
         results={_SAMPLES: samples_path},
         max_seconds=job.device.max_seconds,
+        clocks=job.device.clocks,
         tied=job.device.transport == "local",
     )
     with only_measurement(job.device.machine), open_target(job.device) as target:
@@ -164,6 +165,7 @@ def _record(job: _Job, answer: Json, samples: statistics.Samples, predictions: N
         "protocol": _protocol(job.preset),
         "timing": {**answer["timing"], "drift_percent": drift_percent},
         "golden": {"before": None, "after": None, **answer["golden"]},
+        "clocks": answer["clocks"],
         **provenance(),
         "machine": answer["machine"],
         "inputs": {"manifest.json": sha256_of(job.bundle_dir / "manifest.json"), entry["path"]: entry["sha256"]},

@@ -57,6 +57,11 @@ class Address:
     options: Mapping[str, str] = field(default_factory=dict)
     """On top of `OPTIONS`."""
 
+    @property
+    def shown(self) -> str:
+        """For people: `user@host:port`."""
+        return f"{f'{self.user}@' if self.user else ''}{self.host}{f':{self.port}' if self.port else ''}"
+
     def arguments(self, extra: Mapping[str, str] | None = None) -> list[str]:
         """ssh's arguments up to and including the host."""
         options = {**OPTIONS, "ControlPath": str(_socket_folder() / "%C"), **self.options, **(extra or {})}

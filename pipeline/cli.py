@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import graph
+from pipeline import cli_devices, graph
 from pipeline.progress import EVENTS_VARIABLE, StageProgress
 from pipeline.recipe_reader import load_recipe, recipe_names
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(cli_devices.app, name="devices")
 
 
 class TrainDevice(StrEnum):

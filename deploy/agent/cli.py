@@ -89,6 +89,7 @@ _VERBS: dict[str, Callable[[Json], Json]] = {
     "missing": store.missing,
     "probe": probe.probe,
     "profile": _profile,
+    "restore": jobs.restore,
     "submit": jobs.submit,
     "version": _version,
 }

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import events, store
+from . import clocks, events, store
 from .errors import AgentError
 from .machine import boot_id
 from .supervisor import CANCEL, HEARTBEAT, RESULT, write_json
@@ -52,6 +52,8 @@ class Job:
     """Interpreter, with arguments before the agent's: an emulator, a container."""
     host: str
     """Who asks, for others to read."""
+    clocks: str = "as-is"
+    """`as-is` or `locked`."""
     tied_to: int | None = None
     """A process of this machine without which the job shall not go on: its host, where that is the device itself."""
 
@@ -67,6 +69,7 @@ def submit(document: Json) -> Json:
     if known in ("running", "done"):
         return {"id": job.id, "state": known, "resumed": True}
     device = _take_device(job)
+    clocks.restore(Path(clocks.STORED))  # of a job that a crash kept from it
     try:
         alive = _prepare(job, folder)
         _start_supervisor(job, folder, (device, alive))
@@ -93,6 +96,15 @@ def follow(document: Json) -> Json:
         time.sleep(_POLL_S)
     answer = {"state": state, "events": found, "offset": offset, "heartbeat_age_s": _heartbeat_age_s(folder)}
     return answer if state == "running" else dict(answer, result=_result(folder))
+
+
+def restore(document: Json) -> Json:
+    """Put clocks back that a crash left changed. AgentError E_BUSY while a job runs, which will do it itself."""
+    del document
+    running = holder()
+    if running:
+        raise AgentError("E_BUSY", f"in use by {running}")
+    return {"restored": clocks.restore(Path(clocks.STORED))}
 
 
 def cancel(document: Json) -> Json:

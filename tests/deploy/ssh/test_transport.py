@@ -198,7 +198,7 @@ def test_a_command_that_hangs_there_is_given_up(board: Board) -> None:
     target = opened(board)
     hanging = SshTarget(name="board", python=target.python, address=target.address, folder=target.folder, timeout_s=0.5)
     with pytest.raises(LineError, match=r"no answer for 0\.5 s.*\[E_DROPPED\]"):
-        hanging.run(["sleep", "1000"], "")
+        hanging.run(["sleep", "30"], "")
 
 
 @pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
@@ -206,14 +206,14 @@ def test_a_line_that_ends_or_goes_dead_while_a_command_runs(board: Board, fate: 
     target = opened(board)
 
     def end_it() -> None:
-        wait_until(lambda: any("sleep 999" in command_of(p) for s in board.sessions() for p in children_of(s)), "runs")
+        wait_until(lambda: any("sleep 30" in command_of(p) for s in board.sessions() for p in children_of(s)), "runs")
         for session in board.sessions():
             os.kill(session, fate)
 
     ending = threading.Thread(target=end_it)
     ending.start()
     with pytest.raises(LineError, match="E_DROPPED") as caught:
-        target.run(["sleep", "999"], "")
+        target.run(["sleep", "30"], "")
     ending.join()
     assert not caught.value.lasting
     assert target.run(["echo", "again"], "").stdout == "again\n"
