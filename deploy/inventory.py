@@ -52,9 +52,12 @@ class Entry:
 
     def __post_init__(self) -> None:
         parsed_host(self.host)
-        for word in self.command():
-            _require_plain("python", word)
-        _require_plain("workdir", self.workdir)
+        for key, word in (("python", self.command()[0]), ("workdir", self.workdir)):
+            if word.startswith("-"):
+                raise ValueError(f"{key}: {json.dumps(word)} begins with -")
+        for key, word in (*(("python", word) for word in self.command()), ("workdir", self.workdir)):
+            if not word.isprintable():
+                raise ValueError(f"{key}: {json.dumps(word)} holds control characters")
         if str(Path(self.workdir)) in (".", "~", "/") or ".." in Path(self.workdir).parts:
             raise ValueError(f"workdir: a folder of its own is needed, got {json.dumps(self.workdir)}")
         for key in ("max_seconds", "budget_mb"):
@@ -132,8 +135,3 @@ def _first_problem(name: str, error: pydantic.ValidationError) -> str:
     if problem["type"] == "value_error":
         return f"{key}.{message}"
     return f"{key}: {message[0].lower()}{message[1:]}, got {json.dumps(problem['input'], default=str)}"
-
-
-def _require_plain(key: str, word: str) -> None:
-    if not word.isprintable() or word.startswith("-"):
-        raise ValueError(f"{key}: {json.dumps(word)} begins with - or holds control characters")

@@ -98,8 +98,8 @@ def _make_room(needed: int, keep: set[str]) -> None:
 
 
 def _unused() -> list[Path]:
-    """Blobs that nothing links to, and engines: both can be had again."""
-    blobs = [path for path in BLOBS.glob("*") if path.is_file() and path.stat().st_nlink == 1]
+    """Blobs that nothing links to, and engines: both can be had again. Not what is being sent just now."""
+    blobs = [path for path in BLOBS.glob("*") if _SHA256.fullmatch(path.name) and path.stat().st_nlink == 1]
     return blobs + [path for path in Path("engines").rglob("*") if path.is_file()]
 
 
