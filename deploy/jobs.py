@@ -22,7 +22,7 @@ from deploy.target import DeviceError, LineError, Target
 
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
-"""Told (text, done, total)."""
+"""Told (text, done, total); a total of 0 is a notice, no step."""
 
 _SENDS = 3
 _HEARTBEAT_LOST_S = 60.0
@@ -72,7 +72,7 @@ def run_job(target: Target, work: Work, progress: Progress, patience: Patience |
     try:
         submitted = _submit(target, _job(work, job_id, files), progress, patience)
         if submitted["resumed"]:
-            progress(f"resumed: job {job_id} was {submitted['state']} there", 0, 1)
+            progress(f"resumed: job {job_id} was {submitted['state']} there", 0, 0)
         answer = _followed(target, job_id, progress, patience)
         for name, path in work.results.items():
             with atomic_path(path) as temporary:
@@ -136,7 +136,7 @@ def _submit(target: Target, job: Json, progress: Progress, patience: Patience) -
                 raise
             if str(error) != told:
                 told = str(error)
-                progress(f"waiting: {told}", 0, 1)
+                progress(f"waiting: {told}", 0, 0)
             time.sleep(pause)
     raise AssertionError("pauses never end")
 
@@ -158,7 +158,7 @@ def _followed(target: Target, job_id: str, progress: Progress, patience: Patienc
         age_s = seen["heartbeat_age_s"]
         if age_s is not None and age_s > _HEARTBEAT_LOST_S and not silent:
             silent = True
-            progress(f"no heartbeat for {age_s:.0f} s: the device is very busy or hangs", 0, 1)
+            progress(f"no heartbeat for {age_s:.0f} s: the device is very busy or hangs", 0, 0)
 
 
 def _tried(call: Callable[[], T], patience: Patience, progress: Progress | None = None) -> T:
@@ -171,7 +171,7 @@ def _tried(call: Callable[[], T], patience: Patience, progress: Progress | None 
             if error.lasting or time.monotonic() - began > patience.line_s:
                 raise
             if progress is not None:
-                progress(f"{error}: trying again; the job goes on there", 0, 1)
+                progress(f"{error}: trying again; the job goes on there", 0, 0)
             time.sleep(pause)
     raise AssertionError("pauses never end")
 
