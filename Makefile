@@ -52,7 +52,7 @@ bench-accuracy: $(SETUP) ## AFPKD, its rivals and controls on CIFAR-100: the tab
 bench-speed: $(SETUP) ## training speed against torchdistill (minutes; run nothing beside it)
 	$(VENV)/bin/python -m bench.speed $(ARGS)
 
-gpu-check: $(SETUP) ## on a machine with an NVIDIA GPU: mixed precision, compile, one epoch, images/s
+gpu-check: $(SETUP) ## on a machine with an NVIDIA GPU: mixed precision, compile, one epoch, TensorRT engines
 	$(VENV)/bin/python -m bench.gpu_check $(ARGS)
 
 lock: ## resolve constraints.txt anew (new versions of everything)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import default_seeds
+from bench import default_seeds, quantizers, rtx_builds
 
-BENCHES: dict[str, Callable[[], None]] = {"default_seeds": default_seeds.main}
+BENCHES: dict[str, Callable[[], None]] = {
+    "default_seeds": default_seeds.main,
+    "quantizers": lambda: quantizers.main([]),
+    "rtx_builds": rtx_builds.main,
+}
 
 
 def main(arguments: list[str]) -> None:

@@ -1,13 +1,15 @@
-"""`make gpu-check`: does training on this machine's NVIDIA GPU do what it does on the CPU, and how fast?
+"""`make gpu-check`: do training and TensorRT on this machine's NVIDIA GPU do what the CPU does, and how fast?
 
 The first AFPKD step of the default pair in fp32, with mixed precision and compiled, each against the CPU's losses; then
-one epoch, in images/s. One table; exit code 1 where a check fails, 2 where there is no GPU.
+one epoch, in images/s. Then TensorRT: an engine a precision, built here, held to torch's logits, timed as by
+`make profile`. One table; exit code 1 where a check fails, 2 where there is no GPU.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,12 +22,17 @@ from afpkd.distillers.options import AfpkdOptions
 from afpkd.learners import FrozenTeacher, student_learner
 from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
-from afpkd.record import Json
+from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings
 from afpkd.train import Augmentation, Fitting
+from deploy.measure import profile_bundle
+from export.build import build_bundle
+from export.calibration import calibration_images
+from export.to_onnx import OPSET
 
 DATA = DATASETS["fashion_mnist_5k"]
 BATCH = 64
+PRECISIONS = ("fp32", "fp16", "int8")
 Amp = Literal["gpu", "never"]
 # fp32 convolutions on the GPU may use TF32 (10 bits of mantissa), bf16 has 7: a loss is a mean and keeps a digit more.
 TOLERANCE = {"fp32": 5e-3, "mixed precision": 5e-2, "compiled": 5e-3}
@@ -67,7 +74,9 @@ def main() -> None:
         device.type: distil(device, epochs=1.0, amp="gpu", compiled=False)["images_per_s"] for device in (cpu, gpu)
     }
     sys.stdout.write(table(checks, speed, torch.cuda.get_device_name()))
-    raise SystemExit(0 if all(check.ok for check in checks) else 1)
+    engines = measured_engines("local-gpu", "quick")
+    sys.stdout.write(engine_table(engines))
+    raise SystemExit(0 if all(check.ok for check in checks) and all(engine.ok for engine in engines) else 1)
 
 
 def distil(device: torch.device, *, epochs: float, amp: Amp, compiled: bool, images: int = DATA.num_train) -> Json:
@@ -97,6 +106,86 @@ def distil(device: torch.device, *, epochs: float, amp: Amp, compiled: bool, ima
             digest="gpu-check",
         ).run(lambda done, total, row: None)
     return fitted.history[-1]
+
+
+class Engine(NamedTuple):
+    """One line of the second table: a file, run as an engine."""
+
+    precision: str
+    record: Json | None
+    """The profile, None where it could not be had."""
+    error: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it computed what torch computes, before it was timed and after."""
+        return self.record is not None and all(check and check["ok"] for check in self.record["golden"].values())
+
+
+def measured_engines(device: str, preset: str, precisions: Sequence[str] = PRECISIONS) -> list[Engine]:
+    """Export an untrained ResNet-8, and profile its file of each precision on `device`, as `make profile` would."""
+    data = DATA.load(Path())
+    torch.manual_seed(0)
+    model = build_model("resnet8", num_classes=DATA.num_classes, in_channels=DATA.in_channels).eval()
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_bundle(
+            model,
+            role="student",
+            arch="resnet8",
+            images=data.test.images,
+            labels=data.test.labels,
+            label_names=data.label_names,
+            mean=(0.286,),
+            std=(0.353,),
+            precisions=precisions,
+            opset=OPSET,
+            lineage={},
+            out=folder / "bundle",
+            calibration=calibration_images(data.train.images, seed=0),
+        )
+        for precision in precisions:
+            found.append(_engine(folder, device, precision, preset))
+    return found
+
+
+def _engine(folder: Path, device: str, precision: str, preset: str) -> Engine:
+    out = folder / f"{precision}.json"
+    try:
+        record = profile_bundle(
+            folder / "bundle",
+            device=device,
+            precision=precision,
+            preset=preset,
+            threads=0,
+            out=out,
+            recipe="gpu-check",
+            config_digest="gpu-check",
+        )
+    except UserError as error:
+        return Engine(precision, None, str(error))
+    return Engine(precision, record, None)
+
+
+def engine_table(engines: list[Engine]) -> str:
+    """The second table."""
+    runtimes = {engine.record["runtime"]["name"]: engine.record["runtime"] for engine in engines if engine.record}
+    lines = [f"{runtime['name']} {runtime['version']}, CUDA through {_cuda(runtime)}" for runtime in runtimes.values()]
+    lines.append(f"{'resnet8':<8} {'p50 ms':>8} {'max error':>10}  against torch, then the verdict on the time")
+    for precision, record, error in engines:
+        if record is None:
+            lines.append(f"{precision:<8} FAILED: {error}")
+            continue
+        golden, p50 = record["golden"]["before"], record["latency_ms"]["p50"]
+        shown = f"{p50:>8.3f}" if p50 is not None else f"{'none':>8}"
+        difference = f"{golden['max_abs']:>10.2e}" if golden["max_abs"] is not None else f"{'not finite':>10}"
+        lines.append(f"{precision:<8} {shown} {difference}  {'ok' if golden['ok'] else 'FAILED'}, {record['verdict']}")
+    return "\n".join(lines) + "\n"
+
+
+def _cuda(runtime: Json) -> str:
+    return str(runtime.get("cuda", {}).get("library", "none"))
 
 
 def table(checks: list[Check], images_per_s: dict[str, float], gpu: str) -> str:

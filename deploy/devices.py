@@ -1,4 +1,4 @@
-"""The devices there are, and how to reach each. Built in: `local`, this machine's CPU; others are in `devices.toml`."""
+"""The devices there are, and how to reach each: this machine's CPU (`local`) and GPU (`local-gpu`), `devices.toml`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from deploy.inventory import Entry, inventory_path, parsed_host, read_inventory
 from deploy.local import local_target
 from deploy.ssh import Address, ssh_target
 from deploy.target import DeviceError, Target
+
+_ENGINES = "../../engines"
+"""Where a board keeps its engines: in our own folder, seen from a job's, which is jobs/<id>."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,10 +53,12 @@ class Device:
 
 def devices() -> dict[str, Device]:
     """Give every device by name, the built-in ones first. UserError where `devices.toml` is wrong."""
-    local = Device(name="local", transport="local", runtime="onnxruntime", python=(sys.executable,))
+    here = (sys.executable,)
+    local = Device(name="local", transport="local", runtime="onnxruntime", python=here)
+    local_gpu = Device(name="local-gpu", transport="local", runtime="tensorrt", python=here)
     path = inventory_path()
     listed = {name: _device(name, entry, path) for name, entry in read_inventory(path).items()}
-    return {local.name: local, **listed}
+    return {local.name: local, local_gpu.name: local_gpu, **listed}
 
 
 def find_device(name: str) -> Device:
@@ -87,7 +92,8 @@ def with_runtime(device: Device) -> Device:
         found = probe(target)
     if not found["runtimes"]:
         raise DeviceError(device.name, "E_NO_RUNTIME", "; ".join(found["advice"]))
-    return dataclasses.replace(device, runtime=found["runtimes"][0])
+    runtime = found["runtimes"][0]
+    return dataclasses.replace(device, runtime=runtime, options=device.options if runtime == "tensorrt" else {})
 
 
 def _device(name: str, entry: Entry, path: Path) -> Device:
@@ -98,8 +104,7 @@ def _device(name: str, entry: Entry, path: Path) -> Device:
         transport="ssh",
         runtime=entry.runtime,
         python=entry.command(),
-        # Engines are kept in our own folder there; a job's folder is jobs/<id>.
-        options={"use_dla": entry.use_dla, "cache_dir": "../../engines"},
+        options={} if entry.runtime == "onnxruntime" else {"use_dla": entry.use_dla, "cache_dir": _ENGINES},
         address=Address(host=host, user=user, port=port, config=config),
         workdir=entry.workdir,
         clocks=entry.clocks,

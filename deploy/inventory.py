@@ -60,6 +60,8 @@ class Entry:
                 raise ValueError(f"{key}: {json.dumps(word)} holds control characters")
         if str(Path(self.workdir)) in (".", "~", "/") or ".." in Path(self.workdir).parts:
             raise ValueError(f"workdir: a folder of its own is needed, got {json.dumps(self.workdir)}")
+        if self.use_dla and self.runtime == "onnxruntime":
+            raise ValueError("use_dla: needs runtime = 'tensorrt' or 'auto'")
         for key in ("max_seconds", "budget_mb"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key}: expected more than 0, got {getattr(self, key)}")

@@ -85,6 +85,8 @@ class Facts:
     foreign_cpus: float | None
     num_cpus: int
     num_inputs: int | None
+    remarks: Sequence[str] = ()
+    """What must be said beside the number, and is no fault of the measurement."""
 
 
 def verdict(facts: Facts) -> tuple[Verdict, list[str]]:
@@ -119,7 +121,7 @@ def _warn_reasons(facts: Facts) -> list[str]:
         reasons.append(f"foreign load: other processes kept {facts.foreign_cpus:.1f} of {facts.num_cpus} CPUs busy")
     if facts.num_inputs is not None and facts.num_inputs < _DISTINCT_INPUTS:
         reasons.append(f"few inputs: {facts.num_inputs} distinct images, {_DISTINCT_INPUTS} are wanted")
-    return reasons
+    return [*reasons, *facts.remarks]
 
 
 def _bounded(samples_ns: Samples, percentile: int) -> float | None:

@@ -6,6 +6,7 @@ No torch: a measuring host reads, checks and writes bundles with numpy alone.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +22,14 @@ SCHEMA = "afpkd.bundle/1"
 MANIFEST = "manifest.json"
 NUM_GOLDEN = 64
 
-_GOLDEN, _LABELS, _EVAL, _EVAL_LABELS = "golden.npz", "labels.txt", "eval.npy", "eval_labels.npy"
-_HOST_RUNTIMES = ("any", "onnxruntime")
+GOLDEN, LABELS, EVAL, EVAL_LABELS = "golden.npz", "labels.txt", "eval.npy", "eval_labels.npy"
 
 
 class ModelFile(NamedTuple):
-    """A finished model file and what can run it: one entry of the manifest's `files`, under its own name."""
+    """A finished model file for one runtime: one entry of the manifest's `files`, under its own name.
+
+    A file that two runtimes load has two entries. facts: what else its entry says.
+    """
 
     path: Path
     precision: str
@@ -34,6 +37,7 @@ class ModelFile(NamedTuple):
     runtime: str = "any"
     min_version: str | None = None
     max_version: str | None = None
+    facts: Json = {}  # noqa: RUF012  # never written to
 
 
 class Golden(NamedTuple):
@@ -61,14 +65,51 @@ def read_manifest(bundle_dir: Path) -> Json:
     return manifest
 
 
-def file_for(manifest: Json, precision: str) -> Json:
-    """Give the entry of the file of `precision` that ONNX Runtime can load; UserError names what there is."""
-    entries: list[Json] = [entry for entry in manifest["files"] if entry["runtime"] in _HOST_RUNTIMES]
-    for entry in entries:
-        if entry["precision"] == precision:
-            return entry
-    known = ", ".join(entry["precision"] for entry in entries) or "none"
-    raise UserError(f"the bundle has no {precision} file (it has: {known}): add it to the recipe's export")
+def file_for(manifest: Json, precision: str, runtime: str = "onnxruntime", version: str | None = None) -> Json:
+    """Give the entry of the file of `precision` for a runtime; UserError names what there is.
+
+    The first entry counts that is for this runtime or for any, and whose bounds hold the version: inclusive, and "8.6"
+    includes 8.6.1. version None: not known, or TensorRT-RTX, whose numbers begin anew: only entries without an upper
+    bound, those for the newest.
+    """
+    for entry in manifest["files"]:
+        if entry["precision"] == precision and _takes(entry, runtime, version):
+            found: Json = entry
+            return found
+    known = sorted({f"{entry['precision']} ({words(entry)})" for entry in manifest["files"]})
+    where = f"{runtime} {version}" if version else runtime
+    raise UserError(
+        f"the bundle has no {precision} file for {where} (it has: {', '.join(known) or 'none'}): "
+        "add it to the recipe's export"
+    )
+
+
+def words(entry: Json) -> str:
+    """What an entry is for: `tensorrt 8.5 to 8.6`, `onnxruntime from 1.18`, `any`."""
+    low, high = entry["min_version"], entry["max_version"]
+    bounds = f" {low} to {high}" if low and high else f" from {low}" if low else f" up to {high}" if high else ""
+    return f"{entry['runtime']}{bounds}"
+
+
+def _takes(entry: Json, runtime: str, version: str | None) -> bool:
+    if entry["runtime"] not in ("any", runtime):
+        return False
+    low, high = entry["min_version"], entry["max_version"]
+    if version is None:
+        return high is None
+    return (low is None or _cut(version, low) >= _numbers(low)) and (
+        high is None or _cut(version, high) <= _numbers(high)
+    )
+
+
+def _cut(version: str, bound: str) -> list[int]:
+    """A version to the precision of a bound: 8.6.1 against "8.6" is 8.6."""
+    return _numbers(version)[: len(_numbers(bound))]
+
+
+def _numbers(version: str) -> list[int]:
+    found = re.match(r"\d+(?:\.\d+)*", version)  # what follows (b1, +cu12) is not compared
+    return [int(part) for part in found[0].split(".")] if found else []
 
 
 def preprocess(images: NDArray[np.uint8], manifest: Json) -> NDArray[np.float32]:
@@ -85,20 +126,6 @@ def preprocess(images: NDArray[np.uint8], manifest: Json) -> NDArray[np.float32]
     return (images.astype(np.float32) * np.float32(rule["scale"]) - mean) / std
 
 
-def verify_bundle(bundle_dir: Path) -> Json:
-    """Check every byte of a bundle against its manifest, and give the manifest.
-
-    UserError names the file: changed, missing, unlisted, or at a path that leaves the folder.
-    """
-    manifest = read_manifest(bundle_dir)
-    try:
-        _check_references(bundle_dir, manifest)
-        _check_hashes(bundle_dir, manifest["hashes"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{bundle_dir / MANIFEST}: malformed ({error!r}): export it again") from None
-    return manifest
-
-
 def golden_indices(images: NDArray[np.uint8], num: int = NUM_GOLDEN) -> NDArray[np.int64]:
     """Choose `num` distinct images, spread evenly over the set, always the same; all of them where there are fewer."""
     first: dict[bytes, int] = {}
@@ -111,18 +138,18 @@ def golden_indices(images: NDArray[np.uint8], num: int = NUM_GOLDEN) -> NDArray[
 def write_bundle(out: Path, *, facts: Json, files: Sequence[ModelFile], golden: Golden, evaluation: Evaluation) -> Json:
     """Write a whole bundle in place of the one at `out`, and give its manifest.
 
-    facts: what the manifest says beyond the files (role, arch, num_params, macs, preprocessing, verification,
-    torch_top1, lineage). The bundle is built beside `out`, manifest last, and swapped in: half a bundle is never found
-    under `out`, nor a file of an older one. UserError where `out` holds what no bundle has.
+    facts: what the manifest says beyond the files (`manifest.schema.json` names it all). The bundle is built beside
+    `out`, manifest last, and swapped in: half a bundle is never found under `out`, nor a file of an older one.
+    UserError where `out` holds what no bundle has.
     """
     _refuse_other_files(out)
     with _replacing(out) as folder:
-        for file in files:
-            shutil.copyfile(file.path, folder / file.path.name)
-        np.savez(folder / _GOLDEN, images=golden.images, logits=golden.logits)
-        np.save(folder / _EVAL, evaluation.images, allow_pickle=False)
-        np.save(folder / _EVAL_LABELS, evaluation.labels, allow_pickle=False)
-        write_text(folder / _LABELS, "".join(f"{name}\n" for name in evaluation.label_names))
+        for path in {file.path for file in files}:
+            shutil.copyfile(path, folder / path.name)
+        np.savez(folder / GOLDEN, images=golden.images, logits=golden.logits)
+        np.save(folder / EVAL, evaluation.images, allow_pickle=False)
+        np.save(folder / EVAL_LABELS, evaluation.labels, allow_pickle=False)
+        write_text(folder / LABELS, "".join(f"{name}\n" for name in evaluation.label_names))
         manifest = _manifest(folder, facts, files, golden, evaluation)
         write_record(folder / MANIFEST, manifest)
     return manifest
@@ -139,23 +166,25 @@ def _manifest(folder: Path, facts: Json, files: Sequence[ModelFile], golden: Gol
         "input": {"name": "input", "shape": ["batch", *golden.images.shape[1:]], "dtype": "float32"},
         "output": {"name": "logits", "shape": ["batch", num_classes], "dtype": "float32"},
         "files": [_file_entry(file, hashes[file.path.name]) for file in files],
-        "golden": {"path": _GOLDEN, "num": len(golden.images), "tolerances": golden.tolerances},
-        "labels": _LABELS,
-        "evaluation": {"images": _EVAL, "labels": _EVAL_LABELS, "num": len(evaluation.images)},
+        "golden": {"path": GOLDEN, "num": len(golden.images), "tolerances": golden.tolerances},
+        "labels": LABELS,
+        "evaluation": {"images": EVAL, "labels": EVAL_LABELS, "num": len(evaluation.images)},
         "hashes": hashes,
         **provenance(),
     }
 
 
 def _file_entry(file: ModelFile, sha256: str) -> Json:
-    return {**file._asdict(), "path": file.path.name, "sha256": sha256, "size_bytes": file.path.stat().st_size}
+    found = file._asdict()
+    facts = found.pop("facts")
+    return {**found, "path": file.path.name, "sha256": sha256, "size_bytes": file.path.stat().st_size, **facts}
 
 
 def _refuse_other_files(out: Path) -> None:
     """What stands at `out` will be replaced: never a folder that holds anything but a bundle's files."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file: name a folder for the bundle")
-    known = {MANIFEST, _GOLDEN, _LABELS, _EVAL, _EVAL_LABELS}
+    known = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS}
     for path in sorted(out.iterdir()) if out.exists() else ():
         if path.name not in known and path.suffix != ".onnx":
             raise UserError(f"{path}: no part of a bundle, and would be lost: name another folder or move it away")
@@ -177,32 +206,3 @@ def _replacing(out: Path) -> Iterator[Path]:
         out.rename(old)
     fresh.rename(out)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_references(bundle_dir: Path, manifest: Json) -> None:
-    """Whatever the manifest names is hashed, and said the same of everywhere."""
-    hashes, where = manifest["hashes"], bundle_dir / MANIFEST
-    evaluation, golden = manifest["evaluation"], manifest["golden"]
-    named = [manifest["labels"], golden["path"], evaluation["images"], evaluation["labels"]]
-    for name in [*named, *(entry["path"] for entry in manifest["files"])]:
-        if name not in hashes:
-            raise UserError(f"{where}: names {name} without its hash: export it again")
-    for entry in manifest["files"]:
-        if entry["sha256"] != hashes[entry["path"]]:
-            raise UserError(f"{where}: gives two hashes for {entry['path']}: export it again")
-
-
-def _check_hashes(bundle_dir: Path, hashes: dict[str, str]) -> None:
-    root = bundle_dir.resolve()
-    for name, sha256 in hashes.items():
-        path = bundle_dir / name
-        if not path.resolve().is_relative_to(root):
-            raise UserError(f"{bundle_dir / MANIFEST}: {name} leaves the bundle's folder: do not trust this bundle")
-        if not path.is_file():
-            raise UserError(f"{path}: missing from the bundle: export it again")
-        if sha256_of(path) != sha256:
-            raise UserError(f"{path}: its bytes are not those of the manifest: export it again")
-    for path in sorted(bundle_dir.rglob("*")):
-        name = path.relative_to(bundle_dir).as_posix()
-        if not path.is_dir() and name != MANIFEST and name not in hashes:
-            raise UserError(f"{path}: not listed in the manifest: delete it or export again")

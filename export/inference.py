@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def logits_only(model: nn.Module) -> LogitsOnly:
-    """Copy `model` (it returns `Outputs`) to the CPU in eval mode, cut down to its logits; `model` stays as it is."""
+    """Copy `model` to the CPU in eval mode, cut down to its logits; `model` stays as it is."""
     # Channels-last weights would give the exported nodes other names, so the same weights other bytes.
     network = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     return LogitsOnly(network).eval()
@@ -23,6 +23,7 @@ class LogitsOnly(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the network and keep the logits."""
-        logits: Tensor = self.model(x).logits
+        """Run the network and keep the logits: a foreign network returns nothing else."""
+        outputs = self.model(x)
+        logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
         return logits

@@ -1,6 +1,7 @@
 """torch -> one ONNX file with a dynamic batch, and the proof before training that this will work.
 
-Opset 18 by default: from 19 on, ONNX Runtime on Arm has no kernel for an fp16 AveragePool.
+Opset 18 by default: from 19 on, ONNX Runtime on Arm has no kernel for an fp16 AveragePool. Below 18 torch's present
+exporter writes nothing: opset 17, for TensorRT 8.5 and 8.6, comes from its older one (`dynamo=False`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from export.inference import logits_only
 from export.verify import run_onnx
 
 OPSET = 18
+OLDEST_DYNAMO = 18  # asked for less, dynamo=True writes 18 all the same
 
 
 def onnx_from_model(model: nn.Module, example: Tensor, path: Path, *, opset: int = OPSET) -> None:
@@ -30,15 +33,28 @@ def onnx_from_model(model: nn.Module, example: Tensor, path: Path, *, opset: int
     example: 1 or more inputs, float32 N, C, H, W. The file has one input, "input" (batch, C, H, W), and one output,
     "logits" (batch, K), with a dynamic batch. `model` itself stays as it is. UserError where it cannot be exported.
     """
+    save_graph(graph_from_model(model, example, opset=opset), path, opset=opset)
+
+
+def graph_from_model(model: nn.Module, example: Tensor, *, opset: int = OPSET) -> onnx.ModelProto:
+    """Give the graph of `onnx_from_model` without writing it. UserError where the model cannot be exported."""
     try:
-        proto = _traced(model, example, opset)
+        proto = _traced(model, example, opset) if opset >= OLDEST_DYNAMO else _scripted(model, example, opset)
         _strip_notes(proto)
+        _check_interface(proto, example, opset)
+    except Exception as error:  # tracer, decompositions and translator each raise errors of their own
+        raise UserError(f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {_cause(error)}") from error
+    return proto
+
+
+def save_graph(proto: onnx.ModelProto, path: Path, *, opset: int) -> None:
+    """Write a graph with its weights as one checked file, atomically; UserError where it is no valid ONNX."""
+    try:
         with atomic_path(path) as temporary:
             onnx.save(proto, temporary)  # weights inside: one file
             onnx.checker.check_model(str(temporary), full_check=True)
-            _check_interface(onnx.load(temporary, load_external_data=False), example, opset)
-    except Exception as error:  # tracer, decompositions, translator and checker each raise errors of their own
-        raise UserError(f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {_cause(error)}") from error
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UserError(f"{path.name} is no valid ONNX of opset {opset}: {_cause(error)}") from error
 
 
 def dry_run_export(model: nn.Module, example: Tensor, *, arch: str | None = None) -> None:
@@ -76,6 +92,38 @@ def _traced(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
         )
     assert program is not None, "dynamo=True returns a program"
     return program.model_proto
+
+
+def _scripted(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
+    """Torch's older exporter, the only one that writes opset 17; it says that it will go away."""
+    images, file = example[:1].detach().cpu().repeat(2, 1, 1, 1), io.BytesIO()
+    # An untraceable model is dumped on stdout; the exception says what failed.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        torch.onnx.export(
+            logits_only(model),
+            (images,),
+            file,  # type: ignore[arg-type]  # the older exporter writes to a buffer as well
+            dynamo=False,
+            opset_version=opset,
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
+        )
+    proto = onnx.load_from_string(file.getvalue())
+    _drop_aliases(proto.graph)
+    return proto
+
+
+def _drop_aliases(graph: onnx.GraphProto) -> None:
+    """Let every consumer of a weight name it: equal ones reach their second consumer through an Identity."""
+    weights = {tensor.name for tensor in graph.initializer}
+    aliases = {node.output[0]: node for node in graph.node if node.op_type == "Identity" and node.input[0] in weights}
+    for node in graph.node:
+        node.input[:] = [aliases[name].input[0] if name in aliases else name for name in node.input]
+    for alias in aliases.values():
+        graph.node.remove(alias)
 
 
 def _strip_notes(message: Any) -> None:  # a protobuf message; protobuf ships no types

@@ -29,6 +29,10 @@ app = typer.Typer(
 app.add_typer(cli_devices.app, name="devices")
 
 
+bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
+
+
 class TrainDevice(StrEnum):
     """Where networks are trained."""
 
@@ -116,8 +120,22 @@ def evaluate(
     _show(
         evaluate_path(path, arch=arch, data=data, recipe=recipe),
         as_json,
-        lambda r: f"top-1 {r['top1']:.2f} % of {r['n']} images",
+        _accuracies,
     )
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    path: Annotated[Path, typer.Argument(help="A bundle: the folder that holds manifest.json.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check every byte of a bundle against its manifest: nothing changed, missing, added, linked or oversized."""
+    from export.sealed import verify_bundle
+
+    manifest = verify_bundle(path)
+    files = [{key: entry[key] for key in ("path", "precision", "runtime", "status")} for entry in manifest["files"]]
+    found = {"bundle": str(path), "role": manifest["role"], "hashes": len(manifest["hashes"]), "files": files}
+    _show(found, as_json, lambda found: f"{path}: whole: {found['hashes']} files are those of the manifest")
 
 
 @app.command("train-teacher")
@@ -173,9 +191,22 @@ def export(
     role: Annotated[Role, typer.Option("--role", help="Whose weights.")] = Role.student,
     recipe: RecipeOption = "default",
     runs: RunsOption = Path("runs"),
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="A foreign model: its ONNX file.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="A foreign model: its weights file ...")] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", help="... and FILE.py:FUNCTION, which makes its network.")
+    ] = None,
+    spec: Annotated[Path | None, typer.Option("--spec", help="SPEC.toml of a foreign model.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of a foreign model's bundle.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Stage: write one role's bundle (ONNX files, golden inputs, evaluation set, manifest)."""
+    """Stage: write one role's bundle (ONNX files, golden inputs, evaluation set, manifest); or a foreign model's."""
+    if any(option is not None for option in (onnx, weights, arch, spec, out)):
+        from pipeline.foreign import export_foreign
+
+        manifest = export_foreign(onnx=onnx, weights=weights, arch=arch, spec_file=spec, out=out)
+        _show(manifest, as_json, lambda _: f"bundle: {out}\nnext: afpkd evaluate {out}")
+        return
     _stage_with(f"export {role}", as_json, lambda stages, work: stages.export_bundle(work, role), recipe, runs)
 
 
@@ -247,6 +278,14 @@ def _stage_with(
         if not isinstance(error, UserError):
             raise  # a fault of ours: the log keeps its traceback
         raise SystemExit(2) from None
+
+
+def _accuracies(found: Json) -> str:
+    """One line, or one a precision."""
+    rows = {"": found} if "top1" in found else found
+    return "\n".join(
+        f"{name}{': ' if name else ''}top-1 {row['top1']:.2f} % of {row['n']} images" for name, row in rows.items()
+    )
 
 
 def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:

@@ -40,9 +40,9 @@ def _of_bundle(path: Path) -> Json:
     images = np.load(path / manifest["evaluation"]["images"], allow_pickle=False)
     labels = np.load(path / manifest["evaluation"]["labels"], allow_pickle=False)
     found = {}
-    for file in manifest["files"]:
-        logits = run_onnx(path / file_for(manifest, file["precision"])["path"], preprocess(images, manifest))
-        found[file["precision"]] = {"top1": top1(logits, labels), "n": len(labels)}
+    for precision in dict.fromkeys(entry["precision"] for entry in manifest["files"]):
+        logits = run_onnx(path / file_for(manifest, precision)["path"], preprocess(images, manifest))
+        found[precision] = {"top1": top1(logits, labels), "n": len(labels)}
     return found if len(found) > 1 else next(iter(found.values()))
 
 

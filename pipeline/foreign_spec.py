@@ -12,7 +12,7 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from afpkd.record import UserError
-from pipeline.recipe import STRICT, Export
+from pipeline.recipe_outputs import STRICT, Export
 from pipeline.recipe_reader import first_problem, read_toml
 
 

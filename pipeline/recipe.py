@@ -21,12 +21,11 @@ from afpkd.models import MODELS
 from afpkd.names import unknown
 from afpkd.record import Json, digest
 from afpkd.settings import TrainSettings, require_between
+from pipeline.recipe_outputs import STRICT, Export, Profile
 
 ROLES = ("teacher", "student", "undistilled")
-STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 3, "undistilled": 2, "export": 1, "profile": 1, "report": 2}
+STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 3, "undistilled": 2, "export": 2, "profile": 2, "report": 2}
 """Raised when the code of a stage changes what it makes: the stage and all that follows run again."""
-
-STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 
 
 def _known(what: str, names: dict[str, Any]) -> pydantic.AfterValidator:
@@ -201,38 +200,6 @@ class Distill(TrainSettings):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Export:
-    """Which files travel."""
-
-    precisions: tuple[Literal["fp32"], ...] = ("fp32",)
-    """Precisions to write."""
-    opset: int = 18
-    """ONNX operator set. 18: at 19 and above an Arm ONNX Runtime fault breaks fp16 AveragePool."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        if not self.precisions or len(set(self.precisions)) != len(self.precisions):
-            raise ValueError(f"precisions: each at most once and at least one, got {self.precisions}")
-        if not 18 <= self.opset <= 23:
-            raise ValueError(f"opset: 18 to 23 can be exported, got {self.opset}")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Profile:
-    """How latency is measured."""
-
-    preset: Literal["quick", "standard", "mlperf"] = "standard"
-    """quick: 5 s and 200 samples (no p99); standard: 30 s and 2,010; mlperf: 600 s and 24,576."""
-    threads: int = 0
-    """CPU threads of the runtime; 0 = the runtime's default."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        if self.threads < 0:
-            raise ValueError(f"threads: must be 0 (the runtime's default) or more, got {self.threads}")
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Expected:
     """A published number."""
 
@@ -273,11 +240,15 @@ class Recipe:
             "prompts": [self._data(), dataclasses.asdict(self.prompts), self.seed],
             "student": [self._data(), dataclasses.asdict(self.distill), self.seed],
             "undistilled": [self._data(), self.distill.training(), self.seed],
-            "export": [dataclasses.asdict(self.export), self.data.mean, self.data.std],
+            "export": [dataclasses.asdict(self.export), self.data.mean, self.data.std, self._calibration_seed()],
             "profile": dataclasses.asdict(self.profile),
             "report": [self.description, {name: dataclasses.asdict(found) for name, found in self.expected.items()}],
         }
         return digest([stage, STAGE_VERSIONS[stage], parts[stage]])
+
+    def _calibration_seed(self) -> int | None:
+        """The seed that draws the calibration images, where there are any."""
+        return self.seed if "int8" in self.export.precisions else None
 
     def _data(self) -> Json:
         return dataclasses.asdict(self.data)

@@ -17,7 +17,8 @@ from afpkd.distillers.options import OPTIONS
 from afpkd.names import nearest, unknown
 from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings
-from pipeline.recipe import STRICT, Data, Distill, Export, ForeignTeacher, Profile, Prompts, Recipe, TrainedTeacher
+from pipeline.recipe import Data, Distill, ForeignTeacher, Prompts, Recipe, TrainedTeacher
+from pipeline.recipe_outputs import STRICT, Export, Profile
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -145,15 +145,20 @@ def export_bundle(run: Run, role: str) -> Json:
     from afpkd.checkpoint import load_weights
     from afpkd.data.dataset import data_root
     from afpkd.models import build_model
+    from deploy.build_check import build_check
     from export.build import build_bundle
+    from export.calibration import calibration_images
+    from export.quantize import Int8
 
     folder, recipe = run.role(role), run.recipe
     record = read_record(folder / "record.json")
     model = build_model(record["arch"], num_classes=record["num_classes"], in_channels=record["in_channels"])
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))
-    data = recipe.data.spec.load(data_root())
-    return build_bundle(
+    data, wanted = recipe.data.spec.load(data_root()), recipe.export
+    quantizes = "int8" in wanted.precisions
+    started = time.monotonic()
+    manifest = build_bundle(
         model,
         role=role,
         arch=record["arch"],
@@ -162,15 +167,28 @@ def export_bundle(run: Run, role: str) -> Json:
         label_names=data.label_names,
         mean=recipe.data.mean,
         std=recipe.data.std,
-        precisions=recipe.export.precisions,
-        opset=recipe.export.opset,
+        precisions=wanted.precisions,
+        opset=wanted.opset,
         lineage={
             "config_digest": recipe.stage_digest("export"),
+            "data": data.sha256(),
+            # teacher -> prompts -> student; null where a network comes from none
+            **{kind: record["inputs"].get(kind) for kind in ("teacher", "prompts")},
             "weights": sha256_of(folder / WEIGHTS),
             "record": sha256_of(folder / "record.json"),
         },
         out=folder / "bundle",
+        calibration=calibration_images(data.train.images, recipe.seed, wanted.calibration_images)
+        if quantizes
+        else None,
+        int8=Int8(wanted.quantizer, wanted.calibration, wanted.int8_exclude),
+        legacy=wanted.legacy,
+        max_drop=wanted.max_drop,
+        build_check=build_check,
+        say=progress.say,
     )
+    progress.say(f"{len(manifest['verification'])} files in {time.monotonic() - started:.1f} s")
+    return manifest
 
 
 def profile(run: Run, role: str, precision: str, device: str) -> Json:

@@ -1,13 +1,16 @@
 """The benches' own code: rows, tables, and a gpu-check that cannot pass without a GPU."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from bench import __main__ as bench_main
-from bench import default_seeds, gpu_check, rows
+from bench import default_seeds, gpu_check, rows, rtx_builds
+from deploy import presets
+from deploy.presets import Preset, WarmUp
 
 
 def test_gpu_check_compares_every_loss_and_can_fail() -> None:
@@ -27,6 +30,34 @@ def test_gpu_check_says_clearly_that_there_is_no_gpu(capsys: pytest.CaptureFixtu
         gpu_check.main()
     assert ended.value.code == 2
     assert "no NVIDIA GPU here: nothing was checked" in capsys.readouterr().err
+
+
+def test_gpu_check_measures_engines_by_the_way_of_make_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On this machine's CPU: the same path, another device."""
+    warm_up = WarmUp(min_seconds=0, min_count=30, window=10, tolerance=1e9, max_seconds=10)
+    preset = Preset(name="instant", min_seconds=0, min_count=200, warm_up=warm_up)
+    monkeypatch.setitem(presets._PRESETS, "instant", preset)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    engines = gpu_check.measured_engines("local", "instant")
+    assert [(engine.precision, engine.ok) for engine in engines] == [("fp32", True), ("fp16", True), ("int8", True)]
+    engine = engines[0]
+    assert engine.record is not None
+    shown = gpu_check.engine_table([engine, gpu_check.Engine("fp16", None, "device local-gpu: no driver")])
+    assert "onnxruntime" in shown.splitlines()[0]
+    assert re.search(r"^fp32 +0\.\d{3} +\d\.\d\de-\d\d  ok, ", shown, re.MULTILINE)
+    assert "fp16     FAILED: device local-gpu: no driver" in shown
+    assert not gpu_check.Engine("fp16", None, "device local-gpu: no driver").ok
+    engine.record["golden"]["after"]["ok"] = False
+    assert not engine.ok
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpu_check_reports_an_engine_that_cannot_be_had_as_failed() -> None:
+    """Without a driver the device is not there: an error of one line, no traceback."""
+    engine, *_ = gpu_check.measured_engines("local-gpu", "quick")
+    assert (engine.ok, engine.record) == (False, None)
+    assert engine.error is not None
+    assert engine.error.startswith("device local-gpu: ")
 
 
 def test_rows_are_appended_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,3 +93,13 @@ def test_make_bench_lists_its_benches(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as ended:
         bench_main.main(["nonsense"])
     assert ended.value.code == 2
+
+
+def test_the_table_of_builds_has_a_line_a_network_with_failures_in_words() -> None:
+    def row(precision: str, status: str, foreign: dict[str, int]) -> dict[str, object]:
+        size, reason = (1_234_567, None) if status == "ok" else (None, "node x")
+        facts = {"engine_bytes": size, "reason": reason, "dla_not_native": foreign}
+        return {"arch": "a", "precision": precision, "status": status, **facts}
+
+    found = [row("fp32", "ok", {"Split": 13}), row("fp16", "failed", {}), row("int8", "ok", {})]
+    assert rtx_builds.table(found).splitlines()[2:] == ["| `a` | 1.2 | failed: node x | 1.2 | Split (13) |"]

@@ -25,38 +25,42 @@ _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".
 
 
 class FolderSplit(NamedTuple):
-    """split: all readable images; unreadable: the files left out, with the cause of each."""
+    """split: the readable images; ids: their numbers in the sorted list of all files; unreadable: the files left out,
+    with the cause of each."""
 
     split: Split
+    ids: list[int]
     label_names: list[str]
     unreadable: list[str]
 
 
-def read_folder(folder: Path, *, size: tuple[int, int], channels: int) -> FolderSplit:
+def read_folder(
+    folder: Path, *, size: tuple[int, int], channels: int, num: int | None = None, seed: int = 0
+) -> FolderSplit:
     """Read every image below `folder` as uint8, `channels` (1 or 3), `size` (H, W); subfolders of a class count too.
 
+    num: only so many, drawn at random (seeded), where there are more.
     An image of that size keeps its pixels; another is scaled (its shorter side, relative to `size`) and cropped at the
     centre. EXIF rotation is applied. UserError: no classes, an empty class, or more than 1 % of the files unreadable.
     """
-    label_names = _classes(folder)
-    images, labels, unreadable = [], [], []
-    for label, name in enumerate(label_names):
-        files = list(_image_files(folder / name))
-        if not files:
-            raise UserError(f"{folder / name}: no image in this class ({', '.join(sorted(_SUFFIXES))})")
-        for path in files:
-            try:
-                images.append(read_image(path, size=size, channels=channels))
-                labels.append(label)
-            except (OSError, ValueError, SyntaxError, Warning) as error:  # what Pillow raises on broken files
-                unreadable.append(f"{path.relative_to(folder)}: {' '.join(str(error).split()) or type(error).__name__}")
-    num_files = len(labels) + len(unreadable)
-    if len(unreadable) > MOST_UNREADABLE * num_files:
+    label_names, files = _listed(folder)
+    chosen = range(len(files)) if num is None or num >= len(files) else _drawn(len(files), num, seed)
+    images, labels, ids, unreadable = [], [], [], []
+    for index in chosen:
+        path, label = files[index]
+        try:
+            images.append(read_image(path, size=size, channels=channels))
+        except (OSError, ValueError, SyntaxError, Warning) as error:  # what Pillow raises on broken files
+            unreadable.append(f"{path.relative_to(folder)}: {' '.join(str(error).split()) or type(error).__name__}")
+            continue
+        labels.append(label)
+        ids.append(index)
+    if len(unreadable) > MOST_UNREADABLE * len(chosen):
         raise UserError(
-            f"{folder}: {len(unreadable)} of {num_files} images cannot be read, the first: {unreadable[0]}: "
+            f"{folder}: {len(unreadable)} of {len(chosen)} images cannot be read, the first: {unreadable[0]}: "
             "mend or delete them"
         )
-    return FolderSplit(Split(np.stack(images), np.asarray(labels, dtype=np.int64)), label_names, unreadable)
+    return FolderSplit(Split(np.stack(images), np.asarray(labels, dtype=np.int64)), ids, label_names, unreadable)
 
 
 def read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
@@ -87,13 +91,22 @@ def _fitted(image: Image, size: tuple[int, int]) -> Image:
     return image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
 
 
-def _classes(folder: Path) -> list[str]:
+def _listed(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
+    """Names of the classes, and (file, class) of every image."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: one folder a class is expected below it")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise UserError(f"{folder}: holds no folder: one folder a class is expected below it")
-    return names
+    by_class = [[(path, label) for path in _image_files(folder / name)] for label, name in enumerate(names)]
+    for name, files in zip(names, by_class, strict=True):
+        if not files:
+            raise UserError(f"{folder / name}: no image in this class ({', '.join(sorted(_SUFFIXES))})")
+    return names, [file for files in by_class for file in files]
+
+
+def _drawn(num_files: int, num: int, seed: int) -> list[int]:
+    return sorted(np.random.Generator(np.random.PCG64(seed)).choice(num_files, size=num, replace=False).tolist())
 
 
 def _image_files(folder: Path) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afpkd.models.outputs import Outputs, Refine
+from afpkd.models.outputs import Outputs, Refine, average_pooled
 
 STEM_CHANNELS = 16
 LAST_CHANNELS = 1280
@@ -56,7 +56,7 @@ class MobileNetV2(nn.Module):
                 features.append(x)
         x = F.relu(self.conv2(x))
         # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
-        pooled = F.avg_pool2d(x, (x.shape[-2], x.shape[-1])).flatten(1)
+        pooled = average_pooled(x)
         return Outputs(self.classifier(pooled), features, pooled, x, self.classifier)
 
 

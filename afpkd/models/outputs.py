@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Refine = Callable[[int, Tensor], Tensor]
@@ -36,3 +37,12 @@ class Shapes(NamedTuple):
     sizes: list[tuple[int, int]]
     pooled: int
     num_classes: int
+
+
+def average_pooled(final: Tensor) -> Tensor:
+    """Mean over all positions of N, C, h, w -> N, C, by a pool of fixed size: what an exported file needs.
+
+    An adaptive pool becomes a ReduceMean, which NVIDIA's DLA does not know; without `int` torch's older exporter, the
+    only one that writes opset 17, takes the size for a variable.
+    """
+    return F.avg_pool2d(final, (int(final.shape[-2]), int(final.shape[-1]))).flatten(1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afpkd.models.outputs import Outputs, Refine
+from afpkd.models.outputs import Outputs, Refine, average_pooled
 
 EXPANSION = 4
 """A bottleneck gives so many times the channels of its 3x3 convolution."""
@@ -47,7 +47,7 @@ class ResNet50(nn.Module):
             features.append(feature)
             x = F.relu(feature)
         # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
-        pooled = F.avg_pool2d(x, (x.shape[-2], x.shape[-1])).flatten(1)
+        pooled = average_pooled(x)
         return Outputs(self.linear(pooled), features, pooled, x, self.linear)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afpkd.models.outputs import Outputs, Refine
+from afpkd.models.outputs import Outputs, Refine, average_pooled
 
 
 class ResNet(nn.Module):
@@ -44,7 +44,7 @@ class ResNet(nn.Module):
             features.append(feature)
             x = F.relu(feature)
         # A fixed kernel, since a global (adaptive) pool exports as ReduceMean, which no DLA runs.
-        pooled = F.avg_pool2d(x, (x.shape[-2], x.shape[-1])).flatten(1)
+        pooled = average_pooled(x)
         return Outputs(self.fc(pooled), features, pooled, x, self.fc)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afpkd.models.outputs import Outputs, Refine
+from afpkd.models.outputs import Outputs, Refine, average_pooled
 
 STEM_CHANNELS = 24
 NUM_GROUPS = 3
@@ -49,7 +49,7 @@ class ShuffleNetV1(nn.Module):
             features.append(feature)
             x = F.relu(feature)
         # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
-        pooled = F.avg_pool2d(x, (x.shape[-2], x.shape[-1])).flatten(1)
+        pooled = average_pooled(x)
         return Outputs(self.linear(pooled), features, pooled, x, self.linear)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afpkd.models.outputs import Outputs, Refine
+from afpkd.models.outputs import Outputs, Refine, average_pooled
 from afpkd.models.shufflenet_v1 import shuffled
 
 STEM_CHANNELS = 24
@@ -53,7 +53,7 @@ class ShuffleNetV2(nn.Module):
             x = shuffled(F.relu(feature), 2)
         x = F.relu(self.bn2(self.conv2(x)))
         # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
-        pooled = F.avg_pool2d(x, (x.shape[-2], x.shape[-1])).flatten(1)
+        pooled = average_pooled(x)
         return Outputs(self.linear(pooled), features, pooled, x, self.linear)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afpkd.models.outputs import Outputs, Refine
+from afpkd.models.outputs import Outputs, Refine, average_pooled
 
 WIDTHS = (64, 128, 256, 512, 512)
 """Channels of the five stages."""
@@ -47,7 +47,7 @@ class VGG(nn.Module):
             features.append(feature)
             x = F.relu(feature)
         # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
-        pooled = F.avg_pool2d(x, (x.shape[-2], x.shape[-1])).flatten(1)
+        pooled = average_pooled(x)
         return Outputs(self.classifier(pooled), features, pooled, x, self.classifier)
 
 

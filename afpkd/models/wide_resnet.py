@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from afpkd.models.outputs import Outputs, Refine
+from afpkd.models.outputs import Outputs, Refine, average_pooled
 
 
 class WideResNet(nn.Module):
@@ -48,7 +48,7 @@ class WideResNet(nn.Module):
             features.append(feature)
             activated = F.relu(feature)
         # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
-        pooled = F.avg_pool2d(activated, (activated.shape[-2], activated.shape[-1])).flatten(1)
+        pooled = average_pooled(activated)
         return Outputs(self.fc(pooled), features, pooled, activated, self.fc)
 
 

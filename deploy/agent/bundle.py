@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,27 @@ class Bundle:
         self._folder = Path(folder)
         self.manifest = _read_manifest(self._folder / "manifest.json")
 
-    def model_path(self, precision: str, runtime: str) -> Path:
-        """Give the checked path of the file for `precision` that `runtime` can load."""
-        files = self.manifest["files"]
+    def entry(self, precision: str, runtime: str, version: str | None = None) -> Json:
+        """Give the manifest's entry of the file for `precision` that this version of `runtime` can load.
+
+        The first that is for this runtime or for any, and whose bounds hold the version: inclusive, and "8.6" includes
+        8.6.1. version None (not known, or TensorRT-RTX, whose numbers begin anew): only entries without an upper bound.
+        """
+        files: list[Json] = self.manifest["files"]
         for entry in files:
-            if entry["precision"] == precision and entry["runtime"] in ("any", runtime):
-                return self._checked(entry["path"])
+            if entry["precision"] == precision and _takes(entry, runtime, version):
+                return entry
         known = ", ".join("{} ({})".format(entry["precision"], entry["runtime"]) for entry in files)
         raise AgentError("E_BUNDLE", f"no {precision} file for {runtime}: the bundle has {known}")
+
+    def model_path(self, precision: str, runtime: str, version: str | None = None) -> Path:
+        """Give the checked path of the file that `entry` names."""
+        return self._checked(self.entry(precision, runtime, version)["path"])
+
+    def tolerances(self, entry: Json) -> dict[str, float]:
+        """How far the golden logits of this file may stray: its own tolerances, else those of its precision."""
+        found: dict[str, float] = entry.get("tolerances") or self.manifest["golden"]["tolerances"][entry["precision"]]
+        return found
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Give the golden images (uint8, N,C,H,W) and the logits they must produce (float32, N,K)."""
@@ -53,6 +67,8 @@ class Bundle:
         return (images.astype(np.float32) * np.float32(rule["scale"]) - mean) / std
 
     def _checked(self, name: str) -> Path:
+        if Path(name).name != name:
+            raise AgentError("E_BUNDLE", f"{name} leaves the bundle's folder: do not trust this bundle")
         path = self._folder / name
         try:
             actual = _sha256_of(path)
@@ -61,6 +77,27 @@ class Bundle:
         if actual != self.manifest["hashes"].get(name):
             raise AgentError("E_HASH", f"{path}: its bytes are not those of the manifest: export it again")
         return path
+
+
+def _takes(entry: Json, runtime: str, version: str | None) -> bool:
+    if entry["runtime"] not in ("any", runtime):
+        return False
+    low, high = entry["min_version"], entry["max_version"]
+    if version is None:
+        return high is None
+    return (low is None or _cut(version, low) >= _numbers(low)) and (
+        high is None or _cut(version, high) <= _numbers(high)
+    )
+
+
+def _cut(version: str, bound: str) -> list[int]:
+    """A version to the precision of a bound: 8.6.1 against "8.6" is 8.6."""
+    return _numbers(version)[: len(_numbers(bound))]
+
+
+def _numbers(version: str) -> list[int]:
+    found = re.match(r"\d+(?:\.\d+)*", version)  # what follows (b1, +cu12) is not compared
+    return [int(part) for part in found.group().split(".")] if found else []
 
 
 def _read_manifest(path: Path) -> Json:

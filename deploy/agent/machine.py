@@ -20,6 +20,11 @@ def boot_id() -> str:
     return _read("/proc/sys/kernel/random/boot_id").strip()
 
 
+def power_mode(status: str = "/var/lib/nvpmodel/status") -> str | None:
+    """Name a Jetson's power mode as its `nvpmodel` service notes it (`pmode:0002`); None elsewhere."""
+    return _read(status).strip() or None
+
+
 def snapshot() -> dict[str, Any]:
     """Read what changes: load averages (1, 5, 15 minutes), frequency governors, memory left in bytes."""
     governors = {_read(path).strip() for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")}

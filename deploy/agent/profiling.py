@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +44,9 @@ class Request:
     preset: Json
     evaluate: bool
     out: str
+    mode: str = runtimes.DEFAULT
+    options: Json = field(default_factory=dict)
+    """What the device sets for its runtime (`runtimes.Loading.options`)."""
 
 
 def profile(document: Json) -> Json:
@@ -53,10 +56,12 @@ def profile(document: Json) -> Json:
     """
     request = _request(document)
     bundle = Bundle(request.bundle)
-    path = bundle.model_path(request.precision, request.runtime)
+    version = runtimes.version(request.runtime, request.options)
+    entry = bundle.entry(request.precision, request.runtime, version)
+    path = bundle.model_path(request.precision, request.runtime, version)
     images, expected = bundle.golden()
     golden_inputs = bundle.preprocess(images)
-    tolerances = bundle.manifest["golden"]["tolerances"][request.precision]
+    tolerances = bundle.tolerances(entry)
     before, (resident, _, _) = machine.snapshot(), machine.memory_bytes()
 
     events.say("loading", done=0, total=_STEPS)
@@ -80,6 +85,8 @@ def profile(document: Json) -> Json:
     events.say("measured", done=_STEPS, total=_STEPS)
     return {
         "protocol": PROTOCOL,
+        "file": entry["path"],
+        "mode": request.mode,
         "golden": checks,
         "timing": timing,
         "runtime": runtime.describe(),
@@ -100,13 +107,17 @@ def _request(document: Json) -> Request:
 
 
 def _load(bundle: Bundle, path: Path, request: Request) -> Runtime:
-    return runtimes.load(
-        request.runtime,
+    loading = runtimes.Loading(
         path,
         input_name=bundle.manifest["input"]["name"],
         output_name=bundle.manifest["output"]["name"],
         threads=request.threads,
+        mode=request.mode,
+        precision=request.precision,
+        batch=request.batch,
+        options=request.options,
     )
+    return runtimes.load(request.runtime, loading)
 
 
 def _timed(runtime: Runtime, bundle: Bundle, request: Request) -> tuple[Json, Timed, Timed]:

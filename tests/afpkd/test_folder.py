@@ -36,7 +36,8 @@ def test_images_of_the_right_size_keep_their_pixels_in_image_folders_order(tmp_p
     for ours, (theirs, _) in zip(found.split.images, reference, strict=True):
         assert np.array_equal(ours, np.asarray(theirs).transpose(2, 0, 1))
     assert found.unreadable == []
-    assert (found.split.images.dtype, found.split.labels.dtype) == (np.uint8, np.int64)
+    assert found.split.images.dtype == np.uint8
+    assert found.split.labels.dtype == np.int64
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
@@ -106,3 +107,19 @@ def test_a_folder_without_classes_or_images_is_refused(make: object, cause: str,
     make(tmp_path / "data")  # type: ignore[operator]
     with pytest.raises(UserError, match=cause):
         read_folder(tmp_path / "data", size=(8, 8), channels=3)
+
+
+def test_some_images_are_drawn_without_reading_the_others(tmp_path: Path) -> None:
+    _tree(tmp_path, num=4)
+    whole = read_folder(tmp_path, size=(8, 8), channels=3)
+    some = read_folder(tmp_path, size=(8, 8), channels=3, num=5, seed=1)
+    assert len(set(some.ids)) == 5
+    assert some.ids == sorted(some.ids)
+    assert np.array_equal(some.split.images, whole.split.images[some.ids])
+    assert np.array_equal(some.split.labels, whole.split.labels[some.ids])
+    assert read_folder(tmp_path, size=(8, 8), channels=3, num=5, seed=2).ids != some.ids
+    assert read_folder(tmp_path, size=(8, 8), channels=3, num=99).ids == whole.ids == list(range(12))
+    for index, path in enumerate(sorted(tmp_path.rglob("*.png"), key=lambda path: path.relative_to(tmp_path).parts)):
+        if index not in some.ids:
+            path.write_text("broken")
+    assert read_folder(tmp_path, size=(8, 8), channels=3, num=5, seed=1).unreadable == []

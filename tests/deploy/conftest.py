@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy import presets
 from deploy.presets import Preset, WarmUp
+from tests.deploy.fakes import Install, installer
 
 CHANNELS, SIDE, CLASSES = 3, 4, 5
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -68,19 +69,39 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     yield preset.name
 
 
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Makes the fake of a TensorRT release importable."""
+    folder = tmp_path / "libraries"
+    folder.mkdir()
+    return installer(folder, monkeypatch)
+
+
+@pytest.fixture
+def onnx_path(bundle: HandMadeBundle) -> Path:
+    return bundle.folder / "fp32.onnx"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where engines are kept."""
+    return tmp_path / "engines"
+
+
 def reference_logits(images: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:
     mean, std = np.array(MEAN)[:, None, None], np.array(STD)[:, None, None]
     logits: NDArray[np.float64] = ((images / 255 - mean) / std).reshape(len(images), -1) @ weight
     return logits
 
 
-def linear_onnx(weight: NDArray[np.float64]) -> bytes:
+def linear_onnx(weight: NDArray[np.float64], kind: int = TensorProto.FLOAT) -> bytes:
+    """`kind`: the type of input, output and weights."""
     graph = helper.make_graph(
         [helper.make_node("Flatten", ["input"], ["flat"]), helper.make_node("MatMul", ["flat", "weight"], ["logits"])],
         "linear",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", CHANNELS, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", CLASSES])],
-        [numpy_helper.from_array(weight.astype(np.float32), "weight")],
+        [helper.make_tensor_value_info("input", kind, ["batch", CHANNELS, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", kind, ["batch", CLASSES])],
+        [numpy_helper.from_array(weight.astype(helper.tensor_dtype_to_np_dtype(kind)), "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)

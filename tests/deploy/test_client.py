@@ -97,7 +97,7 @@ def test_larger_batches_are_timed_in_the_same_way(bundle: HandMadeBundle, target
     ("changes", "code", "text"),
     [
         ({"precision": "int8"}, "E_BUNDLE", "no int8 file for onnxruntime: the bundle has fp32 (any)"),
-        ({"runtime": "tensorrt"}, "E_RUNTIME", "unknown runtime tensorrt; known: onnxruntime"),
+        ({"runtime": "coreml"}, "E_RUNTIME", "unknown runtime coreml; known: onnxruntime, tensorrt"),
         ({"protocol": PROTOCOL + 1}, "E_PROTOCOL", f"host speaks protocol {PROTOCOL + 1}, this agent {PROTOCOL}"),
         ({"colour": "red"}, "E_REQUEST", "unexpected keyword argument 'colour'"),
         ({"bundle": "nowhere"}, "E_BUNDLE", "nowhere/manifest.json: not a readable manifest"),

@@ -73,6 +73,7 @@ def test_every_key_is_taken(inventory: Path) -> None:
         ('[local]\nhost = "a"', "local is built in"),
         ('["a b"]\nhost = "a"', "letters, digits, . _ - make a name"),
         ("orin1 = 1", "orin1: expected a table such as [orin1]"),
+        ('[orin1]\nhost = "a"\nruntime = "onnxruntime"\nuse_dla = true', "orin1.use_dla: needs runtime = 'tensorrt'"),
         ("[orin1", "not readable"),
     ],
 )
@@ -136,9 +137,9 @@ def test_the_inventory_is_in_the_working_directory_or_where_told(
         devices()
     monkeypatch.delenv("AFPKD_DEVICES")
     monkeypatch.chdir(tmp_path)
-    assert list(devices()) == ["local"]
+    assert list(devices()) == ["local", "local-gpu"]
     inventory.write_text('[nano]\nhost = "a"')
-    assert list(devices()) == ["local", "nano"]
+    assert list(devices()) == ["local", "local-gpu", "nano"]
 
 
 def test_an_unknown_device_names_the_nearest(inventory: Path) -> None:

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-import deploy
+import deploy.measure
 from afpkd.record import UserError, sha256_of
+from deploy import jobs, presets
 from deploy.devices import find_device
 from deploy.lock import only_measurement
 from deploy.measure import profile_bundle
-from deploy.presets import find_preset
+from deploy.presets import Preset, WarmUp, find_preset
 from deploy.statistics import nearest_rank
+from deploy.target import Target
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle
 
 HEADLINE = {
+    "mode",
     "device",
     "role",
     "precision",
@@ -145,6 +148,97 @@ def test_a_failed_measurement_leaves_no_record(bundle: HandMadeBundle, tmp_path:
     (bundle.folder / "manifest.json").write_text('{"schema": "afpkd.bundle/9"}')
     with pytest.raises(UserError, match=r"schema 'afpkd\.bundle/9', expected"):
         measured(bundle, out)
+
+
+def as_int8(bundle: HandMadeBundle, **entry: Any) -> None:
+    """List the same file as int8 for ONNX Runtime."""
+    manifest = bundle.manifest()
+    manifest["files"].append({**manifest["files"][0], "precision": "int8", "runtime": "onnxruntime", **entry})
+    manifest["golden"]["tolerances"]["int8"] = manifest["golden"]["tolerances"]["fp32"]
+    (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.usefixtures("instant")
+def test_int8_is_measured_in_both_modes_of_onnx_runtime(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    as_int8(bundle)
+    record = measured(bundle, tmp_path / "row.json", precision="int8")
+    assert [row["mode"] for row in record["rows"]] == ["default", "precise"]
+    assert {key: record[key] for key in HEADLINE} == record["rows"][0]
+    assert record["runtime"]["x64quantprecision"] == "0"
+    assert {mode: found["golden"]["before"]["ok"] for mode, found in record["modes"].items()} == {
+        "default": True,
+        "precise": True,
+    }
+    with np.load(tmp_path / "row.npz") as arrays:
+        assert {"samples_ns", "predictions", "samples_ns_precise", "predictions_precise"} <= set(arrays)
+        assert record["rows"][1]["latency_ms"]["p50"] == nearest_rank(arrays["samples_ns_precise"], 50) / 1e6
+    assert [row["mode"] for row in measured(bundle, tmp_path / "fp32.json")["rows"]] == ["default"]
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_mode_whose_sums_saturate_is_not_the_one_to_quote(
+    bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_int8(bundle)
+    run = jobs.run_job
+
+    def saturating(target: Target, work: jobs.Work, progress: jobs.Progress) -> dict[str, Any]:
+        answer = run(target, work, progress)
+        if work.request["mode"] == "default":  # what an x86 without VNNI makes of a symmetric int8 network
+            answer["golden"]["before"]["ok"] = False
+        return answer
+
+    monkeypatch.setattr("deploy.measure.run_job", saturating)
+    record = measured(bundle, tmp_path / "row.json", precision="int8")
+    assert [(row["mode"], row["verdict"]) for row in record["rows"]] == [("precise", "WARN"), ("default", "INVALID")]
+    assert (record["mode"], record["runtime"]["x64quantprecision"]) == ("precise", "1")
+    assert any("in mode default this processor's int8 sums saturate" in reason for reason in record["reasons"])
+    assert not any(reason.startswith("a comparison") for reason in record["reasons"])
+
+
+def test_of_two_right_modes_the_second_is_a_comparison(
+    bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_int8(bundle)
+    brief = WarmUp(min_seconds=0, min_count=30, window=10, tolerance=1e9, max_seconds=10)
+    preset = Preset(name="brief", min_seconds=0.5, min_count=200, warm_up=brief)
+    monkeypatch.setitem(presets._PRESETS, "brief", preset)
+    first, second = measured(bundle, tmp_path / "row.json", precision="int8", preset="brief")["rows"]
+    assert not any(reason.startswith("a comparison") for reason in first["reasons"])
+    assert "a comparison: timed for 0.1 s, not 0.5 s" in second["reasons"]
+    assert second["verdict"] != "VALID"
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_file_over_its_budget_says_so_beside_every_number(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    as_int8(bundle, status="over budget", reason="int8 loses 9.00 points of top-1")
+    record = measured(bundle, tmp_path / "row.json", precision="int8")
+    assert record["verdict"] in ("WARN", "INVALID")
+    assert "over budget: int8 loses 9.00 points of top-1" in record["reasons"]
+    assert not any("over budget" in reason for reason in measured(bundle, tmp_path / "fp32.json")["reasons"])
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_file_has_tolerances_of_its_own(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    as_int8(bundle, tolerances={"max_abs": 0.0, "cosine": 1.0, "argmax_agreement": 100.0})
+    assert measured(bundle, tmp_path / "row.json", precision="int8")["verdict"] == "INVALID"
+    assert measured(bundle, tmp_path / "fp32.json")["golden"]["before"]["ok"]
+
+
+@pytest.mark.usefixtures("instant")
+def test_the_version_of_the_runtime_there_chooses_the_file(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    """Both travel: which one fits is known on the device alone."""
+    (bundle.folder / "new.onnx").write_bytes((bundle.folder / "fp32.onnx").read_bytes())
+    bundle.replace("fp32.onnx", b"for an ONNX Runtime of long ago")
+    manifest = bundle.manifest()
+    old = manifest["files"][0] | {"max_version": "0.9"}
+    sha256 = sha256_of(bundle.folder / "new.onnx")
+    manifest["files"] = [old, {**old, "path": "new.onnx", "min_version": "1.0", "max_version": None, "sha256": sha256}]
+    manifest["hashes"]["new.onnx"] = sha256
+    (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
+    record = measured(bundle, tmp_path / "row.json")
+    assert record["golden"]["after"]["ok"]
+    assert record["inputs"]["new.onnx"] == sha256
 
 
 def test_presets_are_the_protocols() -> None:

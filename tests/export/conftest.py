@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from export.bundle import Evaluation, Golden, ModelFile, write_bundle
 
 CHANNELS, SIDE, CLASSES = 3, 8, 5
 
@@ -50,3 +54,45 @@ def example() -> Tensor:
 @pytest.fixture
 def images() -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 256, (300, CHANNELS, SIDE, SIDE), dtype=np.uint8)
+
+
+@pytest.fixture
+def written() -> Callable[..., dict[str, Any]]:
+    """`written(out, images, model=b"...")` writes a small bundle by hand and gives its manifest."""
+    return _written
+
+
+SHA = "0" * 64
+TOLERANCES = {"max_abs": 0.1, "cosine": 0.99, "argmax_agreement": 100.0}
+VERIFICATION = {
+    **{"max_abs_error": 1e-6, "max_rel_error": 1e-7, "sqnr_db": 120.0, "cosine": 1.0, "argmax_agreement": 100.0},
+    **{"num_not_finite": 0, "num": 300, "ties": [], "top1": 80.0, "drop": 0.0, "max_drop": 1.0},
+    **{"status": "ok", "reason": None},
+}
+FACTS: dict[str, Any] = {
+    "role": "student",
+    "arch": "tiny",
+    "num_params": 441,
+    "macs": {"macs": 7232},
+    "torch_top1": 80.0,
+    "verification": {"fp32.onnx": VERIFICATION},
+    "build_check": {"fp32.onnx": {"status": None, "reason": "not checked"}},
+    "sensitivity": [],
+    "lineage": {"weights": SHA, "record": SHA, "calibration": None},
+    "preprocessing": {"layout": "NCHW", "scale": 1 / 255, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]},
+}
+
+
+def _written(out: Path, images: NDArray[np.uint8], model: bytes = b"a model") -> dict[str, Any]:
+    source = out.parent / "made" / "fp32.onnx"
+    source.parent.mkdir(exist_ok=True)
+    source.write_bytes(model)
+    return write_bundle(
+        out,
+        facts=FACTS,
+        files=[
+            ModelFile(source, "fp32", 18, facts={"status": "ok", "reason": None, "tolerances": TOLERANCES}),
+        ],
+        golden=Golden(images[:2], np.ones((2, 5), np.float32), {"fp32": TOLERANCES}),
+        evaluation=Evaluation(images, np.arange(len(images)) % 5, list("abcdé")),
+    )

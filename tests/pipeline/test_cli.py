@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from afpkd.data import DATASETS
 from afpkd.models import build_model
-from pipeline.cli import app
+from export.build import build_bundle
+from pipeline.cli import app, bundle_app
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, event_line
 
 
@@ -81,8 +83,45 @@ def test_help_loads_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_bundle_verify_finds_a_changed_byte(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build_model("resnet8", num_classes=10, in_channels=1)
+    data = DATASETS["fashion_mnist_5k"].load(tmp_path)
+    build_bundle(
+        model,
+        role="student",
+        arch="resnet8",
+        images=data.test.images[:100],
+        labels=data.test.labels[:100],
+        label_names=data.label_names,
+        mean=(0.286,),
+        std=(0.353,),
+        precisions=("fp32", "fp16"),
+        opset=18,
+        lineage={},
+        out=tmp_path / "bundle",
+        max_drop=100.0,
+    )
+    done = _afpkd("bundle", "verify", str(tmp_path / "bundle"), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["role"], found["hashes"], len(found["files"])) == ("student", 6, 4)
+    accuracies = json.loads(_afpkd("evaluate", str(tmp_path / "bundle"), "--json").stdout)
+    assert set(accuracies) == {"fp32", "fp16"}
+    assert all(row["n"] == 100 for row in accuracies.values())
+    lines = _afpkd("evaluate", str(tmp_path / "bundle")).stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["fp32", "fp16"]
+    path = tmp_path / "bundle" / "fp16.onnx"
+    data_bytes = bytearray(path.read_bytes())
+    data_bytes[len(data_bytes) // 2] ^= 1
+    path.write_bytes(data_bytes)
+    done = _afpkd("bundle", "verify", str(tmp_path / "bundle"))
+    assert done.returncode == 2
+    assert "fp16.onnx: its bytes are not those of the manifest" in done.stderr
+
+
 def test_every_verb_takes_json() -> None:
-    for command in app.registered_commands:
+    for command in (*app.registered_commands, *bundle_app.registered_commands):
         assert command.callback is not None
         assert "as_json" in command.callback.__annotations__, command.callback
 

@@ -86,7 +86,7 @@ def test_the_chain_leaves_records_that_trace_every_number(done: tuple[Path, Path
         manifest = read_record(folder / role / "bundle" / "manifest.json")
         assert manifest["lineage"]["weights"] == sha256_of(weights)
         # the exported file is as accurate as the network, to the image
-        assert manifest["verification"]["fp32"]["top1"] == record["metrics"]["test_top1_selected"]
+        assert manifest["verification"]["fp32.onnx"]["top1"] == record["metrics"]["test_top1_selected"]
         profile = read_record(folder / "profiles" / "local" / f"{role}-fp32.json")
         assert profile["top1"] == record["metrics"]["test_top1_selected"]
         assert profile["macs"] == manifest["macs"]["macs"] > 1e6

@@ -133,8 +133,29 @@ BAD = {
     ),
     "precision": (
         'extends = "default"\n[export]\nprecisions = ["fp4"]\n',
-        "export.precisions.0: input should be 'fp32'",
+        "export.precisions.0: input should be 'fp32', 'fp16' or 'int8'",
     ),
+    "old opset": (
+        'extends = "default"\n[export]\nopset = 17\n',
+        "export.opset: 18 to 23 can be exported, got 17; legacy = true writes opset 17",
+    ),
+    "legacy with modelopt": (
+        'extends = "default"\n[export]\nlegacy = true\nquantizer = "modelopt"\ncalibration = "minmax"\n',
+        "export.legacy: modelopt's int8 has opset 19 at least",
+    ),
+    "mse with modelopt": (
+        'extends = "default"\n[export]\nquantizer = "modelopt"\n',
+        "export.calibration: modelopt has minmax and entropy",
+    ),
+    "few calibration images": (
+        'extends = "default"\n[export]\ncalibration_images = 100\n',
+        "export.calibration_images: 512 at least, got 100",
+    ),
+    "exclusion without int8": (
+        'extends = "default"\n[export]\nprecisions = ["fp32"]\nint8_exclude = ["conv1"]\n',
+        "export.int8_exclude: precisions has no int8",
+    ),
+    "negative budget": ('extends = "default"\n[export]\nmax_drop = -1.0\n', "export.max_drop: must lie between 0"),
     "weights and training": (
         DATA + DISTILL + '[teacher]\narch = "resnet20"\nweights = "w.pt"\nepochs = 2\n',
         "teacher.epochs: unknown key",
@@ -229,7 +250,11 @@ CHANGES = {
     "[profile]\npreset = 'standard'\n": {"profile"},
     "[data]\nflip = false\n": {"teacher", "prompts", "student", "undistilled"},
     "[data]\nmean = [0.5]\n": {"teacher", "prompts", "student", "undistilled", "export"},
-    "seed = 1\n": {"teacher", "prompts", "student", "undistilled"},
+    "[export]\nint8_exclude = ['conv1']\n": {"export"},
+    "[export]\nmax_drop = 2.0\n": {"export"},
+    "[export]\nlegacy = true\n": {"export"},
+    "seed = 1\n": {"teacher", "prompts", "student", "undistilled", "export"},  # it draws the calibration images too
+    "seed = 1\n[export]\nprecisions = ['fp32', 'fp16']\n": {"teacher", "prompts", "student", "undistilled", "export"},
     "description = 'x'\n": {"report"},
 }
 

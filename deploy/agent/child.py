@@ -1,0 +1,101 @@
+"""What may crash runs in a process of its own: building an engine, and deserialising one for the first time.
+
+NVIDIA's libraries end the process on a foreign engine, on a full memory, on their own faults. A child's death is an
+AgentError here; and the builder's memory does not count as the runtime's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import AgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Json = dict[str, Any]
+
+_START = """
+import importlib, json, sys
+request = json.load(sys.stdin)
+sys.path[:] = request["path"]
+importlib.import_module(request["package"] + ".child").answer(request)
+"""
+
+
+def run_in_child(operation: str, arguments: Json) -> Json:
+    """Do `operation` in a fresh process that imports what this one would, and give its answer.
+
+    AgentError: the child's own, or E_CRASH with the signal it died of.
+    """
+    # This very package first, be it a folder or the archive: the child must run what its parent runs.
+    path = [str(Path(__file__).parents[__package__.count(".") + 1]), *sys.path]
+    request = {"path": path, "package": __package__, "operation": operation, "arguments": arguments}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _START],
+        input=json.dumps(request),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    sys.stderr.write(done.stderr)
+    try:
+        answer: Json = json.loads(done.stdout)
+    except ValueError:
+        raise AgentError("E_CRASH", f"{operation}: {_death(done)}") from None
+    if "error" in answer:
+        raise AgentError(**answer["error"])
+    return answer
+
+
+def answer(request: Json) -> None:
+    """In the child: do the operation, print one JSON document."""
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries print: the answer keeps the real stdout
+    try:
+        document = _OPERATIONS[request["operation"]](request["arguments"])
+    except AgentError as error:
+        document = {"error": {"code": error.code, "message": error.message}}
+    with output:
+        json.dump(document, output)
+
+
+def _build_engine(arguments: Json) -> Json:
+    """Build `onnx` and write the engine to `plan`; gives the facts."""
+    from .tensorrt_api import open_tensorrt
+    from .tensorrt_build import BuildOptions, build_engine
+
+    options = dict(arguments["options"], compute_capabilities=tuple(arguments["options"]["compute_capabilities"]))
+    built = build_engine(open_tensorrt(arguments["library"]), arguments["onnx"], BuildOptions(**options))
+    Path(arguments["plan"]).write_bytes(built.plan)
+    return built.facts
+
+
+def _check_engine(arguments: Json) -> Json:
+    """Deserialise the engine at `plan`; gives what it says of itself."""
+    from .tensorrt_api import open_tensorrt
+    from .tensorrt_engine import describe_engine, open_engine
+
+    api = open_tensorrt(arguments["library"])
+    opened = open_engine(api, Path(arguments["plan"]).read_bytes(), arguments["dla_core"])
+    return describe_engine(api, opened.engine)
+
+
+def _death(done: subprocess.CompletedProcess[str]) -> str:
+    lines = done.stderr.strip().splitlines()
+    last = f"; its last line: {lines[-1]}" if lines else ""
+    if done.returncode == -signal.SIGKILL:
+        return f"killed (SIGKILL): out of memory? free some, or take a smaller workspace{last}"
+    if done.returncode < 0:
+        return f"the library died of {signal.Signals(-done.returncode).name}: try another version of it{last}"
+    return f"ended without an answer (exit code {done.returncode}){last}"
+
+
+_OPERATIONS: dict[str, Callable[[Json], Json]] = {"build_engine": _build_engine, "check_engine": _check_engine}

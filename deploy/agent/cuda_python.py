@@ -1,0 +1,77 @@
+"""NVIDIA's cuda-bindings (`pip install cuda-bindings`, its major version that of the device's CUDA)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .cuda_errors import cuda_error, version_text
+from .errors import AgentError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_SM_COUNT, _MAJOR, _MINOR = "MultiProcessorCount", "ComputeCapabilityMajor", "ComputeCapabilityMinor"
+
+
+class PythonCuda:
+    """cuda-bindings' first device behind the `Cuda` protocol."""
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+        self._call("cudaGetDeviceCount")
+
+    def alloc(self, num_bytes: int) -> int:
+        """See `Cuda.alloc`."""
+        return int(self._call("cudaMalloc", num_bytes))
+
+    def free(self, address: int) -> None:
+        """See `Cuda.free`."""
+        self._call("cudaFree", address)
+
+    def copy_to_device(self, address: int, source: NDArray[Any], stream: int) -> None:
+        """See `Cuda.copy_to_device`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", address, source.ctypes.data, source.nbytes, kind, stream)
+
+    def copy_to_host(self, target: NDArray[Any], address: int, stream: int) -> None:
+        """See `Cuda.copy_to_host`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call("cudaMemcpyAsync", target.ctypes.data, address, target.nbytes, kind, stream)
+
+    def create_stream(self) -> int:
+        """See `Cuda.create_stream`."""
+        return int(self._call("cudaStreamCreate"))
+
+    def synchronize(self, stream: int) -> None:
+        """See `Cuda.synchronize`."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def describe(self) -> dict[str, Any]:
+        """See `Cuda.describe`."""
+        return {
+            "library": "cuda-python",
+            "runtime": version_text(self._call("cudaRuntimeGetVersion")),
+            "driver": version_text(self._call("cudaDriverGetVersion")),
+            "compute_capability": f"{self._attribute(_MAJOR)}.{self._attribute(_MINOR)}",
+            "num_sms": self._attribute(_SM_COUNT),
+        }
+
+    def _attribute(self, which: str) -> int:
+        attribute = getattr(self._runtime.cudaDeviceAttr, f"cudaDevAttr{which}")
+        return int(self._call("cudaDeviceGetAttribute", attribute, 0))
+
+    def _call(self, call: str, *arguments: Any) -> Any:
+        """Every function gives a tuple: an error of an enum, then its one result where it has one."""
+        error, *result = getattr(self._runtime, call)(*arguments)
+        if int(error) != 0:
+            raise cuda_error(int(error), call, error.name)
+        return result[0] if result else None
+
+
+def open_device() -> PythonCuda:
+    """Import cuda-bindings and see that there is a device: E_NO_CUDA, E_NO_DRIVER, E_NO_DEVICE."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise AgentError("E_NO_CUDA", f"{error}: pip install cuda-bindings, its major version that of CUDA") from None
+    return PythonCuda(runtime)

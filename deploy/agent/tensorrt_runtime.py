@@ -1,0 +1,223 @@
+"""TensorRT: an ONNX file, as an engine built on this device, behind the `Runtime` protocol.
+
+Written against the real names of 8.6, 10.3, 10.16, 11.4 and RTX, and run against a fake engine that computes through
+ONNX Runtime. **No engine was ever executed by us**: `make gpu-check` does it where there is a GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import machine
+from .child import run_in_child
+from .cuda import AUTO, open_cuda
+from .engine_cache import EngineCache, default_folder
+from .errors import AgentError
+from .tensorrt_api import failure, made, open_tensorrt
+from .tensorrt_build import BUILDER, BuildOptions
+from .tensorrt_engine import batch_limits, open_engine
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .cuda import Cuda
+    from .runtimes import Loading
+    from .tensorrt_api import Api
+    from .tensorrt_engine import Opened
+
+    Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What a device may set for TensorRT."""
+
+    library: str | None = None
+    """`tensorrt` or `tensorrt_rtx`; by default the first that is there."""
+    cuda: str = AUTO
+    """How memory is reached: `auto`, `ctypes`, `cuda-python`, `pycuda`, or the path of a libcudart."""
+    cache_dir: str | None = None
+    """Where engines are kept; by default the user's cache."""
+    workspace_bytes: int | None = None
+    """See `BuildOptions`."""
+    use_dla: bool = False
+    """See `BuildOptions`: never run by us."""
+    dla_core: int = 0
+
+
+class TensorrtRuntime:
+    """An engine with its buffers. `batch`: the smallest and the largest it takes; more images go in several calls."""
+
+    def __init__(self, api: Api, cuda: Cuda, opened: Opened, names: tuple[str, str], facts: Json) -> None:
+        self._api, self._cuda, self._opened, self._facts = api, cuda, opened, facts
+        self._input_name, self._output_name = names
+        engine = opened.engine
+        _check_names(api, engine, names)
+        smallest, largest = batch_limits(engine, names[0])
+        self._limits = (smallest[0], largest[0])
+        self._image_shape = largest[1:]
+        self._context = made(api, "no execution context", engine.create_execution_context, "E_ENGINE")
+        self._stream = cuda.create_stream()
+        self._types = tuple(_numpy_type(api, engine, name) for name in names)
+        self._num_rows = 0
+        self._output_shape = self._take_rows(largest[0])
+        shapes = (largest, self._output_shape)
+        self._addresses = [self._buffer(*pair) for pair in zip(names, shapes, self._types)]  # noqa: B905 (Python 3.10)
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Give the logits (N,K) of preprocessed `images` (N,C,H,W), `largest batch` at a time; E_SHAPE, E_EXECUTE."""
+        if images.shape[1:] != self._image_shape or len(images) == 0:
+            expected = ", ".join(map(str, self._image_shape))
+            raise AgentError("E_SHAPE", f"images of shape {images.shape}: the engine takes (1 or more, {expected})")
+        size = self._limits[1]
+        if len(images) <= size:
+            return self._infer(images)
+        return np.concatenate([self._infer(images[start : start + size]) for start in range(0, len(images), size)])
+
+    def describe(self) -> Json:
+        """Name the runtime, what it runs on, how memory is reached, and where its engine comes from."""
+        return self._facts
+
+    def close(self) -> None:
+        """Give the buffers back; nothing can be inferred after it."""
+        for address in self._addresses:
+            self._cuda.free(address)
+
+    def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows = max(len(images), self._limits[0])
+        if rows != self._num_rows:
+            self._output_shape = self._take_rows(rows)
+        source = np.ascontiguousarray(images, dtype=self._types[0])
+        if rows != len(images):  # an engine of a fixed batch: empty images fill it up
+            source = np.concatenate([source, np.zeros((rows - len(images), *self._image_shape), self._types[0])])
+        logits = np.empty(self._output_shape, self._types[1])
+        self._cuda.copy_to_device(self._addresses[0], source, self._stream)
+        if not self._context.execute_async_v3(self._stream):
+            raise failure(self._api, "E_EXECUTE", "execution failed", "it gave no reason")
+        self._cuda.copy_to_host(logits, self._addresses[1], self._stream)
+        self._cuda.synchronize(self._stream)
+        return logits[: len(images)].astype(np.float32, copy=False)
+
+    def _take_rows(self, rows: int) -> tuple[int, ...]:
+        """Set the batch, and give the shape of its logits."""
+        shape = (rows, *self._image_shape)
+        if not self._context.set_input_shape(self._input_name, shape):
+            raise failure(self._api, "E_SHAPE", f"input shape {shape} refused", "it gave no reason")
+        self._num_rows = rows
+        return tuple(self._context.get_tensor_shape(self._output_name))
+
+    def _buffer(self, name: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> int:
+        address = self._cuda.alloc(int(np.prod(shape)) * kind.itemsize)
+        made(self._api, f"no address for {name}", lambda: self._context.set_tensor_address(name, address))
+        return address
+
+
+def load(loading: Loading) -> TensorrtRuntime:
+    """Open the file's engine, from the cache or built now; AgentError says what failed and what to do."""
+    options = _device_options(loading.options)
+    api = open_tensorrt(options.library)
+    cuda, cuda_facts = open_cuda(options.cuda)
+    build = BuildOptions(
+        precision=loading.precision,
+        batch=loading.batch,
+        workspace_bytes=options.workspace_bytes,
+        use_dla=options.use_dla,
+        dla_core=options.dla_core,
+    )
+    identity = _identity(api, loading.path, build, cuda_facts)
+    cache = EngineCache(Path(options.cache_dir) if options.cache_dir else default_folder())
+    dla_core = options.dla_core if options.use_dla else None
+    engine_facts = _ready_engine(api, cache, identity, loading.path, build, dla_core)
+    facts = {
+        "name": api.library,
+        "version": api.version,
+        "providers": ["DLA", "GPU"] if options.use_dla else ["GPU"],
+        "threads": None,
+        "cuda": cuda_facts,
+        "engine": engine_facts,
+    }
+    opened = open_engine(api, cache.plan_path(identity).read_bytes(), dla_core)
+    return TensorrtRuntime(api, cuda, opened, (loading.input_name, loading.output_name), facts)
+
+
+def version(library: str | None = None) -> str | None:
+    """TensorRT's version here, which decides between a bundle's files.
+
+    None without one, and for TensorRT-RTX, whose numbers begin anew: it takes what the newest TensorRT takes.
+    """
+    try:
+        api = open_tensorrt(library)
+    except AgentError:
+        return None
+    return None if api.has_target else api.version
+
+
+def _ready_engine(
+    api: Api, cache: EngineCache, identity: Json, onnx: Path, options: BuildOptions, dla_core: int | None
+) -> Json:
+    """See that the cache holds an engine a child process could deserialise; give its facts."""
+    reason = cache.missing(identity)
+    if reason is None:
+        try:
+            return {"built_because": None, **_checked(api, cache, identity, dla_core)}
+        except AgentError as error:
+            if error.code not in ("E_ENGINE", "E_CRASH"):
+                raise
+            reason = f"the cached one did not open: {error.message}"
+    scratch = cache.scratch_path(identity)
+    request = {"library": api.library, "onnx": str(onnx), "options": asdict(options), "plan": str(scratch)}
+    try:
+        cache.add(identity, run_in_child("build_engine", request))
+    finally:
+        scratch.unlink(missing_ok=True)
+    return {"built_because": reason, **_checked(api, cache, identity, dla_core)}
+
+
+def _checked(api: Api, cache: EngineCache, identity: Json, dla_core: int | None) -> Json:
+    request = {"library": api.library, "plan": str(cache.plan_path(identity)), "dla_core": dla_core}
+    said = run_in_child("check_engine", request)
+    record = cache.record(identity)
+    built = {**record["built"], **{key: value for key, value in said.items() if value is not None}}
+    return {**built, "sha256": record["sha256"], "identity": identity}
+
+
+def _identity(api: Api, onnx: Path, options: BuildOptions, cuda_facts: Json) -> Json:
+    """All an engine depends on."""
+    return {
+        "onnx_sha256": hashlib.sha256(onnx.read_bytes()).hexdigest(),
+        "options": {"builder": BUILDER, **asdict(options), "compute_capabilities": []},
+        "tensorrt": api.describe(),
+        "cuda": {key: cuda_facts[key] for key in ("driver", "compute_capability", "num_sms")},
+        "board": machine.describe()["processor"],
+        "power_mode": machine.power_mode(),
+    }
+
+
+def _device_options(options: Json) -> DeviceOptions:
+    try:
+        return DeviceOptions(**options)
+    except TypeError:
+        known = ", ".join(DeviceOptions.__dataclass_fields__)
+        raise AgentError("E_OPTION", f"options {sorted(options)} of the device: known are {known}") from None
+
+
+def _check_names(api: Api, engine: Any, names: tuple[str, str]) -> None:
+    found = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    modes = [engine.get_tensor_mode(name) == api.trt.TensorIOMode.INPUT for name in found]
+    expected = {names[0]: True, names[1]: False}
+    if dict(zip(found, modes)) != expected:  # noqa: B905 (strict= is Python 3.10)
+        raise AgentError("E_ENGINE", f"the engine's inputs and outputs are {found}: expected {list(names)}")
+
+
+def _numpy_type(api: Api, engine: Any, name: str) -> np.dtype[Any]:
+    kind = engine.get_tensor_dtype(name)
+    if kind == api.trt.DataType.FLOAT:
+        return np.dtype(np.float32)
+    if kind == api.trt.DataType.HALF:
+        return np.dtype(np.float16)
+    raise AgentError("E_ENGINE", f"{name} is of type {kind}: only float32 and float16 are read and written here")

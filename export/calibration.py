@@ -1,0 +1,132 @@
+"""Which training images calibrate int8, and the range of values each tensor takes on them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
+
+from afpkd.record import Json, UserError
+
+NUM_IMAGES = 512
+PERCENTILE = 99.99
+
+Method = Literal["mse", "percentile", "minmax", "entropy"]
+Ranges = dict[str, tuple[float, float]]
+"""Tensor -> its smallest and largest value worth representing."""
+
+_METHODS: dict[str, tuple[CalibrationMethod, Json]] = {
+    "mse": (CalibrationMethod.Percentile, {}),  # whose histograms it reads
+    "percentile": (CalibrationMethod.Percentile, {"percentile": PERCENTILE}),
+    "minmax": (CalibrationMethod.MinMax, {}),
+    "entropy": (CalibrationMethod.Entropy, {}),
+}
+_BATCH = 64
+_STEPS, _FINEST = 64, 8  # thresholds tried: parts of the largest value, from an eighth to all of it
+
+
+class Calibration(NamedTuple):
+    """Images uint8 N, C, H, W of the training set, and their numbers there."""
+
+    images: NDArray[np.uint8]
+    ids: list[int]
+    source: str = "train"
+    warning: str | None = None
+    """What speaks against them."""
+
+    def facts(self) -> Json:
+        """Which images they are: their numbers in the training set, and the hash of their pixels."""
+        pixels = hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
+        return {"source": self.source, "warning": self.warning, "num": len(self.ids), "ids": self.ids, "sha256": pixels}
+
+
+def calibration_images(train: NDArray[np.uint8], seed: int, num: int = NUM_IMAGES) -> Calibration:
+    """Draw `num` distinct images of the training set, seeded, in the order of the set; UserError where it has fewer."""
+    if len(train) < num:
+        raise UserError(f"calibration takes {num} images, the training set has {len(train)}: leave int8 out")
+    drawn = np.random.Generator(np.random.PCG64(seed)).choice(len(train), size=num, replace=False)
+    ids = np.sort(drawn)
+    return Calibration(train[ids], [int(index) for index in ids])
+
+
+def ranges_of(
+    proto: onnx.ModelProto, inputs: NDArray[np.float32], op_types: Sequence[str], method: Method = "mse"
+) -> Ranges:
+    """Run `inputs` (float32 N, C, H, W, preprocessed) through the float graph, and give the range of each tensor that
+    enters or leaves an operator of `op_types`.
+
+    mse: the range whose int8 grid leaves the least squared error; percentile: 99.99 % of the absolute values lie
+    within; minmax: the extremes; entropy: the threshold of least Kullback-Leibler divergence.
+    """
+    kind, options = _METHODS[method]
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        path = Path(folder) / "float.onnx"
+        onnx.save(proto, path)
+        calibrator = create_calibrator(
+            path,
+            list(op_types),
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=kind,
+            extra_options=options,
+        )
+        name = proto.graph.input[0].name
+        for start in range(0, len(inputs), _BATCH):  # batch by batch: all intermediate maps at once fill gigabytes
+            calibrator.collect_data(_Reader(name, inputs[start : start + _BATCH]))
+        if method == "mse":
+            histograms = calibrator.collector.histogram_dict
+            return {tensor: _least_error(counts, edges) for tensor, (counts, edges, *_) in histograms.items()}
+        found = calibrator.compute_data()
+    return {tensor: _floats(data.range_value) for tensor, data in found.items()}
+
+
+def _least_error(counts: NDArray[np.int64], edges: NDArray[np.float32]) -> tuple[float, float]:
+    """The symmetric range for a tensor of this histogram: sum of counts * (value - rounded and clipped value)^2."""
+    values = (edges[:-1].astype(np.float64) + edges[1:]) / 2
+    seen = np.abs(values[counts > 0]).max(initial=0.0)
+    if not seen:
+        return 0.0, 0.0
+    thresholds = seen * np.arange(_FINEST, _STEPS + 1) / _STEPS
+    scales = thresholds[:, None] / 127
+    errors = (counts * (values - np.clip(np.rint(values / scales), -127, 127) * scales) ** 2).sum(axis=1)
+    best = float(thresholds[errors.argmin()])
+    return -best, best
+
+
+def tied_ranges(proto: onnx.ModelProto, ranges: Ranges) -> Ranges:
+    """Give what enters an activation alone the range of what leaves it.
+
+    ONNX Runtime computes a convolution in int8 only where its own output is quantised, before the ReLU; the negative
+    half that the ReLU cuts away shall cost no precision. Quantised again on the same grid behind the ReLU, the values
+    stay what they are: so the second Q/DQ pair, which the next convolution needs, rounds nothing.
+    """
+    consumers = Counter(name for node in proto.graph.node for name in node.input)
+    consumers.update(value.name for value in proto.graph.output)
+    tied = dict(ranges)
+    for node in proto.graph.node:
+        if node.op_type in ("Relu", "Clip") and consumers[node.input[0]] == 1 and node.input[0] in ranges:
+            low, high = ranges[node.input[0]]
+            tied[node.input[0]] = ranges.get(node.output[0], (max(low, 0.0), high))
+    return tied
+
+
+def _floats(pair: tuple[Any, Any]) -> tuple[float, float]:
+    low, high = (float(np.asarray(value).reshape(-1)[0]) for value in pair)
+    return low, high
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    def __init__(self, name: str, images: NDArray[np.float32]) -> None:
+        self._batches: Iterator[Json] = iter([{name: images}])
+
+    def get_next(self) -> Json | None:
+        return next(self._batches, None)

@@ -1,0 +1,147 @@
+"""Post-training int8: Q/DQ nodes that both ONNX Runtime and NVIDIA's parser take.
+
+NVIDIA's parser refuses the quantiser's defaults: int32 bias Q/DQ and asymmetric activations. So: symmetric int8
+everywhere, weights a channel, biases left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from afpkd.names import unknown
+from afpkd.record import Json, UserError
+from export.calibration import Method, Ranges, ranges_of, tied_ranges
+from export.half import half_from_quantized, sorted_graph
+from export.verify import Logits, compare, graph_forward
+
+OP_TYPES = ("Conv", "Gemm", "MatMul")
+"""What is computed in int8: all else is a few percent of the work."""
+
+NUM_JUDGED = 32
+"""Calibration images a layer's sensitivity is measured on."""
+
+_OPTIONS = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "QuantizeBias": False,
+    "MatMulConstBOnly": True,
+    "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],  # logits stay float: 8 bits would make ties of them
+}
+
+Quantizer = Literal["onnxruntime", "modelopt"]
+
+
+class Int8(NamedTuple):
+    """How a float graph becomes int8."""
+
+    quantizer: Quantizer = "onnxruntime"
+    method: Method = "mse"
+    exclude: tuple[str, ...] = ()
+    """Layers that stay float: names of modules (`layer1.0.conv1`) or of nodes."""
+
+
+class Quantized(NamedTuple):
+    """int8 with a float32 remainder, the same with a float16 remainder, and what was found on the way."""
+
+    full: onnx.ModelProto
+    half: Callable[[int], onnx.ModelProto]
+    """(opset) -> the file for TensorRT from 10 on; made when asked for."""
+    sensitivity: Callable[[], list[Json]]
+    """What each layer costs, the worst first; measured when asked for."""
+
+
+def quantized(proto: onnx.ModelProto, inputs: NDArray[np.float32], settings: Int8) -> Quantized:
+    """Quantise a float32 graph on `inputs` (float32 N, C, H, W, preprocessed training images).
+
+    UserError: a name in `exclude` that no layer has, or a quantiser that is not installed.
+    """
+    excluded = excluded_nodes(proto, settings.exclude)
+    if settings.quantizer == "modelopt":
+        from export.modelopt import modelopt_int8
+
+        full = modelopt_int8(proto, inputs, excluded, settings.method, "fp32")
+        return Quantized(full, lambda _: modelopt_int8(proto, inputs, excluded, settings.method, "fp16"), list)
+    ranges = tied_ranges(proto, ranges_of(proto, inputs, OP_TYPES, settings.method))
+    full = with_qdq(proto, ranges, exclude=excluded)
+    return Quantized(
+        full,
+        half=lambda opset: half_from_quantized(full, opset),
+        sensitivity=lambda: sensitivity(proto, ranges, inputs[:NUM_JUDGED]),
+    )
+
+
+def with_qdq(
+    proto: onnx.ModelProto, ranges: Ranges, *, exclude: Collection[str] = (), only: Collection[str] = ()
+) -> onnx.ModelProto:
+    """Place Q/DQ pairs around the layers; exclude, only: names of nodes."""
+    data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    quantizer = QDQQuantizer(
+        copy,
+        True,  # weights a channel
+        False,  # no reduced range: it would hide the saturation that `session.x64quantprecision` mends
+        QuantType.QInt8,
+        QuantType.QInt8,
+        TensorsData(CalibrationMethod.MinMax, data),
+        list(only),
+        list(exclude),
+        list(OP_TYPES),
+        dict(_OPTIONS),
+    )
+    quantizer.quantize_model()
+    placed = sorted_graph(quantizer.model.model)
+    placed.producer_name, placed.producer_version = proto.producer_name, proto.producer_version
+    return placed
+
+
+def sensitivity(proto: onnx.ModelProto, ranges: Ranges, inputs: NDArray[np.float32]) -> list[Json]:
+    """What each layer costs when it alone is int8: {"layer", "node", "sqnr_db", "max_abs_error"}, the worst first.
+
+    sqnr_db is that of the logits; None where they do not change at all.
+    """
+    reference: Logits = graph_forward(proto)(inputs)
+    rows = []
+    for node in layers(proto):
+        logits = graph_forward(with_qdq(proto, ranges, only=[node.name]))(inputs)
+        found = compare(reference, logits)
+        kept = {key: found[key] for key in ("sqnr_db", "max_abs_error")}
+        rows.append({"layer": layer_name(node), "node": node.name, **kept})
+    return sorted(rows, key=lambda row: np.inf if row["sqnr_db"] is None else row["sqnr_db"])
+
+
+def layers(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes that can be quantised: convolutions and linear layers with constant weights."""
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    return [node for node in proto.graph.node if node.op_type in OP_TYPES and node.input[1] in weights]
+
+
+def layer_name(node: onnx.NodeProto) -> str:
+    """The module's name in the network (`layer1.0.conv1`), as far as the exporter left it; else the node's."""
+    weight: str = node.input[1]
+    if weight.endswith(".weight"):
+        return weight.removesuffix(".weight").removeprefix("model.")
+    if node.name.startswith("/"):  # torch's older exporter folds weights under new names, but keeps the modules' path
+        *path, _ = node.name.strip("/").split("/")
+        inner = zip(path, [*path[1:], ""], strict=True)  # downsample/downsample.0 repeats a name
+        return ".".join(part for part, child in inner if not child.startswith(f"{part}.")).removeprefix("model.")
+    return str(node.name)
+
+
+def excluded_nodes(proto: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+    """The nodes that these names of layers or nodes mean; UserError naming the nearest where there is none."""
+    known: dict[str, str] = {}
+    for node in layers(proto):
+        known |= {layer_name(node): node.name, node.name: node.name}
+    for name in names:
+        if name not in known:
+            raise UserError(f"export.int8_exclude: {unknown('layer', name, known)}")
+    return [known[name] for name in names]

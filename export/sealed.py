@@ -1,0 +1,144 @@
+"""Is a bundle what its manifest says, to the byte? Nothing is loaded before that is known; no torch, no pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zipfile
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+import jsonschema
+import numpy as np
+
+from afpkd.record import Json, UserError, sha256_of
+from export.bundle import MANIFEST, read_manifest
+
+MAX_MANIFEST_BYTES = 16 << 20
+"""A manifest holds numbers and names; a larger one is meant to fill the memory of who reads it."""
+
+_HEADER_BYTES = 4096
+"""numpy's own headers of plain arrays take 128."""
+
+_SCHEMA = Path(__file__).with_name("manifest.schema.json")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def verify_bundle(bundle_dir: Path) -> Json:
+    """Check every byte of a bundle against its manifest, and give the manifest.
+
+    UserError names the file: changed, missing, unlisted, a link, at a path that leaves the folder, or an array whose
+    header is not the one the manifest describes. Arrays are not loaded: their headers are read first.
+    """
+    manifest = _manifest(bundle_dir)
+    _check_names(bundle_dir, manifest)
+    _check_references(bundle_dir, manifest)
+    _check_files(bundle_dir, manifest["hashes"])
+    _check_arrays(bundle_dir, manifest)
+    return manifest
+
+
+def _manifest(bundle_dir: Path) -> Json:
+    """Read the manifest, small and no link, and hold it against the schema."""
+    path = bundle_dir / MANIFEST
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link: do not trust this bundle")
+    if path.is_file() and path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise UserError(f"{path}: {path.stat().st_size:,} bytes, {MAX_MANIFEST_BYTES:,} at most: do not trust it")
+    try:
+        manifest = read_manifest(bundle_dir)
+    except RecursionError:
+        raise UserError(f"{path}: nested without end: do not trust this bundle") from None
+    error = jsonschema.exceptions.best_match(_validator().iter_errors(manifest))
+    if error is not None:
+        where = ".".join(map(str, error.absolute_path)) or "it"
+        raise UserError(f"{path}: malformed: {where}: {error.message[:200]}: export it again")
+    return manifest
+
+
+@cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads(_SCHEMA.read_text(encoding="utf-8")))
+
+
+def _check_names(bundle_dir: Path, manifest: Json) -> None:
+    """Every file lies in the folder itself, under a plain name."""
+    for name in manifest["hashes"]:
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{bundle_dir / MANIFEST}: {name} leaves the bundle's folder: do not trust this bundle")
+
+
+def _check_references(bundle_dir: Path, manifest: Json) -> None:
+    """Whatever the manifest names is hashed, and said the same of everywhere."""
+    hashes, where = manifest["hashes"], bundle_dir / MANIFEST
+    evaluation, golden = manifest["evaluation"], manifest["golden"]
+    named = [manifest["labels"], golden["path"], evaluation["images"], evaluation["labels"]]
+    for name in [*named, *(entry["path"] for entry in manifest["files"]), *manifest["verification"]]:
+        if name not in hashes:
+            raise UserError(f"{where}: names {name} without its hash: export it again")
+    for entry in manifest["files"]:
+        if entry["sha256"] != hashes[entry["path"]]:
+            raise UserError(f"{where}: gives two hashes for {entry['path']}: export it again")
+        if entry["path"] not in manifest["verification"]:
+            raise UserError(f"{where}: does not say how {entry['path']} was verified: export it again")
+
+
+def _check_files(bundle_dir: Path, hashes: dict[str, str]) -> None:
+    for path in sorted(bundle_dir.rglob("*")):
+        name = path.relative_to(bundle_dir).as_posix()
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link: do not trust this bundle")
+        if name != MANIFEST and name not in hashes:
+            raise UserError(f"{path}: not listed in the manifest: delete it or export again")
+    for name, sha256 in hashes.items():
+        path = bundle_dir / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from the bundle: export it again")
+        if sha256_of(path) != sha256:
+            raise UserError(f"{path}: its bytes are not those of the manifest: export it again")
+
+
+def _check_arrays(bundle_dir: Path, manifest: Json) -> None:
+    """The arrays are those the manifest describes: a header may promise any size, and any type."""
+    image, num_classes = tuple(manifest["input"]["shape"][1:]), manifest["num_classes"]
+    evaluation, golden = manifest["evaluation"], manifest["golden"]
+    for name, dtype, shape in (
+        (evaluation["images"], "uint8", (evaluation["num"], *image)),
+        (evaluation["labels"], "int64", (evaluation["num"],)),
+    ):
+        path = bundle_dir / name
+        with path.open("rb") as file:
+            _check_array(file, path.stat().st_size, np.dtype(dtype), shape, str(path))
+    path = bundle_dir / golden["path"]
+    wanted = {"images.npy": ("uint8", (golden["num"], *image)), "logits.npy": ("float32", (golden["num"], num_classes))}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {entry.filename: entry for entry in archive.infolist()}
+            if len(archive.infolist()) != len(wanted) or found.keys() != wanted.keys():
+                raise UserError(
+                    f"{path}: holds {', '.join(sorted(found))}, expected {', '.join(wanted)}: do not trust it"
+                )
+            for name, (dtype, shape) in wanted.items():
+                if found[name].compress_type != zipfile.ZIP_STORED:
+                    raise UserError(f"{path}: {name} is compressed, which ours never are: do not trust it")
+                with archive.open(name) as file:
+                    _check_array(file, found[name].file_size, np.dtype(dtype), shape, f"{path}: {name}")
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: not an archive of arrays ({error}): export it again") from None
+
+
+def _check_array(file: IO[bytes], size: int, dtype: np.dtype, shape: tuple[int, ...], what: str) -> None:
+    """The header of an .npy names this type and shape, and the bytes that follow are as many."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        got_shape, fortran, got_dtype = read(file, max_header_size=_HEADER_BYTES)
+    except (ValueError, KeyError, SyntaxError) as error:
+        line = next(iter(str(error).splitlines()), "")
+        raise UserError(f"{what}: not a header of ours ({line}): do not trust this bundle") from None
+    if (got_shape, fortran, got_dtype) != (shape, False, dtype):
+        raise UserError(f"{what}: {got_dtype} {got_shape}, the manifest says {dtype} {shape}: do not trust this bundle")
+    if size - file.tell() != math.prod(shape) * dtype.itemsize:
+        raise UserError(f"{what}: {size:,} bytes do not hold {dtype} {shape}: do not trust this bundle")

@@ -1,0 +1,172 @@
+"""A model that the pipeline did not train, as a bundle with the same files and the same checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afpkd.data.folder import FolderSplit, read_folder
+from afpkd.record import Json, UserError, digest, sha256_of
+from pipeline.foreign_spec import Spec, read_spec
+from pipeline.progress import StageProgress
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from export.build import Source
+    from export.calibration import Calibration
+
+_SEED = 0  # of the calibration images
+
+
+def export_foreign(
+    *, onnx: Path | None, weights: Path | None, arch: str | None, spec_file: Path | None, out: Path | None
+) -> Json:
+    """Make the bundle `out` from an ONNX file, or from weights and the function that makes their network."""
+    from deploy.build_check import build_check
+    from export.build import build_bundle
+    from export.quantize import Int8
+
+    _check_options(onnx, weights, arch, spec_file, out)
+    assert spec_file is not None, "checked"
+    assert out is not None, "checked"
+    spec = read_spec(spec_file)
+    progress = StageProgress("export")
+    images = _read(spec, spec_file, spec.data.split)
+    name, source, files = _source(spec, onnx, weights, arch, progress)
+    wanted = spec.export
+    return build_bundle(
+        source,
+        role="foreign",
+        arch=name,
+        images=images.split.images,
+        labels=images.split.labels,
+        label_names=images.label_names,
+        mean=spec.input.mean,
+        std=spec.input.std,
+        precisions=wanted.precisions,
+        opset=wanted.opset,
+        lineage={
+            "config_digest": digest(dataclasses.asdict(spec)),
+            "data": hashlib.sha256(images.split.images.tobytes() + images.split.labels.tobytes()).hexdigest(),
+            "unreadable_images": images.unreadable,
+            **{kind: sha256_of(file) for kind, file in files.items()},
+        },
+        out=out,
+        calibration=_calibration(spec, spec_file, images, progress) if "int8" in wanted.precisions else None,
+        int8=Int8(wanted.quantizer, wanted.calibration, wanted.int8_exclude),
+        legacy=wanted.legacy,
+        max_drop=wanted.max_drop,
+        build_check=build_check,
+        say=progress.say,
+    )
+
+
+def _check_options(
+    onnx: Path | None, weights: Path | None, arch: str | None, spec: Path | None, out: Path | None
+) -> None:
+    if (onnx is None) == (weights is None):
+        raise UserError("a foreign model is --onnx MODEL.onnx, or --weights W.pth with --arch FILE.py:FUNCTION")
+    if (weights is None) != (arch is None):
+        raise UserError("--weights W.pth and --arch FILE.py:FUNCTION go together: the file holds numbers, no network")
+    if spec is None or out is None:
+        raise UserError("a foreign model needs --spec SPEC.toml (its input, classes and images) and --out FOLDER")
+    for path in (onnx, weights):
+        if path is not None and not path.is_file():
+            raise UserError(f"{path}: no such file")
+
+
+def _read(spec: Spec, spec_file: Path, split: str, num: int | None = None) -> FolderSplit:
+    folder = spec_file.parent / Path(spec.data.path).expanduser() / split
+    found = read_folder(folder, size=spec.input.image_size, channels=len(spec.input.mean), num=num, seed=_SEED)
+    if len(found.label_names) != spec.num_classes:
+        raise UserError(f"{folder}: {len(found.label_names)} classes, but num_classes = {spec.num_classes}")
+    return found
+
+
+def _source(
+    spec: Spec, onnx: Path | None, weights: Path | None, arch: str | None, progress: StageProgress
+) -> tuple[str, Source, dict[str, Path]]:
+    """(name, the network, the files it comes from)."""
+    from afpkd.checkpoint import load_weights
+    from export.build import Source, source_from_model
+    from export.foreign_graph import at_opset, graph_from_file
+    from export.graph_cost import graph_cost
+    from export.verify import graph_forward
+
+    shape = len(spec.input.mean), *spec.input.image_size
+    if onnx is not None:
+        proto = graph_from_file(onnx, channels=shape[0], image_size=spec.input.image_size, num_classes=spec.num_classes)
+        graphs = Source(graph_forward(proto), lambda opset: at_opset(proto, opset, onnx), graph_cost(proto, shape))
+        return onnx.stem, graphs, {"weights": onnx}
+    assert weights is not None, "checked"
+    assert arch is not None, "checked"
+    model = model_from_file(arch).eval()
+    progress.say(load_weights(model, weights, key=spec.weights.key, strip_prefix=spec.weights.strip_prefix))
+    file, _, function = arch.rpartition(":")
+    return function, source_from_model(model, shape), {"weights": weights, "architecture": Path(file).expanduser()}
+
+
+def _calibration(spec: Spec, spec_file: Path, images: FolderSplit, progress: StageProgress) -> Calibration:
+    """Images of the calibration split; of the evaluated one where the spec names none, which the manifest says."""
+    from export.calibration import Calibration, calibration_images
+
+    num, split = spec.export.calibration_images, spec.data.calibration_split
+    if split is not None:
+        found = _read(spec, spec_file, split, num)
+        if len(found.ids) < num:
+            raise UserError(
+                f"data.calibration_split '{split}' has {len(found.ids)} images, int8 takes {num}: leave int8 out"
+            )
+        return Calibration(found.split.images, found.ids, split)
+    warning = f"calibrated on images of the evaluated split '{spec.data.split}': its int8 accuracy is flattering"
+    progress.say(f"{warning}: name a data.calibration_split")
+    return calibration_images(images.split.images, _SEED, num)._replace(source=spec.data.split, warning=warning)
+
+
+def model_from_file(arch: str) -> nn.Module:
+    """Call FUNCTION of FILE.py (`arch`, "FILE.py:FUNCTION"): it takes no arguments and returns the network, untrained.
+
+    The file is the user's own code and is run. UserError, in one line, for whatever goes wrong in it.
+    """
+    from torch import nn
+
+    file, _, function = arch.rpartition(":")
+    path = Path(file).expanduser()
+    if not file or path.suffix != ".py":
+        raise UserError(f"--arch {arch}: FILE.py:FUNCTION was expected, such as resnet.py:resnet20")
+    if not path.is_file():
+        raise UserError(f"--arch {arch}: {path}: no such file")
+    spec = importlib.util.spec_from_file_location("foreign_model", path)
+    assert spec is not None, "a .py file always has a loader"
+    assert spec.loader is not None, "the same"
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a stranger's file raises
+        raise UserError(f"--arch {arch}: {_where(error, path)}") from error
+    make = getattr(module, function, None)
+    if not callable(make):
+        known = [name for name, value in vars(module).items() if inspect.isfunction(value) and not name.startswith("_")]
+        raise UserError(
+            f"--arch {arch}: {path.name} has no function '{function}' (it has: {', '.join(known) or 'none'})"
+        )
+    try:
+        model = make()
+    except Exception as error:  # the same
+        raise UserError(f"--arch {arch}: {_where(error, path)}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"--arch {arch}: it returned {type(model).__name__}, a torch.nn.Module was expected")
+    return model
+
+
+def _where(error: Exception, path: Path) -> str:
+    """The error with the line of the user's file that it came from."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    line = f":{lines[-1]}" if lines else f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+    return f"{path.name}{line}: {type(error).__name__}: {' '.join(str(error).split())}"

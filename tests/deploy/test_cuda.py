@@ -1,0 +1,286 @@
+"""CUDA through three libraries: real errors where there is no driver, or no device; the same contract against fakes.
+
+No kernel is launched here and no GPU is touched: the library behind ctypes is a small C one that keeps memory on the
+host, those behind cuda-bindings and pycuda are Python modules with the same calls.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from afpkd.record import UserError
+from deploy.agent import cuda, cuda_ctypes, fake_cuda
+from deploy.agent.cuda import Cuda, open_cuda
+from deploy.agent.errors import AgentError
+from deploy.measure import profile_bundle
+from tests.deploy.conftest import HandMadeBundle
+from tests.deploy.cuda_libraries import FAKE_CUDART, FakeRuntimeModule, fake_pycuda
+
+
+@pytest.fixture(scope="session")
+def fake_cudart(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("cudart")
+    (folder / "cudart.c").write_text(FAKE_CUDART)
+    path = folder / "libcudart.so.12"
+    try:
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", path, folder / "cudart.c"], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("cc: not installed")
+    return str(path)
+
+
+@pytest.fixture(params=["ctypes", "cuda-python", "pycuda", "fake"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    """Each library's class over a fake of the library; and the fake itself, which the runtime's tests stand on."""
+    if request.param == "fake":
+        return fake_cuda.FakeCuda()
+    if request.param == "ctypes":
+        return cuda_ctypes.open_device(request.getfixturevalue("fake_cudart"))
+    if request.param == "cuda-python":
+        bindings = types.ModuleType("cuda.bindings")
+        vars(bindings).update(runtime=FakeRuntimeModule())
+        monkeypatch.setitem(sys.modules, "cuda.bindings", bindings)
+    else:
+        driver, package = fake_pycuda(), types.ModuleType("pycuda")
+        vars(package).update(driver=driver)
+        monkeypatch.setitem(sys.modules, "pycuda", package)
+        monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+    return cuda.LIBRARIES[request.param]()
+
+
+def test_what_is_copied_in_comes_back_once_the_stream_is_synchronised(device: Cuda) -> None:
+    source = np.arange(1000, dtype=np.float32)
+    target = np.full(1000, -1, np.float32)
+    address, stream = device.alloc(source.nbytes), device.create_stream()
+    assert isinstance(address, int)
+    assert isinstance(stream, int)
+    device.copy_to_device(address, source, stream)
+    device.copy_to_host(target, address, stream)
+    assert (target == -1).all()  # queued, not done
+    device.synchronize(stream)
+    np.testing.assert_array_equal(target, source)
+    device.free(address)
+
+
+def test_parts_of_an_allocation_can_be_copied(device: Cuda) -> None:
+    address, stream = device.alloc(400), device.create_stream()
+    device.copy_to_device(address, np.zeros(100, np.float32), stream)
+    device.copy_to_device(address, np.ones(25, np.float32), stream)
+    target = np.empty(100, np.float32)
+    device.copy_to_host(target, address, stream)
+    device.synchronize(stream)
+    assert (target.sum(), target[:25].sum()) == (25, 25)
+
+
+def test_too_much_memory_is_one_error(device: Cuda) -> None:
+    with pytest.raises(AgentError) as caught:
+        device.alloc(1 << 40)
+    assert caught.value.code == "E_OUT_OF_MEMORY"
+    assert "out of memory" in caught.value.message or "MemoryAllocation" in caught.value.message
+
+
+def test_devices_are_described_the_same(device: Cuda) -> None:
+    facts = device.describe()
+    if facts["library"] != "fake":
+        assert (facts["compute_capability"], facts["num_sms"]) == ("8.7", 14)
+        assert (facts["runtime"], facts["driver"]) == ("12.6", "12.2")
+    assert {"library", "runtime", "driver", "compute_capability", "num_sms"} <= facts.keys()
+
+
+def test_other_failures_keep_cudas_number_and_call(fake_cudart: str) -> None:
+    device = cuda_ctypes.open_device(fake_cudart)
+    with pytest.raises(AgentError, match=r"cudaFree: CUDA error 1 \(something\)"):
+        device.free(1)
+    with pytest.raises(AgentError, match="cudaStreamSynchronize: CUDA error 400"):
+        device.synchronize(5)
+
+
+def test_pycudas_primary_context_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, package = fake_pycuda(), types.ModuleType("pycuda")
+    vars(package).update(driver=driver)
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    cuda.LIBRARIES["pycuda"]()
+    assert driver.pushed
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("cuInit failed: no CUDA-capable device is detected", "E_NO_DEVICE"),
+        ("cuInit failed: CUDA driver version is insufficient for CUDA runtime version", "E_NO_DRIVER"),
+        ("cuInit failed: unknown error", "E_CUDA"),
+    ],
+)
+def test_pycudas_sentences_become_codes(text: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init() -> None:
+        raise RuntimeError(text)
+
+    package = types.ModuleType("pycuda")
+    vars(package).update(driver=types.SimpleNamespace(init=init))
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    with pytest.raises(AgentError) as caught:
+        open_cuda("pycuda")
+    assert caught.value.code == code
+    assert text.partition(": ")[2] in caught.value.message
+
+
+def test_automatic_choice_takes_the_first_that_is_installed_and_notes_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Callable[[], Cuda]:
+        def open_device() -> Cuda:
+            raise AgentError("E_NO_CUDA", f"no {name}")
+
+        return open_device
+
+    libraries = {"ctypes": missing("libcudart"), "cuda-python": missing("bindings"), "fake": fake_cuda.FakeCuda}
+    monkeypatch.setattr(cuda, "LIBRARIES", libraries)
+    _, facts = open_cuda()
+    assert (facts["asked"], facts["library"]) == ("auto", "fake")
+    assert facts["skipped"] == {"ctypes": "no libcudart", "cuda-python": "no bindings"}
+    _, facts = open_cuda("fake")
+    assert (facts["asked"], facts["skipped"]) == ("fake", {})
+    with pytest.raises(AgentError, match="no bindings"):
+        open_cuda("cuda-python")
+    libraries.pop("fake")
+    with pytest.raises(AgentError, match="no libcudart; no bindings"):
+        open_cuda()
+
+
+def test_without_a_driver_no_other_library_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> Cuda:
+        raise AgentError("E_NO_DRIVER", "35")
+
+    monkeypatch.setattr(cuda, "LIBRARIES", {"ctypes": no_driver, "fake": fake_cuda.FakeCuda})
+    with pytest.raises(AgentError, match="35"):
+        open_cuda()
+
+
+def test_a_libcudart_can_be_named_by_its_path(fake_cudart: str, tmp_path: Path) -> None:
+    _, facts = open_cuda(fake_cudart)
+    assert (facts["asked"], facts["file"], facts["runtime"]) == (fake_cudart, fake_cudart, "12.6")
+    with pytest.raises(AgentError) as caught:
+        open_cuda(str(tmp_path / "libcudart.so.12"))
+    assert caught.value.code == "E_NO_CUDA"
+    assert "cannot open shared object file" in caught.value.message
+
+
+def test_pycuda_is_not_installed_here_and_says_how() -> None:
+    with pytest.raises(AgentError) as caught:
+        open_cuda("pycuda")
+    assert (caught.value.code, "pip install pycuda" in caught.value.message) == ("E_NO_CUDA", True)
+
+
+# --- real libraries, no GPU ---
+
+
+def test_the_calls_are_those_of_the_real_libraries() -> None:
+    """pycuda cannot be installed without CUDA's compiler: its names are those of its documentation."""
+    library = ctypes.CDLL(next(filter(_loads, cuda_ctypes._candidates())))
+    functions = set(re.findall(r"(cuda\w+)\(", FAKE_CUDART))
+    assert len(functions) == 10
+    assert [name for name in functions if not hasattr(library, name)] == []
+    bindings = pytest.importorskip("cuda.bindings.runtime")
+    fake = FakeRuntimeModule()
+    assert [name for name in fake.calls() if not hasattr(bindings, name)] == []
+    for kind in (fake.cudaMemcpyKind, fake.cudaDeviceAttr):
+        for member in kind:
+            assert int(getattr(getattr(bindings, kind.__name__), member.name)) == member
+
+
+def _loads(path: str) -> bool:
+    try:
+        ctypes.CDLL(path)
+    except OSError:
+        return False
+    return True
+
+
+def opened(choice: str, libcuda: str = "") -> str:
+    """Open CUDA in a fresh process, whose loader finds NVIDIA's driver library in `libcuda`; give the error."""
+    code = (
+        "import sys\nfrom deploy.agent import cuda\n"
+        "try: print('OPEN', cuda.open_cuda(sys.argv[1]))\n"
+        "except Exception as error: print(error.code, error)"
+    )
+    environment = {"LD_LIBRARY_PATH": libcuda, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, choice], env=environment, capture_output=True, text=True, check=True
+    )
+    if done.stdout.startswith("OPEN"):
+        pytest.skip("this machine has an NVIDIA GPU: `make gpu-check` looks at it")
+    return done.stdout
+
+
+@pytest.mark.parametrize("choice", ["auto", "ctypes", "cuda-python"])
+def test_no_driver_is_a_real_error_of_the_real_libraries(choice: str) -> None:
+    """libcudart and cuda-bindings come with PyTorch's wheels."""
+    error = opened(choice)
+    assert error.startswith("E_NO_DRIVER cudaGetDeviceCount: CUDA error 35")
+    assert "install or update it" in error
+
+
+def test_the_whole_way_to_a_missing_driver_is_one_line(bundle: HandMadeBundle, tmp_path: Path, instant: str) -> None:
+    """The device `local-gpu`, the packed agent, a real TensorRT-RTX, a real libcudart."""
+    opened("auto")
+    pytest.importorskip("tensorrt_rtx")
+    with pytest.raises(UserError) as caught:
+        profile_bundle(
+            bundle.folder,
+            device="local-gpu",
+            precision="fp32",
+            preset=instant,
+            threads=0,
+            out=tmp_path / "record.json",
+            recipe="test",
+            config_digest="0",
+        )
+    message = str(caught.value)
+    assert message.startswith("device local-gpu: cudaGetDeviceCount: CUDA error 35")
+    assert message.endswith("[E_NO_DRIVER]")
+    assert not (tmp_path / "record.json").exists()
+
+
+@pytest.fixture(scope="session")
+def libcuda() -> str:
+    """The folder of Debian's driver library (package libcuda1 of non-free, unpacked, not installed)."""
+    folder = os.environ.get("AFPKD_LIBCUDA", "")
+    if not folder:
+        pytest.skip("AFPKD_LIBCUDA names no folder with NVIDIA's libcuda.so.1")
+    assert Path(folder, "libcuda.so.1").exists(), folder
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cudart_12(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A libcudart that Debian's driver is new enough for (its CUDA is 12.2): NVIDIA's wheel, 0.9 MB."""
+    folder = tmp_path_factory.mktemp("cudart12")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    done = subprocess.run(
+        [*command, "--disable-pip-version-check", "nvidia-cuda-runtime-cu12==12.6.77"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.skip(f"pip install nvidia-cuda-runtime-cu12: {done.stderr.strip().splitlines()[-1]}")
+    return str(next(folder.rglob("libcudart.so.12")))
+
+
+def test_a_driver_without_a_device_is_a_real_error(libcuda: str, cudart_12: str) -> None:
+    error = opened(cudart_12, libcuda)
+    assert error.startswith("E_NO_DEVICE cudaGetDeviceCount: CUDA error 100 (no CUDA-capable device is detected)")
+    assert "a driver but no NVIDIA GPU" in error
+
+
+def test_a_driver_older_than_cuda_is_a_real_error(libcuda: str) -> None:
+    """PyTorch's libcudart is CUDA 13's, Debian's driver CUDA 12's."""
+    assert opened("ctypes", libcuda).startswith("E_NO_DRIVER cudaGetDeviceCount: CUDA error 35")

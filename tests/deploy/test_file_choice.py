@@ -1,0 +1,87 @@
+"""Which file of a bundle a runtime gets: host and agent answer alike, each with code of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afpkd.record import UserError
+from deploy.agent.bundle import Bundle
+from deploy.agent.errors import AgentError
+from export.bundle import file_for
+
+FILES = [
+    ("fp32.onnx", "fp32", "onnxruntime", "1.18", None),
+    ("fp32.onnx", "fp32", "tensorrt", "10.0", None),
+    ("int8.onnx", "int8", "onnxruntime", "1.18", None),
+    ("int8-tensorrt.onnx", "int8", "tensorrt", "10.0", None),
+    ("fp32-legacy.onnx", "fp32", "tensorrt", "8.5", "8.6"),
+    ("int8-legacy.onnx", "int8", "tensorrt", "8.5", "8.6"),
+    ("fp16.onnx", "fp16", "any", None, None),
+]
+
+TABLE = [  # precision, runtime, version -> file
+    ("fp32", "onnxruntime", "1.32.0", "fp32.onnx"),
+    ("fp32", "onnxruntime", "1.18", "fp32.onnx"),
+    ("fp32", "onnxruntime", "1.17.3", None),
+    ("fp32", "onnxruntime", None, "fp32.onnx"),
+    ("fp32", "tensorrt", "8.4.1", None),
+    ("fp32", "tensorrt", "8.5", "fp32-legacy.onnx"),
+    ("fp32", "tensorrt", "8.6.1.6", "fp32-legacy.onnx"),  # an inclusive "8.6" holds all of 8.6
+    ("fp32", "tensorrt", "8.7", None),
+    ("fp32", "tensorrt", "9.3", None),
+    ("fp32", "tensorrt", "10.0.1b6", "fp32.onnx"),
+    ("fp32", "tensorrt", "10.3.0", "fp32.onnx"),  # by number, not by letter: 10 is more than 8
+    ("fp32", "tensorrt", "11.4.0.106", "fp32.onnx"),
+    ("int8", "tensorrt", "10.16.2", "int8-tensorrt.onnx"),
+    ("int8", "tensorrt", "8.6.1", "int8-legacy.onnx"),
+    ("int8", "tensorrt", None, "int8-tensorrt.onnx"),  # TensorRT-RTX
+    ("int8", "onnxruntime", "1.32.0", "int8.onnx"),
+    ("fp16", "tensorrt", "8.5.2", "fp16.onnx"),
+    ("fp16", "onnxruntime", "1.2", "fp16.onnx"),
+    ("fp16", "tensorrt", None, "fp16.onnx"),
+    ("fp8", "onnxruntime", "1.32.0", None),
+    ("fp32", "tflite", "2.0", None),
+]
+
+
+@pytest.fixture(name="manifest")
+def _manifest() -> dict[str, Any]:
+    keys = ("path", "precision", "runtime", "min_version", "max_version")
+    return {"schema": "afpkd.bundle/1", "files": [dict(zip(keys, row, strict=True)) for row in FILES]}
+
+
+@pytest.mark.parametrize(("precision", "runtime", "version", "expected"), TABLE)
+def test_the_file_for_a_runtime_and_its_version(
+    precision: str, runtime: str, version: str | None, expected: str | None, manifest: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    bundle = Bundle(str(tmp_path))
+    if expected is not None:
+        assert file_for(manifest, precision, runtime, version)["path"] == expected
+        assert bundle.entry(precision, runtime, version)["path"] == expected
+        return
+    with pytest.raises(UserError, match=rf"no {precision} file for {runtime}.*tensorrt 8\.5 to 8\.6"):
+        file_for(manifest, precision, runtime, version)
+    with pytest.raises(AgentError, match=f"no {precision} file for {runtime}") as caught:
+        bundle.entry(precision, runtime, version)
+    assert caught.value.code == "E_BUNDLE"
+
+
+def test_the_first_entry_that_fits_counts(manifest: dict[str, Any], tmp_path: Path) -> None:
+    manifest["files"].insert(0, {**manifest["files"][0], "path": "better.onnx"})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert file_for(manifest, "fp32")["path"] == "better.onnx"
+    assert Bundle(str(tmp_path)).entry("fp32", "onnxruntime", "1.32.0")["path"] == "better.onnx"
+
+
+def test_a_file_outside_the_bundle_is_not_opened(manifest: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    manifest["files"][0]["path"] = "../secret.onnx"
+    manifest["hashes"] = {}
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AgentError, match=r"\.\./secret\.onnx leaves the bundle's folder"):
+        Bundle(str(tmp_path / "bundle")).model_path("fp32", "onnxruntime", "1.32.0")

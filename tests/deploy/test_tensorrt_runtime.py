@@ -1,0 +1,216 @@
+"""The TensorRT runtime against fakes of every release: an engine that computes with ONNX Runtime, a GPU on the host."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from deploy.agent import PROTOCOL, child, fake_cuda, fake_tensorrt, runtimes, tensorrt_runtime
+from deploy.agent.errors import AgentError
+from deploy.agent.profiling import profile
+from deploy.pack import agent_archive
+from tests.deploy.conftest import CHANNELS, CLASSES, SIDE, HandMadeBundle, linear_onnx
+from tests.deploy.fakes import Install, expected, failure, images, load
+
+WEAK, STRONG = ("8.5", "8.6"), ("10.3", "10.16", "11.4", "rtx")
+
+
+@pytest.mark.parametrize("level", [*WEAK, *STRONG])
+def test_every_release_infers_what_onnx_runtime_infers(
+    level: str, install: Install, onnx_path: Path, cache: Path
+) -> None:
+    library = install(level)
+    runtime = load(onnx_path, cache, precision="fp16", batch=4, options={"library": library})
+    for count in (1, 3, 4, 9):  # below, at and above the engine's batch; 9 ends in a single image
+        inputs = images(count, seed=count)
+        np.testing.assert_array_equal(runtime.infer(inputs), expected(onnx_path, inputs))
+    facts = runtime.describe()
+    assert (facts["name"], facts["version"]) == (library, fake_tensorrt.VERSIONS[level])
+    assert facts["cuda"]["library"] == "fake"
+    assert facts["engine"]["typing"] == ("weak" if level in WEAK else "strong")
+    assert facts["engine"]["flags"] == (["FP16"] if level in WEAK else [])
+    assert facts["engine"]["inputs"] == {"input": [[n, CHANNELS, SIDE, SIDE] for n in (1, 4, 4)]}
+    assert facts["engine"]["device_memory_bytes"] == 4096
+    json.dumps(facts)
+
+
+def test_results_are_read_after_the_stream_is_synchronised(
+    install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake's streams do nothing before that: without the call there is nothing to read."""
+    install("10.3")
+    runtime, inputs = load(onnx_path, cache), images(1)
+    monkeypatch.setattr(fake_cuda.FakeCuda, "synchronize", lambda self, stream: None)
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, -7, dtype))
+    assert (runtime.infer(inputs) == -7).all()
+
+
+def test_no_more_images_are_computed_than_were_given(install: Install, onnx_path: Path, cache: Path) -> None:
+    """A smaller batch is told to the engine, not filled up to its largest."""
+    install("10.3")
+    runtime = load(onnx_path, cache, batch=4)
+    for count, rows in ((4, 4), (1, 1), (6, 2)):
+        runtime.infer(images(count))
+        assert runtime._context.get_tensor_shape("logits") == (rows, CLASSES)
+
+
+def test_inputs_need_not_be_contiguous_nor_float32(install: Install, onnx_path: Path, cache: Path) -> None:
+    install("10.3")
+    runtime, inputs = load(onnx_path, cache, batch=4), images(8)
+    np.testing.assert_array_equal(runtime.infer(inputs[::2]), expected(onnx_path, inputs[::2].copy()))
+    np.testing.assert_array_equal(runtime.infer(inputs[:4].astype(np.float64)), expected(onnx_path, inputs[:4]))
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 5), (1, 4, 4), (3, 4, 4), (0, 3, 4, 4)])
+def test_wrong_shapes_are_named(shape: tuple[int, ...], install: Install, onnx_path: Path, cache: Path) -> None:
+    install("10.3")
+    runtime = load(onnx_path, cache)
+    with pytest.raises(AgentError) as caught:
+        runtime.infer(np.zeros(shape, np.float32))
+    assert caught.value.code == "E_SHAPE"
+    assert str(shape) in caught.value.message
+    assert "3, 4, 4" in caught.value.message
+
+
+def test_buffers_are_of_the_engines_size_and_given_back(install: Install, onnx_path: Path, cache: Path) -> None:
+    install("10.3")
+    before = fake_cuda.allocated_bytes()
+    runtime = load(onnx_path, cache, batch=8)
+    assert fake_cuda.allocated_bytes() - before == 4 * 8 * (CHANNELS * SIDE * SIDE + CLASSES)
+    for _ in range(3):
+        runtime.infer(images(20))
+    assert fake_cuda.allocated_bytes() - before == 4 * 8 * (CHANNELS * SIDE * SIDE + CLASSES)
+    runtime.close()
+    assert fake_cuda.allocated_bytes() == before
+
+
+def test_a_crash_while_deserialising_is_an_error_not_the_agents_end(
+    install: Install, onnx_path: Path, cache: Path
+) -> None:
+    install("10.3", crash="deserialize")
+    error = failure(onnx_path, cache)
+    assert (error.code, "SIGSEGV" in error.message, "check_engine" in error.message) == ("E_CRASH", True, True)
+
+
+def test_the_version_that_chooses_a_file_is_tensorrts_own(install: Install) -> None:
+    """TensorRT-RTX counts anew: its 1.7 is not older than 8.6."""
+    install("rtx")
+    install("10.3")
+    assert tensorrt_runtime.version() == "10.3.0"
+
+
+def test_rtx_has_no_version_that_could_choose(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("rtx")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # not to be imported
+    assert tensorrt_runtime.version() is None
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert tensorrt_runtime.version() is None
+
+
+def test_onnx_runtime_takes_no_options(onnx_path: Path) -> None:
+    with pytest.raises(AgentError, match="no options"):
+        runtimes.load("onnxruntime", runtimes.Loading(onnx_path, "input", "logits", 1, options={"use_dla": True}))
+
+
+def test_an_engine_with_other_names_is_refused(install: Install, onnx_path: Path, cache: Path) -> None:
+    install("10.3")
+    error = failure(onnx_path, cache, output_name="scores")
+    assert error.code == "E_ENGINE"
+    assert "['input', 'logits']" in error.message
+
+
+def test_half_precision_in_and_out_is_cast_and_other_types_are_refused(
+    install: Install, cache: Path, tmp_path: Path
+) -> None:
+    install("10.3")
+    weight, path = np.random.default_rng(3).normal(size=(CHANNELS * SIDE * SIDE, CLASSES)), tmp_path / "other.onnx"
+    path.write_bytes(linear_onnx(weight, TensorProto.FLOAT16))
+    inputs = images(3)
+    logits = load(path, cache, batch=2).infer(inputs)
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, expected(path, inputs.astype(np.float16)).astype(np.float32))
+    path.write_bytes(linear_onnx(weight, TensorProto.INT32))
+    assert failure(path, cache).code == "E_ENGINE"
+
+
+def test_without_tensorrt_or_with_one_too_old_the_way_out_is_named(
+    onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = failure(onnx_path, cache, options={"library": "tensorrt"})
+    assert error.code == "E_NO_RUNTIME"
+    assert "apt install python3-libnvinfer" in error.message
+    old = types.ModuleType("tensorrt")
+    vars(old).update(__version__="8.2.1.8", IExecutionContext=type("IExecutionContext", (), {}))
+    monkeypatch.setitem(sys.modules, "tensorrt", old)
+    error = failure(onnx_path, cache, options={"library": "tensorrt"})
+    assert (error.code, "8.2.1.8 is too old" in error.message) == ("E_OLD", True)
+
+
+def test_profile_measures_tensorrt_like_any_runtime(
+    install: Install, bundle: HandMadeBundle, cache: Path, tmp_path: Path
+) -> None:
+    install("10.3")
+    out = tmp_path / "samples.npz"
+    answer = profile(
+        {
+            "protocol": PROTOCOL,
+            "bundle": str(bundle.folder),
+            "precision": "fp32",
+            "runtime": "tensorrt",
+            "batch": 2,
+            "threads": 0,
+            "preset": {
+                "min_seconds": 0,
+                "min_count": 50,
+                "warm_up": {"min_seconds": 0, "min_count": 30, "window": 10, "tolerance": 1e9, "max_seconds": 10},
+            },
+            "evaluate": True,
+            "out": str(out),
+            "options": {"cuda": "fake", "cache_dir": str(cache)},
+        }
+    )
+    assert [check["ok"] for check in answer["golden"].values()] == [True, True]
+    assert answer["runtime"]["engine"]["inputs"]["input"][2][0] == 2
+    with np.load(out) as arrays:
+        labels = np.load(bundle.folder / "eval_labels.npy")
+        assert (arrays["predictions"] != labels).sum() == bundle.wrong
+        assert len(arrays["samples_ns"]) == 50
+
+
+def test_children_of_the_packed_agent_start_from_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "agent.pyz").write_bytes(agent_archive())
+    code = (
+        "import sys; sys.path.insert(0, 'agent.pyz'); from agent.child import run_in_child\n"
+        "try: run_in_child('check_engine', {'library': 'no_such_library', 'plan': 'x', 'dla_core': None})\n"
+        "except Exception as error: print(type(error).__name__, error.code, error)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("AgentError E_NO_RUNTIME No module named 'no_such_library'")
+
+
+def test_children_run_the_code_of_their_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another copy of the package on the path, or installed, is not taken instead."""
+    other = tmp_path / "deploy" / "agent"
+    other.mkdir(parents=True)
+    for package in (other, other.parent):
+        (package / "__init__.py").touch()
+    (other / "child.py").write_text("def answer(request): print('{}')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(AgentError, match="no_such_library"):
+        child.run_in_child("check_engine", {"library": "no_such_library", "plan": "x", "dla_core": None})
+
+
+def test_a_child_that_ends_without_an_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_START", "import sys; print('last words', file=sys.stderr); sys.exit(3)")
+    with pytest.raises(AgentError) as caught:
+        child.run_in_child("check_engine", {})
+    assert caught.value.code == "E_CRASH"
+    assert "exit code 3" in caught.value.message
+    assert caught.value.message.endswith("last words")

@@ -1,0 +1,336 @@
+"""int8 graphs against numpy's own rounding, against the style NVIDIA's parser asks for, and against the network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from afpkd.models import build_model
+from afpkd.record import UserError
+from export.calibration import calibration_images, ranges_of, tied_ranges
+from export.files import Maker, planned_files
+from export.half import SMALLEST_NORMAL, half_from_quantized
+from export.quantize import OP_TYPES, Int8, excluded_nodes, layer_name, layers, quantized, sensitivity, with_qdq
+from export.to_onnx import graph_from_model
+from export.verify import compare, graph_forward
+
+if TYPE_CHECKING:
+    from export.calibration import Method
+
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(name="graph", scope="module")
+def _graph() -> onnx.ModelProto:
+    """A ResNet-8 with BatchNorm statistics it has seen: residual sums, strides, a pool, a linear layer."""
+    torch.manual_seed(0)
+    model = build_model("resnet8", num_classes=10, in_channels=3)
+    for _ in range(30):
+        model(torch.randn(32, 3, 16, 16))
+    return graph_from_model(model, torch.zeros(1, 3, 16, 16))
+
+
+@pytest.fixture(name="inputs", scope="module")
+def _inputs() -> Floats:
+    return np.random.default_rng(0).normal(size=(128, 3, 16, 16)).astype(np.float32)
+
+
+def initializers(proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+
+
+def test_calibration_images_are_distinct_seeded_and_named() -> None:
+    train = np.arange(1000, dtype=np.uint8).repeat(12).reshape(1000, 3, 2, 2)
+    first, again, other = (calibration_images(train, seed) for seed in (0, 0, 1))
+    assert first.ids == again.ids != other.ids
+    assert len(set(first.ids)) == 512
+    np.testing.assert_array_equal(first.images, train[first.ids])
+    assert first.facts()["sha256"] == again.facts()["sha256"] != other.facts()["sha256"]
+    with pytest.raises(UserError, match="calibration takes 512 images, the training set has 100"):
+        calibration_images(train[:100], 0)
+
+
+def one_layer() -> onnx.ModelProto:
+    """Conv (1x1, weight 2) and ReLU: every tensor's values are known."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["input", "w"], ["c"], name="conv"),
+            helper.make_node("Relu", ["c"], ["r"], name="relu"),
+            helper.make_node("Conv", ["r", "w2"], ["logits"], name="conv2"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 1, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1, 8, 8])],
+        [
+            numpy_helper.from_array(np.full((1, 1, 1, 1), 2, np.float32), "w"),
+            numpy_helper.from_array(np.full((1, 1, 1, 1), 0.5, np.float32), "w2"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_ranges_are_the_values_the_tensors_take() -> None:
+    images = np.random.default_rng(0).normal(size=(300, 1, 8, 8)).astype(np.float32)
+    images[0, 0, 0, 0] = 40.0  # one value of 19,200
+    extremes = ranges_of(one_layer(), images, OP_TYPES, "minmax")
+    assert extremes["input"] == pytest.approx((images.min(), 40.0))
+    assert extremes["c"] == pytest.approx((2 * images.min(), 80.0))
+    assert extremes["r"] == pytest.approx((0.0, 80.0))
+    most = ranges_of(one_layer(), images, OP_TYPES, "percentile")
+    high = np.quantile(np.abs(images), 0.9999)
+    assert most["input"] == pytest.approx((-high, high), abs=2 * 80 / 2048)  # two of its bins
+    assert high < 5
+
+
+def test_the_range_of_least_error_is_the_one_a_search_finds() -> None:
+    images = np.random.default_rng(0).normal(size=(300, 1, 8, 8)).astype(np.float32)
+    images[0, 0, 0, 0] = 12.0
+
+    def error(threshold: float) -> float:
+        step = threshold / 127
+        return float(((images - np.clip(np.rint(images / step), -127, 127) * step) ** 2).sum())
+
+    low, high = ranges_of(one_layer(), images, OP_TYPES, "mse")["input"]
+    assert low == -high
+    best = min(error(threshold) for threshold in np.linspace(1, 12, 200))
+    assert error(high) < 1.03 * best < 0.95 * error(12.0)
+    assert high < 11.5
+
+
+def test_a_tensor_of_zeros_has_a_range() -> None:
+    ranges = ranges_of(one_layer(), np.zeros((64, 1, 8, 8), np.float32), OP_TYPES, "mse")
+    proto = with_qdq(one_layer(), ranges)
+    assert not graph_forward(proto)(np.zeros((1, 1, 8, 8), np.float32)).any()
+
+
+def test_what_a_relu_cuts_away_costs_no_precision() -> None:
+    proto = one_layer()
+    ranges = {"input": (-3.0, 3.0), "c": (-6.0, 6.5), "r": (0.0, 5.0), "logits": (0.0, 2.5)}
+    assert tied_ranges(proto, ranges) == {**ranges, "c": (0.0, 5.0)}
+    proto.graph.output.append(helper.make_tensor_value_info("c", TensorProto.FLOAT, None))
+    assert tied_ranges(proto, ranges) == ranges, "somebody else reads it too"
+
+
+def test_qdq_nodes_are_what_nvidias_parser_takes(graph: onnx.ModelProto, inputs: Floats) -> None:
+    proto = quantized(graph, inputs, Int8()).full
+    onnx.checker.check_model(proto, full_check=True)
+    values = initializers(proto)
+    nodes = [node for node in proto.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(nodes) > 30
+    for node in nodes:
+        zero_point = values[node.input[2]]
+        assert zero_point.dtype == np.int8, "no uint8, and no int32: biases stay float"
+        assert not zero_point.any(), "symmetric"
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    for node in layers_of(proto):
+        assert producers[node.input[0]].op_type == producers[node.input[1]].op_type == "DequantizeLinear"
+        weight = producers[node.input[1]]
+        assert values[weight.input[0]].dtype == np.int8
+        assert values[weight.input[1]].shape == (values[weight.input[0]].shape[0],), "a scale a channel"
+        assert values[node.input[2]].dtype == np.float32
+    assert proto.opset_import[0].version == 18
+    assert producers["logits"].op_type == "Gemm", "logits are not rounded to 8 bits"
+
+
+def layers_of(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in proto.graph.node if node.op_type in OP_TYPES]
+
+
+def test_int8_weights_are_the_rounded_weights(graph: onnx.ModelProto, inputs: Floats) -> None:
+    proto = quantized(graph, inputs, Int8()).full
+    was, now = initializers(graph), initializers(proto)
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    for before, after in zip(layers_of(graph), layers_of(proto), strict=True):
+        dequantize = producers[after.input[1]]
+        weight = was[before.input[1]]
+        shape = (-1,) + (1,) * (weight.ndim - 1)
+        scale = (np.abs(weight).reshape(len(weight), -1).max(axis=1) / 127).reshape(shape)
+        np.testing.assert_allclose(now[dequantize.input[1]].reshape(shape), scale, rtol=1e-5)
+        np.testing.assert_allclose(now[dequantize.input[0]], np.rint(weight / scale), atol=1)
+
+
+def test_int8_answers_as_the_network_does(graph: onnx.ModelProto, inputs: Floats) -> None:
+    reference = graph_forward(graph)(inputs)
+    made = quantized(graph, inputs, Int8())
+    full = compare(reference, graph_forward(made.full)(inputs))
+    assert full["sqnr_db"] > 20
+    half = compare(reference, graph_forward(made.half(19), as_written=True)(inputs))
+    assert half["sqnr_db"] == pytest.approx(full["sqnr_db"], abs=1.5)
+
+
+def test_the_remainder_for_tensorrt_10_is_float16_and_its_q_dq_the_same(graph: onnx.ModelProto, inputs: Floats) -> None:
+    made = quantized(graph, inputs, Int8())
+    full, half = made.full, made.half(19)
+    onnx.checker.check_model(half, full_check=True)
+    assert half.opset_import[0].version == 19
+    count = [
+        [node.op_type for node in proto.graph.node if "Quantize" in node.op_type or node.op_type in OP_TYPES]
+        for proto in (full, half)
+    ]
+    assert sorted(count[0]) == sorted(count[1])
+    was, now = initializers(full), initializers(half)
+    assert was.keys() == now.keys()
+    for name, values in was.items():
+        if values.dtype == np.int8:
+            np.testing.assert_array_equal(values, now[name])
+        elif values.dtype == np.float32:
+            assert now[name].dtype == np.float16, name
+            np.testing.assert_allclose(now[name], values, rtol=1e-3, atol=1e-6)
+    casts = [
+        (node.op_type, helper.get_attribute_value(node.attribute[0]))
+        for node in half.graph.node
+        if node.op_type == "Cast"
+    ]
+    assert casts == [("Cast", TensorProto.FLOAT16), ("Cast", TensorProto.FLOAT)], "at the ends alone"
+
+
+def test_a_scale_too_small_for_float16_is_raised_and_its_weights_rounded_anew(graph: onnx.ModelProto) -> None:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(graph)
+    conv = layers_of(proto)[1]
+    (weight,) = (tensor for tensor in proto.graph.initializer if tensor.name == conv.input[1])
+    values = numpy_helper.to_array(weight).copy()
+    values[0] *= 1e-3 / np.abs(values[0]).max()  # scale 8e-6: a denormal of float16, two digits
+    values[1] *= 1e-7 / np.abs(values[1]).max()  # scale 8e-10: 0 in float16
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    ranges = {name: (-4.0, 4.0) for node in layers_of(proto) for name in (node.input[0], node.output[0])}
+    half = half_from_quantized(with_qdq(proto, ranges), 19)
+    found = initializers(half)
+    (node,) = (node for node in half.graph.node if node.input[0] == f"{weight.name}_quantized")
+    scale = found[node.input[1]].astype(np.float64)
+    assert scale.min() == pytest.approx(SMALLEST_NORMAL)
+    restored = found[node.input[0]] * scale.reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(restored[:2], values[:2], atol=0.6 * SMALLEST_NORMAL)  # half a step of each grid
+    np.testing.assert_allclose(restored[2:], values[2:], atol=np.abs(values).max() / 127)
+
+
+@pytest.mark.parametrize("method", ["mse", "percentile", "minmax", "entropy"])
+def test_every_method_calibrates(method: Method, graph: onnx.ModelProto, inputs: Floats) -> None:
+    ranges = ranges_of(graph, inputs, OP_TYPES, method)
+    assert {node.input[0] for node in layers_of(graph)} <= ranges.keys()
+    assert all(low <= high and high > 0 for low, high in ranges.values())
+
+
+def test_calibration_says_nothing_on_stdout(
+    graph: onnx.ModelProto, inputs: Floats, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ranges_of(graph, inputs, OP_TYPES, "percentile")
+    assert capfd.readouterr().out == ""
+
+
+def test_layers_have_the_names_of_the_network(graph: onnx.ModelProto) -> None:
+    torch.manual_seed(0)
+    model = build_model("resnet8", num_classes=10, in_channels=3)
+    names = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)}
+    assert {layer_name(node) for node in layers(graph)} == names
+    old = graph_from_model(model, torch.zeros(1, 3, 16, 16), opset=17)
+    assert {layer_name(node) for node in layers(old)} == names
+
+
+def test_excluded_layers_stay_float(graph: onnx.ModelProto, inputs: Floats) -> None:
+    proto = quantized(graph, inputs, Int8(exclude=("layer1.0.conv1", "fc"))).full
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    floats = {layer_name(node) for node in layers_of(proto) if node.input[1] not in producers}
+    assert floats == {"layer1.0.conv1", "fc"}
+
+
+def test_an_unknown_layer_names_the_nearest(graph: onnx.ModelProto) -> None:
+    with pytest.raises(
+        UserError, match=r"int8_exclude: unknown layer 'layer1\.0\.cnov1': did you mean 'layer1\.0\.conv1'"
+    ):
+        excluded_nodes(graph, ["layer1.0.cnov1"])
+
+
+def test_the_layer_that_hurts_most_comes_first(graph: onnx.ModelProto, inputs: Floats) -> None:
+    ranges = ranges_of(graph, inputs, OP_TYPES, "minmax")
+    hurt = next(node for node in layers(graph) if layer_name(node) == "layer1.0.conv2")  # alone reads its input
+    low, high = ranges[hurt.input[0]]
+    rows = sensitivity(graph, {**ranges, hurt.input[0]: (low / 50, high / 50)}, inputs[:16])
+    assert rows[0]["layer"] == layer_name(hurt)
+    assert rows[0]["sqnr_db"] < rows[1]["sqnr_db"] - 5
+    assert [row["sqnr_db"] for row in rows] == sorted(row["sqnr_db"] for row in rows)
+    assert len(rows) == len(layers(graph))
+
+
+def test_graphs_are_exported_and_calibrated_once(graph: onnx.ModelProto, inputs: Floats) -> None:
+    asked: list[int] = []
+
+    def graph_of(opset: int) -> onnx.ModelProto:
+        asked.append(opset)
+        return graph
+
+    maker = Maker(graph_of, 18, inputs, Int8())
+    made = [maker.graph(file) for file in planned_files(("fp32", "fp16", "int8"), 18)]
+    assert asked == [18]
+    assert [proto.opset_import[0].version for proto in made] == [18, 18, 18, 19]
+    assert made[0] == graph, "nothing that is made of it changes it"
+
+
+def test_higher_opsets_need_a_newer_tensorrt() -> None:
+    for opset, since in ((18, "10.0"), (20, "10.0"), (21, "10.15"), (23, "10.15")):
+        (file,) = planned_files(("fp32",), opset)
+        assert [run.min_version for run in file.runs if run.runtime == "tensorrt"] == [since]
+        onnxruntime_since = next(run.min_version for run in file.runs if run.runtime == "onnxruntime")
+        assert onnxruntime_since is not None
+        assert [int(part) for part in onnxruntime_since.split(".")] <= [
+            int(part) for part in onnxruntime.__version__.split(".")[:2]
+        ]
+
+
+def test_old_opsets_and_modelopt_do_not_go_together() -> None:
+    with pytest.raises(UserError, match=r"legacy with export\.quantizer = 'modelopt'"):
+        planned_files(("int8",), 18, legacy=True, quantizer="modelopt")
+    assert len(planned_files(("fp32",), 18, legacy=True, quantizer="modelopt")) == 2
+
+
+def test_a_quantiser_that_is_not_installed_says_what_to_install(
+    graph: onnx.ModelProto, inputs: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modelopt.py").write_text("raise ImportError('no modelopt here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # installed or not
+    with pytest.raises(UserError, match=r"'modelopt': ImportError: no modelopt here: pip install nvidia-modelopt"):
+        quantized(graph, inputs, Int8(quantizer="modelopt", method="minmax"))
+    with pytest.raises(UserError, match="Model-Optimizer has minmax and entropy, not mse"):
+        quantized(graph, inputs, Int8(quantizer="modelopt"))
+
+
+MODELOPT = """
+import json, pathlib, sys
+def quantize(**asked):
+    shape = asked.pop("calibration_data")["input"].shape
+    pathlib.Path(asked["output_path"]).write_bytes(pathlib.Path(asked["onnx_path"]).read_bytes())
+    pathlib.Path({asked!r}).write_text(json.dumps({{**asked, "shape": shape}}, default=str))
+"""
+
+
+def test_model_optimizer_is_asked_as_its_interface_wants_it(
+    graph: onnx.ModelProto, inputs: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in with its signature: whether it quantises well is bench/quantizers.py's question."""
+    folder, said = tmp_path / "modelopt" / "onnx" / "quantization", tmp_path / "asked.json"
+    folder.mkdir(parents=True)
+    for package in (folder, folder.parent, folder.parent.parent):
+        (package / "__init__.py").write_text(MODELOPT.format(asked=str(said)) if package == folder else "")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    made = quantized(graph, inputs, Int8(quantizer="modelopt", method="entropy", exclude=("fc",)))
+    assert made.full == graph
+    asked = json.loads(said.read_text())
+    assert (asked["quantize_mode"], asked["calibration_method"], asked["calibration_eps"]) == (
+        "int8",
+        "entropy",
+        ["cpu"],
+    )
+    assert (asked["high_precision_dtype"], asked["nodes_to_exclude"]) == ("fp32", ["node_linear"])
+    assert asked["shape"] == list(inputs.shape)
+    made.half(19)
+    assert json.loads(said.read_text())["high_precision_dtype"] == "fp16"
+    assert made.sensitivity() == []
