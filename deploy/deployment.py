@@ -10,7 +10,7 @@ from afpkd.record import Json, sha256_of
 from deploy.client import call_agent
 from deploy.devices import Device, open_target, with_runtime
 from deploy.fleet import call_each, on_each
-from deploy.jobs import Work, run_job
+from deploy.jobs import Patience, Work, run_job
 from deploy.target import DeviceError
 from export.bundle import read_manifest
 
@@ -26,15 +26,17 @@ def deploy_bundle(
     manifest = read_manifest(bundle_dir)
     release = f"{manifest['role']}-{precision}-{sha256_of(bundle_dir / 'manifest.json')[:12]}"
 
+    patience = Patience()
+
     def deploy(device: Device) -> Json:
         if device.address is None:
             raise DeviceError(device.name, "E_LOCAL", "a release is for another machine: name one of devices.toml")
         settled = with_runtime(device)
         with open_target(settled) as target:
             work = _work(bundle_dir, manifest, settled, precision, release, keep, list(target.python))
-            return run_job(target, work, partial(progress, device.name))
+            return run_job(target, work, partial(progress, device.name), patience)
 
-    return on_each(names, deploy)
+    return on_each(names, deploy, patience.stop)
 
 
 def deployed(names: Sequence[str]) -> list[Json]:

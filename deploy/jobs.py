@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
 
 from afpkd.record import Json, atomic_path, digest, sha256_of
@@ -53,10 +55,13 @@ class Patience:
     """For a lost line to come back; the job goes on meanwhile."""
     busy_s: float = 900.0
     """For another's job to end."""
-    wait_s: float = 15.0
-    """For one answer about a job: longer is quieter on the device, shorter than its line's time limit."""
+    wait_s: float = 100.0
+    """For one answer about a job without news: every question is a process there, beside what is measured. Shorter than
+    a command may take (`SshTarget.timeout_s`); a line that is dead shows earlier."""
     pauses_s: Sequence[float] = (0.5, 1, 2, 4, 8, 15)
     """Between tries; the last one again and again."""
+    stop: Event = field(default_factory=Event)
+    """Set by another thread: then the job is cancelled, as by a KeyboardInterrupt here."""
 
 
 def run_job(target: Target, work: Work, progress: Progress, patience: Patience | None = None) -> Json:
@@ -177,6 +182,8 @@ def _tried(call: Callable[[], T], patience: Patience, progress: Progress | None 
 
 
 def _pauses(patience: Patience) -> Iterator[float]:
-    yield from patience.pauses_s
-    while True:
-        yield patience.pauses_s[-1]
+    """Before each try, the pause to make after it; KeyboardInterrupt once all shall stop."""
+    for pause in chain(patience.pauses_s, repeat(patience.pauses_s[-1])):
+        if patience.stop.is_set():
+            raise KeyboardInterrupt
+        yield pause

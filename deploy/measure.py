@@ -179,6 +179,7 @@ def _record(job: _Job, measured: list[_Measured]) -> Json:
         "schema": SCHEMA,
         **rows[0],
         "rows": rows,
+        "top1_interval": statistics.top1_interval(round(rows[0]["top1"] / 100 * len(labels)), len(labels)),
         "arch": manifest["arch"],
         "preset": job.preset.name,
         "peak_memory_bytes": quoted["memory"]["peak_bytes"],

@@ -104,7 +104,7 @@ class SshTarget:
         answer, data = self.transfer("get", {"name": name})
         data = data[: answer["size"]]
         if hashlib.sha256(data).hexdigest() != answer["sha256"]:
-            raise LineError(self.name, "E_DROPPED", f"{name}: it did not arrive whole: try again", lasting=False)
+            raise self._not_whole(name)
         destination.write_bytes(data)
 
     def transfer(self, operation: str, facts: Json, file: IO[bytes] | None = None) -> tuple[Json, bytes]:
@@ -117,7 +117,10 @@ class SshTarget:
         if not found:
             raise DeviceError(self.name, "E_PYTHON", self._no_python(done))
         line, _, data = rest.partition(b"\n")
-        answer: Json = json.loads(line)
+        try:
+            answer: Json = json.loads(line)
+        except ValueError:
+            raise self._not_whole(f"the answer to {operation}") from None
         if "error" in answer:
             raise DeviceError(self.name, **answer["error"])
         return answer, data
@@ -148,6 +151,9 @@ class SshTarget:
         """End the shared connection; the next command opens a new one."""
         arguments = ["ssh", "-O", "exit", *self.address.arguments()]
         subprocess.run(arguments, capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=10)
+
+    def _not_whole(self, what: str) -> LineError:
+        return LineError(self.name, "E_DROPPED", f"{what}: it did not arrive whole: try again", lasting=False)
 
     def _no_python(self, done: subprocess.CompletedProcess[bytes]) -> str:
         lines = done.stderr.decode(errors="replace").strip().splitlines()

@@ -35,15 +35,18 @@ def deploy(
     names = device.split()
     if not names or (status and rollback):
         raise UserError("deploy: name a device with --device, and one of --status and --rollback at most")
-    if status:
-        rows = deployment.deployed(names)
-    elif rollback:
-        rows = deployment.roll_back(names)
-    else:
-        with _progress() as tell:
-            rows = deployment.deploy_bundle(
-                _bundle(recipe, runs, role), names, precision=precision, keep=keep, progress=tell
-            )
+    try:
+        if status:
+            rows = deployment.deployed(names)
+        elif rollback:
+            rows = deployment.roll_back(names)
+        else:
+            bundle = _bundle(recipe, runs, role)
+            with _progress() as tell:
+                rows = deployment.deploy_bundle(bundle, names, precision=precision, keep=keep, progress=tell)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing was switched where it was not done yet\n")
+        raise SystemExit(130) from None
     _show(rows, as_json)
 
 

@@ -69,6 +69,7 @@ def test_record_holds_the_row_and_where_it_comes_from(bundle: HandMadeBundle, tm
     assert record["macs"] == record["num_params"] == 240
     assert record["size_bytes"] == (bundle.folder / "fp32.onnx").stat().st_size
     assert record["top1"] == 100 * (80 - bundle.wrong) / 80
+    assert record["top1_interval"][0] < record["top1"] < record["top1_interval"][1]
     assert record["golden"]["before"]["ok"]
     assert record["golden"]["after"]["ok"]
     assert record["peak_memory_bytes"] > 1 << 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from deploy import deployment
 from deploy.deployment import deploy_bundle, deployed, roll_back
 from tests.deploy.conftest import CHANNELS, CLASSES, SIDE, reference_logits
-from tests.deploy.ssh.conftest import Board
+from tests.deploy.ssh.conftest import Board, wait_until
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle
@@ -208,6 +209,28 @@ def test_the_command_line(board: Board, bundle: HandMadeBundle, tmp_path: Path) 
     assert back.returncode == 2
     assert back.stderr.startswith("error: device board: ")
     assert "run `make export` first" in afpkd("deploy", "--device", "board", "--runs", str(tmp_path)).stderr
+
+
+def test_ctrl_c_cancels_the_job_there(board: Board, bundle: HandMadeBundle, tmp_path: Path) -> None:
+    slow = tmp_path / "slow-python"
+    slow.write_text(f'#!/bin/sh\ncase "$*" in *" deploy") sleep 60;; esac\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    board.describe(python=str(slow))
+    runs = tmp_path / "runs"
+    shutil.copytree(bundle.folder, runs / "default" / "student" / "bundle")
+    options = ["--device", "board", "--precision", "fp32", "--runs", str(runs)]
+    command = [sys.executable, "-m", "pipeline", "deploy", *options]
+    root = Path(deployment.__file__).parent.parent
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True) as host:
+        wait_until(lambda: list(board.work.glob("jobs/*/heartbeat")), "the job runs there", 60)
+        os.killpg(host.pid, signal.SIGINT)  # as a terminal does
+        _, errors = host.communicate()
+    assert host.returncode == 130
+    assert errors.splitlines()[-1].startswith("interrupted: ")
+    assert "Traceback" not in errors
+    (result,) = board.work.glob("jobs/*/result.json")
+    assert json.loads(result.read_text())["error"]["code"] == "E_CANCELLED"
+    assert not (board.work / "current").exists()
 
 
 def test_units_for_systemd_lie_beside_the_release(board: Board, bundle: HandMadeBundle) -> None:

@@ -139,6 +139,20 @@ def test_banners_and_chatty_shells_do_not_spoil_anything(board: Board, tmp_path:
     assert "willkommen" in target.run(["true"], "").stdout
 
 
+def test_what_does_not_arrive_whole_is_not_taken(board: Board, tmp_path: Path) -> None:
+    (tmp_path / "sent").write_bytes(b"x" * 1000)
+    target = opened(board)
+    target.put(tmp_path / "sent", "a")
+    board.stop()
+    board.settings = {"ForceCommand": 'sh -c "$SSH_ORIGINAL_COMMAND" | head -c -7'}
+    board.start()
+    with pytest.raises(LineError, match=r"a: it did not arrive whole: try again \[E_DROPPED\]"):
+        target.get("a", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+    with pytest.raises(LineError, match=r"the answer to put: it did not arrive whole"):
+        target.put(tmp_path / "sent", "a")
+
+
 def test_a_jump_host_of_the_users_configuration_is_gone_through(board: Board, tmp_path: Path) -> None:
     config = board.folder / "ssh_config"
     inner = config.read_text().replace("Host lo\n", "Host inner\n") + "  ProxyJump lo\n"
