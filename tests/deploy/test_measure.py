@@ -68,8 +68,8 @@ def test_record_holds_the_row_and_where_it_comes_from(bundle: HandMadeBundle, tm
     assert (record["scenario"], record["batch"], record["threads"]) == ("single_stream", 1, 1)
     assert record["macs"] == record["num_params"] == 240
     assert record["size_bytes"] == (bundle.folder / "fp32.onnx").stat().st_size
-    assert record["top1"] == 100 * (80 - bundle.wrong) / 80
-    assert record["top1_interval"][0] < record["top1"] < record["top1_interval"][1]
+    low, high = record["top1_interval"]
+    assert low < record["top1"] == 100 * (80 - bundle.wrong) / 80 < high
     assert record["golden"]["before"]["ok"]
     assert record["golden"]["after"]["ok"]
     assert record["peak_memory_bytes"] > 1 << 20
@@ -191,7 +191,8 @@ def test_a_mode_whose_sums_saturate_is_not_the_one_to_quote(
 
     monkeypatch.setattr("deploy.measure.run_job", saturating)
     record = measured(bundle, tmp_path / "row.json", precision="int8")
-    assert [(row["mode"], row["verdict"]) for row in record["rows"]] == [("precise", "WARN"), ("default", "INVALID")]
+    assert [row["mode"] for row in record["rows"]] == ["precise", "default"]
+    assert [any("golden" in reason[:6] for reason in row["reasons"]) for row in record["rows"]] == [False, True]
     assert (record["mode"], record["runtime"]["x64quantprecision"]) == ("precise", "1")
     assert any("in mode default this processor's int8 sums saturate" in reason for reason in record["reasons"])
     assert not any(reason.startswith("a comparison") for reason in record["reasons"])
