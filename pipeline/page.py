@@ -22,7 +22,7 @@ from pipeline.findings import (
     top1_of,
 )
 from pipeline.prompts_section import PromptsSection, prompts_section
-from pipeline.tables import Table, accuracy_table, method_words, published_table, speedup_table
+from pipeline.tables import Table, accuracy_table, files_table, method_words, published_table, speedup_table
 
 _PROTOCOL_WORDS = {"quantity": "Timed", "percentiles": "Percentiles", "outliers": "Outliers"}
 
@@ -48,7 +48,7 @@ class Page:
 
 def page_of(run: Records, description: str, expected: Mapping[str, Json]) -> Page:
     """Put the records into words; `expected`: see `write_report`."""
-    tables = [speedup_table(run), accuracy_table(run), published_table(run, expected)]
+    tables = [speedup_table(run), files_table(run), accuracy_table(run), published_table(run, expected)]
     return Page(
         name=run.name,
         description=description,

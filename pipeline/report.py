@@ -49,7 +49,7 @@ _CAPTIONS = {
 }
 
 _CSV_COLUMNS = (
-    *("recipe", "role", "arch", "method", "device", "precision", "scenario", "batch", "threads", "n"),
+    *("recipe", "role", "arch", "method", "device", "precision", "mode", "scenario", "batch", "threads", "n"),
     *("latency_p50_ms", "latency_p90_ms", "latency_p99_ms", "throughput_images_per_s", "top1_percent"),
     *("num_params", "macs", "size_bytes", "peak_memory_bytes", "verdict", "reasons", "preset"),
     *("runtime", "runtime_version", "seed", "config_digest", "finished_at"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from afpkd.record import Json
-from pipeline.findings import NONE, ROLES, Records, percent, speedups, top1_of
+from pipeline.findings import NONE, ROLES, Records, percent, si, speedups, top1_of
 
 
 class Table(NamedTuple):
@@ -48,6 +48,26 @@ def accuracy_table(run: Records) -> Table:
         "Selected epoch",
     ]
     return Table("Accuracy of the trained weights", columns, rows, frozenset({2, 3, 4, 5}), _accuracy_notes(run))
+
+
+def files_table(run: Records) -> Table:
+    """Each exported file: size, accuracy, how far it strays from float32 torch, whether it is within its budget."""
+    rows = []
+    for role, manifest in run.manifests.items():
+        sizes = {entry["path"]: si(entry["size_bytes"], "B") for entry in manifest["files"] if "size_bytes" in entry}
+        for name, found in manifest.get("verification", {}).items():
+            sqnr = NONE if found["sqnr_db"] is None else f"{found['sqnr_db']:.1f}"
+            built = manifest.get("build_check", {}).get(name, {})
+            row = [ROLES[role], name, sizes.get(name, NONE), percent(found["top1"]), f"{0 - found['drop']:+.2f}", sqnr]
+            rows.append([*row, f"{found['argmax_agreement']:.2f} %", built.get("status") or "not checked"])
+            rows[-1].append(f"{found['status']}{': ' + found['reason'] if found['reason'] else ''}")
+    columns = ["Model", "File", "Size", "Top-1", "Against float32", "SQNR (dB)", "Same class", "Build", "Status"]
+    notes = [
+        "Top-1 on the whole test set, SQNR and class against float32 torch, run here by ONNX Runtime. A file that loses"
+        " more points than the recipe allows (`export.max_drop`) stays listed as over budget.",
+        "Build: what TensorRT-RTX said of the file when it was exported.",
+    ]
+    return Table("Exported files", columns, rows, frozenset({2, 3, 4, 5, 6}), notes)
 
 
 def published_table(run: Records, expected: Mapping[str, Json]) -> Table:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import __main__ as bench_main
-from bench import default_seeds, gpu_check, rows, rtx_builds
+from bench import default_seeds, export_time, gpu_check, quantizers, rows, rtx_builds
 from deploy import presets
 from deploy.presets import Preset, WarmUp
 
@@ -103,3 +103,21 @@ def test_the_table_of_builds_has_a_line_a_network_with_failures_in_words() -> No
 
     found = [row("fp32", "ok", {"Split": 13}), row("fp16", "failed", {}), row("int8", "ok", {})]
     assert rtx_builds.table(found).splitlines()[2:] == ["| `a` | 1.2 | failed: node x | 1.2 | Split (13) |"]
+
+
+def test_the_quantiser_rows_make_a_table_and_hold_both_quantisers() -> None:
+    found = rows.read("quantizers")
+    shown = quantizers.table(found)
+    assert len(shown.splitlines()) == 2 + len(found)
+    for network in {row["network"] for row in found}:
+        assert {row["quantizer"] for row in found if row["network"] == network} == {"onnxruntime", "modelopt"}
+    built = [row for row in found if row["rtx"]["status"] == "built"]
+    assert len(built) == len(found)
+    assert all(row["rtx"]["layer_types"]["Int8"] > 0 for row in built)
+    assert f"| {found[0]['sqnr_db']:.1f} |" in shown
+
+
+def test_the_export_rows_make_a_table() -> None:
+    shown = export_time.table(rows.read("export_time"))
+    assert "| resnet8 | 4 |" in shown
+    assert " MB |" in shown

@@ -13,12 +13,12 @@ from deploy.agent.bundle import Bundle
 from deploy.agent.errors import AgentError
 from export.bundle import file_for
 
-FILES = [
+FILES = [  # the old one first: without a version its upper bound alone rules it out
+    ("fp32-legacy.onnx", "fp32", "tensorrt", "8.5", "8.6"),
     ("fp32.onnx", "fp32", "onnxruntime", "1.18", None),
     ("fp32.onnx", "fp32", "tensorrt", "10.0", None),
     ("int8.onnx", "int8", "onnxruntime", "1.18", None),
     ("int8-tensorrt.onnx", "int8", "tensorrt", "10.0", None),
-    ("fp32-legacy.onnx", "fp32", "tensorrt", "8.5", "8.6"),
     ("int8-legacy.onnx", "int8", "tensorrt", "8.5", "8.6"),
     ("fp16.onnx", "fp16", "any", None, None),
 ]
@@ -28,6 +28,7 @@ TABLE = [  # precision, runtime, version -> file
     ("fp32", "onnxruntime", "1.18", "fp32.onnx"),
     ("fp32", "onnxruntime", "1.17.3", None),
     ("fp32", "onnxruntime", None, "fp32.onnx"),
+    ("fp32", "tensorrt", None, "fp32.onnx"),
     ("fp32", "tensorrt", "8.4.1", None),
     ("fp32", "tensorrt", "8.5", "fp32-legacy.onnx"),
     ("fp32", "tensorrt", "8.6.1.6", "fp32-legacy.onnx"),  # an inclusive "8.6" holds all of 8.6
@@ -72,7 +73,7 @@ def test_the_file_for_a_runtime_and_its_version(
 
 
 def test_the_first_entry_that_fits_counts(manifest: dict[str, Any], tmp_path: Path) -> None:
-    manifest["files"].insert(0, {**manifest["files"][0], "path": "better.onnx"})
+    manifest["files"].insert(0, {**manifest["files"][1], "path": "better.onnx"})
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert file_for(manifest, "fp32")["path"] == "better.onnx"
     assert Bundle(str(tmp_path)).entry("fp32", "onnxruntime", "1.32.0")["path"] == "better.onnx"
@@ -80,7 +81,7 @@ def test_the_first_entry_that_fits_counts(manifest: dict[str, Any], tmp_path: Pa
 
 def test_a_file_outside_the_bundle_is_not_opened(manifest: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "bundle").mkdir()
-    manifest["files"][0]["path"] = "../secret.onnx"
+    manifest["files"][1]["path"] = "../secret.onnx"
     manifest["hashes"] = {}
     (tmp_path / "bundle" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(AgentError, match=r"\.\./secret\.onnx leaves the bundle's folder"):

@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from afpkd.record import UserError
-from export.verify import compare, golden_tolerances, require_within, run_onnx, tied_images, top1
+from export.verify import (
+    compare,
+    file_tolerances,
+    golden_tolerances,
+    require_within,
+    run_onnx,
+    status_of,
+    tied_images,
+    top1,
+)
 
 Floats = NDArray[np.float32]
 
@@ -36,8 +45,10 @@ def test_compare_by_hand() -> None:
     assert found == {
         "max_abs_error": 2.0,
         "max_rel_error": 0.25,  # 1 of 4 in the first image, 2 of 10 in the second
+        "sqnr_db": pytest.approx(10 * np.log10(125 / 6)),
         "argmax_agreement": 50.0,
         "cosine": pytest.approx(24 / 25),
+        "num_not_finite": 0,
         "num": 2,
     }
 
@@ -61,8 +72,11 @@ def test_all_zero_logits_are_no_agreement() -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_not_a_number_is_refused(bad: float) -> None:
-    with pytest.raises(UserError, match="the file's logits hold NaN"):
-        compare(logits([1, 2]), logits([1, bad]))
+    found = compare(logits([1, 2], [2, 1]), logits([1, bad], [2, 1]))
+    assert (found["num_not_finite"], found["argmax_agreement"]) == (1, 50.0)
+    assert found["max_abs_error"] is found["cosine"] is found["sqnr_db"] is None
+    with pytest.raises(UserError, match=r"a\.onnx: its logits hold NaN"):
+        require_within(found, golden_tolerances("fp32", logits([1, 2])), "a.onnx")
     with pytest.raises(UserError, match="the network's logits hold NaN"):
         compare(logits([1, bad]), logits([1, 2]))
 
@@ -136,3 +150,34 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
 def test_top1_is_percent() -> None:
     scores = logits([1, 0], [0, 1], [1, 0], [1, 0])
     assert top1(scores, np.array([0, 1, 1, 0])) == 75.0
+
+
+def test_a_device_may_stray_twice_as_far_as_the_file_does_here() -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(64, 10)).astype(np.float32)
+    broad = golden_tolerances("int8", reference)
+    assert broad["max_abs"] == pytest.approx(0.05 * np.abs(reference).max())
+    good = compare(reference, reference + np.float32(0.01))
+    assert file_tolerances(broad, good) == broad, "a good file is held to its precision's"
+    coarse = compare(reference, (reference + rng.normal(scale=0.3, size=reference.shape)).astype(np.float32))
+    own = file_tolerances(broad, coarse)
+    assert own["max_abs"] == pytest.approx(2 * coarse["max_abs_error"])
+    assert 1 - own["cosine"] == pytest.approx(2 * (1 - coarse["cosine"]))
+    assert own["argmax_agreement"] == pytest.approx(coarse["argmax_agreement"] - 4)
+    saturated = compare(reference, rng.permuted(reference, axis=1))
+    assert saturated["cosine"] < own["cosine"], "what another network would answer still fails"
+    broken = compare(reference, np.full_like(reference, np.nan))
+    assert file_tolerances(broad, broken) == broad
+
+
+def test_a_budget_is_points_of_top1_against_torch() -> None:
+    fine = compare(logits([1, 2]), logits([1, 2]))
+    within = status_of(fine, 79.0, 80.0, 1.0, "int8")
+    assert within == {"top1": 79.0, "drop": 1.0, "max_drop": 1.0, "status": "ok", "reason": None}
+    beyond = status_of(fine, 78.5, 80.0, 1.0, "int8")
+    assert (beyond["status"], beyond["drop"]) == ("over budget", 1.5)
+    assert beyond["reason"] == "int8 loses 1.50 points of top-1 against float32 (80.00 %), more than 1"
+    assert status_of(fine, 82.0, 80.0, 0.0, "fp16")["status"] == "ok", "a gain is no loss"
+    broken = compare(logits([1, 2]), logits([1, np.inf]))
+    assert status_of(broken, 80.0, 80.0, 1.0, "fp16")["reason"] == "fp16 gives NaN or infinity for 1 of 1 images"
+    assert status_of(fine, 80.0, 80.0, 1.0, "fp16", "x reaches 7e4")["reason"] == "fp16: x reaches 7e4"

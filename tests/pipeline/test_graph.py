@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from afpkd.record import UserError, read_record, sha256_of
+from export.sealed import verify_bundle
 from pipeline.graph import locked, targets_of
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
@@ -33,6 +34,7 @@ must_choose = false
 epochs = {epochs}
 [export]
 opset = {opset}
+precisions = ["fp32", "int8"]
 """
 
 
@@ -87,6 +89,13 @@ def test_the_chain_leaves_records_that_trace_every_number(done: tuple[Path, Path
         assert manifest["lineage"]["weights"] == sha256_of(weights)
         # the exported file is as accurate as the network, to the image
         assert manifest["verification"]["fp32.onnx"]["top1"] == record["metrics"]["test_top1_selected"]
+        verify_bundle(folder / role / "bundle")
+        lineage = manifest["lineage"]
+        assert lineage["teacher"] == record["inputs"].get("teacher")
+        assert lineage["prompts"] == record["inputs"].get("prompts")
+        assert (lineage["calibration"]["source"], lineage["calibration"]["num"]) == ("train", 512)
+        int8 = read_record(folder / "profiles" / "local" / f"{role}-int8.json")
+        assert sorted(row["mode"] for row in int8["rows"]) == ["default", "precise"]
         profile = read_record(folder / "profiles" / "local" / f"{role}-fp32.json")
         assert profile["top1"] == record["metrics"]["test_top1_selected"]
         assert profile["macs"] == manifest["macs"]["macs"] > 1e6

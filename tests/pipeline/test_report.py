@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from plotly.offline import get_plotlyjs
 
+from afpkd.record import read_record, write_record
 from pipeline.recipe_reader import load_recipe
 
 if TYPE_CHECKING:
@@ -197,3 +198,28 @@ def test_same_records_give_the_same_report(made: HandMadeRun) -> None:
 def test_the_report_needs_no_torch() -> None:
     code = "import sys, pipeline.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_exported_files_stand_with_their_error_and_their_budget(made: HandMadeRun) -> None:
+    made.put_manifest("student", "bb" * 32)
+    path = made.folder / "student" / "bundle" / "manifest.json"
+    manifest = read_record(path)
+    found = {"top1": 80.125, "drop": 6.275, "sqnr_db": 12.34, "argmax_agreement": 91.5, "status": "over budget"}
+    manifest["verification"] = {"int8.onnx": {**found, "reason": "int8 loses 6.28 points of top-1"}}
+    manifest["files"].append({"path": "int8.onnx", "precision": "int8", "sha256": "0", "size_bytes": 123_000})
+    manifest["build_check"] = {"int8.onnx": {"status": "built"}}
+    write_record(path, manifest)
+    report = made.report()
+    (row,) = report.tables()["Exported files"]
+    assert row == {
+        "Model": "distilled",
+        "File": "int8.onnx",
+        "Size": "123 kB",
+        "Top-1": "80.12 %",
+        "Against float32": "-6.28",
+        "SQNR (dB)": "12.3",
+        "Same class": "91.50 %",
+        "Build": "built",
+        "Status": "over budget: int8 loses 6.28 points of top-1",
+    }
+    assert "over budget: int8 loses" in report.page().text
