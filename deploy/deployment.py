@@ -85,4 +85,5 @@ def _work(
         },
         files={f"bundle/{name}": bundle_dir / name for name in files},
         max_seconds=device.max_seconds,
+        budget_bytes=device.budget_bytes,
     )

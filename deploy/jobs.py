@@ -27,6 +27,7 @@ Progress = Callable[[str, int, int], None]
 """Told (text, done, total); a total of 0 is a notice, no step."""
 
 _SENDS = 3
+_BUDGET_BYTES = 2 << 30
 _HEARTBEAT_LOST_S = 60.0
 
 
@@ -43,6 +44,8 @@ class Work:
     """Name in the job's folder -> where it goes here."""
     max_seconds: float = 3600.0
     clocks: str = "as-is"
+    budget_bytes: int = _BUDGET_BYTES
+    """What may stay on the device for next time, beside this work's own files."""
     tied: bool = False
     """Whether it shall end with this process: where the device is this machine, and nobody would come back for it."""
 
@@ -72,8 +75,9 @@ def run_job(target: Target, work: Work, progress: Progress, patience: Patience |
     """
     patience = patience or Patience()
     files = {name: sha256_of(path) for name, path in work.files.items()}
-    job_id = _job_id(work, files)
-    send_missing(target, {files[name]: path for name, path in work.files.items()}, progress, patience)
+    job_id = _job_id(target, work, files)
+    blobs = {files[name]: path for name, path in work.files.items()}
+    send_missing(target, blobs, progress, patience, budget_bytes=work.budget_bytes)
     try:
         submitted = _submit(target, _job(work, job_id, files), progress, patience)
         if submitted["resumed"]:
@@ -91,10 +95,18 @@ def run_job(target: Target, work: Work, progress: Progress, patience: Patience |
     return answer
 
 
-def send_missing(target: Target, blobs: Mapping[str, Path], progress: Progress, patience: Patience) -> None:
+def send_missing(
+    target: Target,
+    blobs: Mapping[str, Path],
+    progress: Progress,
+    patience: Patience,
+    *,
+    budget_bytes: int = _BUDGET_BYTES,
+) -> None:
     """Send the blobs (sha256 -> file) that are not on the device, or damaged there. DeviceError, LineError."""
     sizes = {sha256: path.stat().st_size for sha256, path in blobs.items()}
-    missing = _tried(partial(call_agent, target, "missing", {"files": sizes}), patience)["missing"]
+    request = {"files": sizes, "budget_bytes": budget_bytes}
+    missing = _tried(partial(call_agent, target, "missing", request), patience)["missing"]
     for done, sha256 in enumerate(missing):
         progress(f"sending {blobs[sha256].name} ({sizes[sha256] / 1e6:.1f} MB)", done, len(missing))
         _sent(target, blobs[sha256], f"blobs/{sha256}")
@@ -111,8 +123,15 @@ def _sent(target: Target, path: Path, name: str) -> None:
     return None
 
 
-def _job_id(work: Work, files: Mapping[str, str]) -> str:
-    identity = {"verb": work.verb, "request": work.request, "files": dict(files), "agent": agent_sha256()}
+def _job_id(target: Target, work: Work, files: Mapping[str, str]) -> str:
+    identity = {
+        "verb": work.verb,
+        "request": work.request,
+        "files": dict(files),
+        "clocks": work.clocks,
+        "python": list(target.python),
+        "agent": agent_sha256(),
+    }
     return f"{work.verb}-{digest(identity)[:16]}"
 
 

@@ -127,6 +127,7 @@ class _Job:
             results={f"{mode}.npz": samples},
             max_seconds=self.device.max_seconds,
             clocks=self.device.clocks,
+            budget_bytes=self.device.budget_bytes,
             tied=self.device.transport == "local",
         )
 

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 BLOBS = Path("blobs")
-BUDGET_BYTES = 2 << 30
-"""What blobs and engines may keep on the device's disk once no job uses them."""
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HEADROOM = 64 << 20
 
@@ -27,11 +24,12 @@ _HEADROOM = 64 << 20
 def missing(document: Json) -> Json:
     """Say which blobs of `files` (sha256 -> bytes) must be sent, once there is room for them.
 
-    A blob that was damaged since it came counts as missing. AgentError E_DISK where room cannot be made even by
-    dropping what no job uses.
+    A blob that was damaged since it came counts as missing. What nothing uses and is over `budget_bytes` is dropped on
+    the way. AgentError E_DISK where room cannot be made even by dropping all that nothing uses.
     """
     wanted: dict[str, int] = document["files"]
     absent = {sha256: size for sha256, size in wanted.items() if not _sound(blob(sha256))}
+    drop_unused(document["budget_bytes"], wanted)
     _make_room(sum(absent.values()) + _HEADROOM, keep=set(wanted))
     return {"missing": sorted(absent)}
 

@@ -39,7 +39,7 @@ def test_only_what_is_missing_or_damaged_is_asked_for() -> None:
     here, damaged, absent = added(b"here"), added(b"damaged"), "a" * 64
     (Path("blobs") / damaged).write_bytes(b"damagee")
     asked = {here: 4, damaged: 7, absent: 5}
-    assert store.missing({"files": asked}) == {"missing": sorted([damaged, absent])}
+    assert store.missing({"files": asked, "budget_bytes": 0}) == {"missing": sorted([damaged, absent])}
 
 
 @pytest.mark.usefixtures("work")
@@ -51,7 +51,7 @@ def test_room_is_made_by_dropping_what_nothing_uses_but_not_what_is_wanted(monke
     Path("engines/an.engine").write_bytes(b"engine")
     free = iter([0, 10**12])
     monkeypatch.setattr(store, "free_bytes", lambda: next(free))
-    store.missing({"files": {wanted: 6, "b" * 64: 10}})
+    store.missing({"files": {wanted: 6, "b" * 64: 10}, "budget_bytes": 10**9})
     assert {path.name for path in Path("blobs").iterdir()} == {wanted, used}
     assert list(Path("engines").iterdir()) == []
 
@@ -60,7 +60,7 @@ def test_room_is_made_by_dropping_what_nothing_uses_but_not_what_is_wanted(monke
 def test_a_disk_that_stays_full_is_told_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "free_bytes", lambda: 1_000_000)
     with pytest.raises(AgentError, match=r"117\.1 MB are needed, 1\.0 MB are free even without files") as caught:
-        store.missing({"files": {"c" * 64: 50_000_000}})
+        store.missing({"files": {"c" * 64: 50_000_000}, "budget_bytes": 10**9})
     assert caught.value.code == "E_DISK"
 
 
@@ -71,6 +71,13 @@ def test_the_budget_drops_the_least_recently_used_first() -> None:
     assert {path.name for path in Path("blobs").iterdir()} == {middle, new}
     assert store.drop_unused(250) == 0
     assert old not in (middle, new)
+
+
+@pytest.mark.usefixtures("work")
+def test_the_budget_is_kept_at_every_contact_but_not_at_the_cost_of_what_is_wanted() -> None:
+    wanted, _, new = added(b"1" * 100, 300), added(b"2" * 100, 200), added(b"3" * 100, 100)
+    assert store.missing({"files": {wanted: 100}, "budget_bytes": 150}) == {"missing": []}
+    assert {path.name for path in Path("blobs").iterdir()} == {wanted, new}
 
 
 @pytest.mark.usefixtures("work")

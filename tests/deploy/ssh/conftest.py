@@ -40,6 +40,7 @@ class Board:
     settings: dict[str, str] = field(default_factory=dict)
     """More lines of sshd_config."""
     process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
 
     @property
     def home(self) -> Path:
@@ -74,7 +75,8 @@ class Board:
         config.write_text("".join(f"{key} {value}\n" for key, value in lines.items()))
         with (self.folder / "sshd.log").open("ab") as log:
             self.process = subprocess.Popen([SSHD, "-f", str(config), "-D", "-e"], stderr=log)
-        wait_until(self._listens, (self.folder / "sshd.log").read_text())
+        self.starts += 1
+        wait_until(self._listens, "sshd listens")
 
     def stop(self) -> None:
         """End the server and every line to it."""
@@ -85,6 +87,7 @@ class Board:
             self.process.kill()
             self.process.wait()
             self.process = None
+            wait_until(lambda: not self._answers(), "the port is free")
 
     def sessions(self) -> list[int]:
         """The processes that sshd made for connections: its children and theirs that are sshd too."""
@@ -136,8 +139,13 @@ class Board:
         return find_device("board")
 
     def _listens(self) -> bool:
+        """By its own word: a dying predecessor may answer on the port for a moment."""
         assert self.process is not None
-        assert self.process.poll() is None, (self.folder / "sshd.log").read_text()
+        log = (self.folder / "sshd.log").read_text()
+        assert self.process.poll() is None, log
+        return log.count("Server listening on") == self.starts
+
+    def _answers(self) -> bool:
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", self.port)) == 0
 
