@@ -1,6 +1,7 @@
 # AFPKD Edge: a trained teacher in, a small student on an edge device out, with proof. `make help` lists everything.
 RECIPE       ?= default
 DEVICE       ?= local
+PRECISION    ?= fp16
 TRAIN_DEVICE ?= auto
 RUNS         ?= runs
 ARGS         ?=
@@ -29,6 +30,10 @@ report: run-goals ## write report.html, .md, .csv, .png of a recipe
 
 $(STAGES):
 	@:
+
+deploy: $(SETUP) ## put the student on DEVICE as its current release, built and checked there (PRECISION=fp16)
+	@$(AFPKD) run export --recipe '$(RECIPE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)'
+	@$(AFPKD) deploy --recipe '$(RECIPE)' --device '$(DEVICE)' --precision '$(PRECISION)' --runs '$(RUNS)' $(ARGS)
 
 ##@ For developers
 check: $(SETUP) ## ruff, mypy, import-linter, documentation tests
@@ -79,4 +84,4 @@ $(SETUP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "ready; next: make distill export profile"
 
-.PHONY: setup $(STAGES) check test bench bench-accuracy bench-speed gpu-check lock clean help
+.PHONY: setup $(STAGES) deploy check test bench bench-accuracy bench-speed gpu-check lock clean help

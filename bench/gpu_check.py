@@ -152,10 +152,16 @@ def measured_engines(device: str, preset: str, precisions: Sequence[str] = PRECI
 
 def _engine(folder: Path, device: str, precision: str, preset: str) -> Engine:
     out = folder / f"{precision}.json"
-    options = {"device": device, "precision": precision, "preset": preset}
     try:
         record = profile_bundle(
-            folder / "bundle", **options, threads=0, out=out, recipe="gpu-check", config_digest="gpu-check"
+            folder / "bundle",
+            device=device,
+            precision=precision,
+            preset=preset,
+            threads=0,
+            out=out,
+            recipe="gpu-check",
+            config_digest="gpu-check",
         )
     except UserError as error:
         return Engine(precision, None, str(error))

@@ -1,16 +1,25 @@
-"""The devices there are, and how to reach each. Built in: this machine's CPU (`local`) and GPU (`local-gpu`)."""
+"""The devices there are, and how to reach each: this machine's CPU (`local`) and GPU (`local-gpu`), `devices.toml`."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from afpkd.names import look_up
+from afpkd.record import Json
+from deploy.client import call_agent, install_agent
+from deploy.inventory import Entry, inventory_path, parsed_host, read_inventory
 from deploy.local import local_target
-from deploy.target import Target
+from deploy.ssh import Address, ssh_target
+from deploy.target import DeviceError, Target
+
+_ENGINES = "../../engines"
+"""Where a board keeps its engines: in our own folder, seen from a job's, which is jobs/<id>."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,13 +29,21 @@ class Device:
     name: str
     """How the user calls it; also its folder under `profiles/`."""
     transport: str
-    """How it is reached: a key of `_TRANSPORTS`."""
+    """How it is reached: `local` or `ssh`."""
     runtime: str
-    """What runs the network there: a name the agent knows."""
-    python: str
-    """The interpreter the agent runs under there."""
+    """What runs the network there: a name the agent knows, or `auto`."""
+    python: Sequence[str]
+    """The interpreter the agent runs under there, with arguments that come before the agent's."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What its runtime is told; for TensorRT: `deploy.agent.tensorrt_runtime.DeviceOptions`."""
+    address: Address | None = None
+    """Where ssh goes; None for this machine."""
+    workdir: str = ""
+    """The folder there that is ours; this machine's is temporary."""
+    clocks: str = "as-is"
+    max_seconds: float = 3600.0
+    budget_bytes: int = 2 << 30
+    tags: Sequence[str] = ()
 
     @property
     def machine(self) -> str:
@@ -34,20 +51,64 @@ class Device:
         return self.transport if self.transport == "local" else self.name
 
 
+def devices() -> dict[str, Device]:
+    """Give every device by name, the built-in ones first. UserError where `devices.toml` is wrong."""
+    here = (sys.executable,)
+    local = Device(name="local", transport="local", runtime="onnxruntime", python=here)
+    local_gpu = Device(name="local-gpu", transport="local", runtime="tensorrt", python=here)
+    path = inventory_path()
+    listed = {name: _device(name, entry, path) for name, entry in read_inventory(path).items()}
+    return {local.name: local, local_gpu.name: local_gpu, **listed}
+
+
 def find_device(name: str) -> Device:
     """Give the device called `name`; UserError with the known names where there is none."""
-    return look_up("device", name, _inventory())
+    return look_up("device", name, devices())
 
 
-def open_target(device: Device) -> AbstractContextManager[Target]:
-    """Reach the device for as long as the context lasts."""
-    return _TRANSPORTS[device.transport](device.name, device.python)
+@contextmanager
+def open_target(device: Device) -> Iterator[Target]:
+    """Reach the device for as long as the context lasts; its agent is this version's. DeviceError, LineError."""
+    if device.address is None:
+        with local_target(device.name, device.python) as target:
+            install_agent(target)
+            yield target
+    else:
+        with ssh_target(device.name, device.python, device.address, device.workdir) as (reached, agent_sha256):
+            install_agent(reached, unless=agent_sha256)
+            yield reached
 
 
-def _inventory() -> dict[str, Device]:
-    local = Device(name="local", transport="local", runtime="onnxruntime", python=sys.executable)
-    local_gpu = Device(name="local-gpu", transport="local", runtime="tensorrt", python=sys.executable)
-    return {device.name: device for device in (local, local_gpu)}
+def probe(target: Target) -> Json:
+    """Ask the device what it is and can."""
+    return call_agent(target, "probe", {})
 
 
-_TRANSPORTS: dict[str, Callable[[str, str], AbstractContextManager[Target]]] = {"local": local_target}
+def with_runtime(device: Device) -> Device:
+    """Settle `auto`: the first runtime the device has. DeviceError E_NO_RUNTIME with what to install."""
+    if device.runtime != "auto":
+        return device
+    with open_target(device) as target:
+        found = probe(target)
+    if not found["runtimes"]:
+        raise DeviceError(device.name, "E_NO_RUNTIME", "; ".join(found["advice"]))
+    runtime = found["runtimes"][0]
+    return dataclasses.replace(device, runtime=runtime, options=device.options if runtime == "tensorrt" else {})
+
+
+def _device(name: str, entry: Entry, path: Path) -> Device:
+    user, host, port = parsed_host(entry.host)
+    config = path.parent / Path(entry.ssh_config).expanduser() if entry.ssh_config else None
+    return Device(
+        name=name,
+        transport="ssh",
+        runtime=entry.runtime,
+        python=entry.command(),
+        options={} if entry.runtime == "onnxruntime" else {"use_dla": entry.use_dla, "cache_dir": _ENGINES},
+        address=Address(host=host, user=user, port=port, config=config),
+        workdir=entry.workdir,
+        clocks=entry.clocks,
+        max_seconds=entry.max_seconds,
+        budget_bytes=entry.budget_mb * 10**6,
+        tags=entry.tags,
+    )

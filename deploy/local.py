@@ -18,7 +18,7 @@ class LocalTarget:
     """Runs commands as child processes in `folder`."""
 
     name: str
-    python: str
+    python: Sequence[str]
     folder: Path
 
     def run(self, command: Sequence[str], stdin: str) -> Completed:
@@ -40,7 +40,7 @@ class LocalTarget:
 
 
 @contextmanager
-def local_target(name: str, python: str) -> Iterator[LocalTarget]:
+def local_target(name: str, python: Sequence[str]) -> Iterator[LocalTarget]:
     """Give a target whose work folder lives as long as the context."""
     with tempfile.TemporaryDirectory(prefix="afpkd-") as folder:
         yield LocalTarget(name, python, Path(folder))

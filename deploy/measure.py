@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from afpkd.record import Json, UserError, atomic_path, provenance, sha256_of, write_record
 from deploy import statistics
 from deploy.agent import PROTOCOL
-from deploy.client import call_agent, install_agent
-from deploy.devices import Device, find_device, open_target
+from deploy.devices import Device, find_device, open_target, with_runtime
+from deploy.jobs import Progress, Work, run_job
 from deploy.lock import only_measurement
 from deploy.presets import Preset, find_preset
 from export.bundle import read_manifest
@@ -34,6 +34,7 @@ def profile_bundle(
     out: Path,
     recipe: str,
     config_digest: str,
+    progress: Progress = lambda text, done, total: None,
 ) -> Json:
     """Measure one file of a bundle on a device; write the record to `out`, raw samples to `out` with suffix .npz.
 
@@ -43,10 +44,10 @@ def profile_bundle(
     """
     if threads < 0:
         raise UserError(f"threads = {threads}: expected 0 (the runtime's default) or more")
-    job = _Job(bundle_dir, find_device(device), precision, find_preset(preset), threads)
+    job = _Job(bundle_dir, with_runtime(find_device(device)), precision, find_preset(preset), threads)
     samples_path = out.with_suffix(".npz")
     out.unlink(missing_ok=True)  # an old record must not vouch for new samples
-    measured = _measure(job)
+    measured = _measure(job, progress)
     with atomic_path(samples_path) as temporary:
         np.savez_compressed(temporary, allow_pickle=False, **_samples(measured))
     record = {
@@ -117,6 +118,19 @@ class _Job:
             "options": dict(self.device.options),
         }
 
+    def work(self, mode: str, preset: Preset, samples: Path) -> Work:
+        """The measurement in one mode, as a job; its arrays go to `samples`."""
+        return Work(
+            verb="profile",
+            request=self.request(mode, preset),
+            files={f"bundle/{name}": self.bundle_dir / name for name in self.files()},
+            results={f"{mode}.npz": samples},
+            max_seconds=self.device.max_seconds,
+            clocks=self.device.clocks,
+            budget_bytes=self.device.budget_bytes,
+            tied=self.device.transport == "local",
+        )
+
 
 class _Measured(NamedTuple):
     """What the agent answered in one mode, by which rules, and the arrays it left."""
@@ -131,25 +145,20 @@ class _Measured(NamedTuple):
         return all(check["ok"] for check in checks.values())
 
 
-def _measure(job: _Job) -> list[_Measured]:
-    """Send agent and bundle, run the agent once a mode in a fresh process, fetch what it left.
+def _measure(job: _Job, progress: Progress) -> list[_Measured]:
+    """Measure as a job on the device, once a mode in a fresh process, and fetch what it left.
 
     The first is the one to quote: the runtime's default where that passes the golden check, else the mode that does.
     """
-    names = job.files()
     measured: list[_Measured] = []
     with only_measurement(job.device.machine), open_target(job.device) as target, TemporaryDirectory() as folder:
-        install_agent(target)
-        for name in names:
-            target.put(job.bundle_dir / name, f"bundle/{name}")
         for mode in job.modes():
             quotable = any(found.passed for found in measured)
             # The second of two modes that both compute right is there to be compared: a fifth of the time does.
             preset = replace(job.preset, min_seconds=job.preset.min_seconds / 5) if quotable else job.preset
-            request = job.request(mode, preset)
-            answer = call_agent(target, "profile", request)
-            target.get(request["out"], Path(folder) / request["out"])
-            with np.load(Path(folder) / request["out"]) as arrays:
+            path = Path(folder) / f"{mode}.npz"
+            answer = run_job(target, job.work(mode, preset, path), progress)
+            with np.load(path) as arrays:
                 measured.append(_Measured(preset, answer, dict(arrays)))
     return sorted(measured, key=lambda found: not found.passed)
 
@@ -171,6 +180,7 @@ def _record(job: _Job, measured: list[_Measured]) -> Json:
         "schema": SCHEMA,
         **rows[0],
         "rows": rows,
+        "top1_interval": statistics.top1_interval(round(rows[0]["top1"] / 100 * len(labels)), len(labels)),
         "arch": manifest["arch"],
         "preset": job.preset.name,
         "peak_memory_bytes": quoted["memory"]["peak_bytes"],
@@ -180,6 +190,7 @@ def _record(job: _Job, measured: list[_Measured]) -> Json:
         "timing": {**quoted["timing"], "drift_percent": statistics.drift_percent(measured[0].arrays["samples_ns"])},
         "golden": {"before": None, "after": None, **quoted["golden"]},
         "modes": {found.answer["mode"]: {"golden": found.answer["golden"]} for found in measured},
+        "clocks": quoted["clocks"],
         **provenance(),
         "machine": quoted["machine"],
         "inputs": {"manifest.json": sha256_of(job.bundle_dir / "manifest.json"), entry["path"]: entry["sha256"]},

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import io
 import zipfile
 from pathlib import Path
+
+AGENT = "agent.pyz"
+"""What it is called on every device."""
 
 _SOURCE = Path(__file__).parent / "agent"
 _MAIN = "import sys\n\nfrom agent.cli import main\n\nsys.exit(main(sys.argv[1:]))\n"
@@ -20,6 +25,12 @@ def agent_archive() -> bytes:
         for name in sorted(texts):
             archive.writestr(_entry(name), texts[name])
     return buffer.getvalue()
+
+
+@functools.cache
+def agent_sha256() -> str:
+    """Name this version of the agent: the hash of its archive."""
+    return hashlib.sha256(agent_archive()).hexdigest()
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, theilslopes
+from scipy.stats import beta, binomtest, theilslopes
 
 Samples = NDArray[np.int64]
 Verdict = Literal["VALID", "WARN", "INVALID"]
@@ -134,3 +134,12 @@ def top1_percent(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
         raise ValueError(f"{len(predictions)} predictions for {len(labels)} labels: export the bundle again")
     # counted in integers: the same counts give the same number everywhere, to the last bit
     return int((predictions == labels).sum()) * 100 / len(labels)
+
+
+def top1_interval(num_right: int, num: int) -> list[float]:
+    """Give the 95 % interval of an accuracy in percent (Wilson's, which holds near 100 % too).
+
+    It says how far another test set of this size would stray, not how far training would.
+    """
+    bounds = binomtest(num_right, num).proportion_ci(0.95, method="wilson")
+    return [100 * float(bounds.low), 100 * float(bounds.high)]

@@ -1,4 +1,4 @@
-"""A machine that can be measured: the boundary to the outside world, three methods wide."""
+"""A machine that can be measured: the boundary to the outside world, three methods wide; and how it fails."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from afpkd.record import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +27,30 @@ class Target(Protocol):
         """The device's name, for messages."""
 
     @property
-    def python(self) -> str:
-        """The interpreter the agent runs under."""
+    def python(self) -> Sequence[str]:
+        """The interpreter the agent runs under, with arguments that come before the agent's."""
 
     def run(self, command: Sequence[str], stdin: str) -> Completed:
-        """Run `command` in the work folder (no shell), give it `stdin`, wait for its end."""
+        """Run `command` in the work folder (nothing in it is interpreted by a shell), give it `stdin`, wait for it."""
 
     def put(self, source: Path, name: str) -> None:
-        """Copy the file `source` to the machine as `name`."""
+        """Copy the file `source` to the machine as `name`: whole or not at all."""
 
     def get(self, name: str, destination: Path) -> None:
         """Copy the machine's file `name` to `destination`."""
+
+
+class DeviceError(UserError):
+    """A failure of one device; `code` is for programs."""
+
+    def __init__(self, device: str, code: str, message: str) -> None:
+        super().__init__(f"device {device}: {message} [{code}]")
+        self.code = code
+
+
+class LineError(DeviceError):
+    """The device could not be reached, or the line to it ended. `lasting`: trying again would not help."""
+
+    def __init__(self, device: str, code: str, message: str, *, lasting: bool) -> None:
+        super().__init__(device, code, message)
+        self.lasting = lasting

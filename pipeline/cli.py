@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import graph
+from pipeline import cli_deploy, cli_devices, graph
 from pipeline.progress import EVENTS_VARIABLE, StageProgress
 from pipeline.recipe_reader import load_recipe, recipe_names
 
@@ -26,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(cli_devices.app, name="devices")
+app.command()(cli_deploy.deploy)
 
 
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)

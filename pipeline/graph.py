@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -25,6 +25,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from afpkd.data.dataset import data_root
 from afpkd.record import Json, UserError, read_record, write_record
 from deploy.devices import find_device
+from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
+from deploy.inventory import inventory_path
 from pipeline.progress import EVENTS_VARIABLE, event_line
 from pipeline.recipe import ROLES, Recipe
 from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
@@ -32,6 +34,7 @@ from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
 _PARENT_VARIABLE = "AFPKD_PARENT"
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 POLL_SECONDS = 0.2
+CANCEL_SECONDS = 10.0
 
 
 def run_goals(
@@ -146,7 +149,7 @@ def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra
         *("--rerun-triggers", "input", "mtime", "params"),
         # Inputs count by content: a record is small, but no limit means that no touched file ever reruns a stage.
         *("--max-checksum-file-size", "10G"),
-        *("--resources", "gpu=1"),
+        *("--resources", "gpu=1", *(f"device_{number}=1" for number in range(len(config["devices"])))),
         *extra,
         *("--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())),
         *("--", *targets),
@@ -156,14 +159,26 @@ def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra
         "AFPKD_DATA": str(data_root().resolve()),  # stages work in the folder of runs
         EVENTS_VARIABLE: str(events),
         _PARENT_VARIABLE: str(os.getpid()),
+        **({INVENTORY_VARIABLE: str(inventory_path().resolve())} if inventory_path().exists() else {}),
     }
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-        errors = _follow(process, events)
+        try:
+            errors = _follow(process, events)
+        except KeyboardInterrupt:
+            _let_devices_cancel(process, config["devices"])
+            raise
     if process.returncode:
         if errors:  # said when it happened
             raise SystemExit(2)
         raise UserError(_last_words(log))
+
+
+def _let_devices_cancel(process: subprocess.Popen[bytes], devices: Sequence[str]) -> None:
+    """Leave stages time to cancel their jobs on other machines; a terminal's Ctrl-C has interrupted them as well."""
+    if any(find_device(device).address for device in devices):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(CANCEL_SECONDS)
 
 
 def _follow(process: subprocess.Popen[bytes], events: Path) -> list[str]:

@@ -195,7 +195,14 @@ def profile(run: Run, role: str, precision: str, device: str) -> Json:
     """Stage `profile`: latency, memory and accuracy of one exported file on a device."""
     from deploy.measure import profile_bundle
 
-    progress = StageProgress(f"profile {role}")
+    progress = StageProgress(f"profile {role}" if device == "local" else f"{device} {role}")
+
+    def tell(text: str, done: int, total: int) -> None:
+        if total:
+            progress.step(done, total)
+        else:
+            progress.say(text)
+
     progress.say(f"{precision} on {device}, preset {run.recipe.profile.preset}")
     record = profile_bundle(
         run.role(role) / "bundle",
@@ -206,6 +213,7 @@ def profile(run: Run, role: str, precision: str, device: str) -> Json:
         out=run.folder / "profiles" / device / f"{role}-{precision}.json",
         recipe=run.name,
         config_digest=run.recipe.stage_digest("profile"),
+        progress=tell,
     )
     p50 = record["latency_ms"]["p50"]
     timed = "not timed" if p50 is None else f"p50 {p50:.2f} ms"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import PROTOCOL
+from . import PROTOCOL, cleaning, jobs, probe, releases, store, supervisor
 from .errors import AgentError
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> int:
     """Answer one verb and give the exit code; every failure becomes a JSON document."""
+    if arguments[:1] == ["supervise"]:  # the agent calls itself: its answer is a file
+        supervisor.supervise(tuple(map(int, arguments[1:])))
+        return 0
+    if arguments[:1] == ["predict"]:  # for people and pipes: words in, a line an image out
+        return _predict(arguments[1:])
     # Runtimes print on the C level too: the answer keeps the real stdout, all other output goes to stderr.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -46,6 +52,9 @@ def _answer(arguments: Sequence[str]) -> Json:
         raise AgentError("E_REQUEST", f"stdin is not a JSON document: {error}") from None
     if not isinstance(request, dict):
         raise AgentError("E_REQUEST", "stdin is not a JSON object")
+    if request.get("protocol", PROTOCOL) != PROTOCOL:
+        message = "host speaks protocol {}, this agent {}: update the older of the two"
+        raise AgentError("E_PROTOCOL", message.format(request["protocol"], PROTOCOL))
     return _VERBS[verb](request)
 
 
@@ -55,13 +64,33 @@ def _version(request: Json) -> Json:
     return {"protocol": PROTOCOL, "python": platform.python_version()}
 
 
-def _profile(request: Json) -> Json:
+def _with_numpy(module: str) -> Any:
+    """Import a module of the agent that needs numpy: not before, since other verbs must tell that it is missing."""
     try:
-        from .profiling import profile
+        return importlib.import_module(f"{__package__}.{module}")
     except ImportError as error:
         hint = "numpy is needed on the device (Debian, JetPack: apt install python3-numpy)"
         raise AgentError("E_NUMPY", f"{error}: {hint}") from None
-    return profile(request)
+
+
+def _profile(request: Json) -> Json:
+    answer: Json = _with_numpy("profiling").profile(request)
+    return answer
+
+
+def _deploy(request: Json) -> Json:
+    answer: Json = _with_numpy("deployment").deploy(request)
+    return answer
+
+
+def _predict(words: Sequence[str]) -> int:
+    try:
+        module = _with_numpy("predict")
+    except AgentError as error:
+        sys.stdout.write(_error(error.code, error.message) + "\n")
+        return 1
+    code: int = module.main(words, Path(sys.argv[0]))
+    return code
 
 
 def _error(code: str, message: str) -> str:
@@ -75,4 +104,18 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text} ({Path(frame.filename).name}:{frame.lineno})"
 
 
-_VERBS: dict[str, Callable[[Json], Json]] = {"profile": _profile, "version": _version}
+_VERBS: dict[str, Callable[[Json], Json]] = {
+    "cancel": jobs.cancel,
+    "deploy": _deploy,
+    "follow": jobs.follow,
+    "forget": jobs.forget,
+    "gc": cleaning.collect,
+    "missing": store.missing,
+    "probe": probe.probe,
+    "profile": _profile,
+    "restore": jobs.restore,
+    "rollback": releases.rollback,
+    "status": releases.status,
+    "submit": jobs.submit,
+    "version": _version,
+}

@@ -15,6 +15,11 @@ def describe() -> dict[str, Any]:
     return {"system": platform.platform(), "processor": _processor(), "num_cpus": len(os.sched_getaffinity(0))}
 
 
+def boot_id() -> str:
+    """Name this boot of the device: another value is proof of a reboot, whatever the clock says."""
+    return _read("/proc/sys/kernel/random/boot_id").strip()
+
+
 def power_mode(status: str = "/var/lib/nvpmodel/status") -> str | None:
     """Name a Jetson's power mode as its `nvpmodel` service notes it (`pmode:0002`); None elsewhere."""
     return _read(status).strip() or None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import PROTOCOL, machine, runtimes
+from . import PROTOCOL, events, machine, runtimes
 from .bundle import Bundle
 from .errors import AgentError
 from .golden import golden_check
@@ -28,6 +28,7 @@ NUM_INPUTS = 64
 """Distinct inputs cycled while timing (protocol 4.3): one input repeated, or zeros, would sit in caches and lie."""
 
 _EVALUATION_BATCH = 100
+_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,14 @@ def profile(document: Json) -> Json:
     tolerances = bundle.tolerances(entry)
     before, (resident, _, _) = machine.snapshot(), machine.memory_bytes()
 
+    events.say("loading", done=0, total=_STEPS)
     runtime, cold_load_ms = _clocked(lambda: _load(bundle, path, request))
     _, first_ms = _clocked(lambda: runtime.infer(golden_inputs[: request.batch]))
     checks = {"before": golden_check(_logits(runtime, golden_inputs, request.batch), expected, tolerances)}
     timing: Json = {"cold_load_ms": cold_load_ms, "first_inference_ms": first_ms}
     arrays: dict[str, Any] = {"samples_ns": [], "warmup_ns": []}
     if checks["before"]["ok"]:
+        events.say("measuring", done=1, total=_STEPS)
         facts, warmed, timed = _timed(runtime, bundle, request)
         timing.update(facts)
         arrays.update(samples_ns=timed.samples_ns, warmup_ns=warmed.samples_ns)
@@ -76,8 +79,10 @@ def profile(document: Json) -> Json:
     _, peak, source = machine.memory_bytes()  # before the evaluation, whose batches are larger than what was timed
     arrays = {name: np.asarray(values, dtype=np.int64) for name, values in arrays.items()}
     if request.evaluate:
+        events.say("evaluating", done=2, total=_STEPS)
         arrays["predictions"] = _predictions(runtime, bundle)
     np.savez_compressed(request.out, **arrays)
+    events.say("measured", done=_STEPS, total=_STEPS)
     return {
         "protocol": PROTOCOL,
         "file": entry["path"],

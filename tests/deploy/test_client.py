@@ -31,7 +31,7 @@ class Answering:
 
     completed: Completed
     name: str = "orin1"
-    python: str = "python3"
+    python: Sequence[str] = ("python3",)
     commands: list[Sequence[str]] = field(default_factory=list)
 
     def run(self, command: Sequence[str], stdin: str) -> Completed:
@@ -63,7 +63,7 @@ def request(bundle: HandMadeBundle, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def target(tmp_path: Path) -> LocalTarget:
-    work = LocalTarget("local", sys.executable, tmp_path / "work")
+    work = LocalTarget("local", (sys.executable,), tmp_path / "work")
     work.folder.mkdir()
     install_agent(work)
     return work
@@ -187,7 +187,7 @@ def test_the_agent_is_called_in_isolation_and_by_fixed_words() -> None:
 
 def test_a_missing_interpreter_is_told() -> None:
     with (
-        local_target("local", "/nowhere/python3") as target,
+        local_target("local", ("/nowhere/python3",)) as target,
         pytest.raises(UserError, match="no interpreter /nowhere/python3"),
     ):
         call_agent(target, "version", {})
@@ -195,7 +195,7 @@ def test_a_missing_interpreter_is_told() -> None:
 
 def test_the_work_folder_ends_with_its_context(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("text")
-    with local_target("local", sys.executable) as target:
+    with local_target("local", (sys.executable,)) as target:
         target.put(tmp_path / "a", "deep/er/a")
         target.get("deep/er/a", tmp_path / "b")
         folder = target.folder

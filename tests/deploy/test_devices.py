@@ -29,7 +29,7 @@ def profiled(bundle: HandMadeBundle, folder: Path, device: str, preset: str) -> 
 
 def test_this_machines_gpu_is_a_device_that_runs_tensorrt() -> None:
     device = find_device("local-gpu")
-    assert (device.runtime, device.transport, device.python) == ("tensorrt", "local", sys.executable)
+    assert (device.runtime, device.transport, device.python) == ("tensorrt", "local", (sys.executable,))
 
 
 def test_cpu_and_gpu_of_one_machine_are_not_measured_at_once(
@@ -48,15 +48,15 @@ def test_cpu_and_gpu_of_one_machine_are_not_measured_at_once(
         with pytest.raises(UserError, match="busy"):
             profiled(bundle, tmp_path, name, instant)
     assert held == ["local", "local"]
-    assert Device(name="orin1", transport="ssh", runtime="tensorrt", python="python3").machine == "orin1"
+    assert Device(name="orin1", transport="ssh", runtime="tensorrt", python=("python3",)).machine == "orin1"
 
 
 def test_a_devices_options_reach_its_runtime(
     bundle: HandMadeBundle, tmp_path: Path, instant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = Device(
-        name="board", transport="local", runtime="onnxruntime", python=sys.executable, options={"use_dla": True}
+        name="board", transport="local", runtime="onnxruntime", python=(sys.executable,), options={"use_dla": True}
     )
-    monkeypatch.setattr(devices, "_inventory", lambda: {"board": board})
+    monkeypatch.setattr(devices, "devices", lambda: {"board": board})
     with pytest.raises(UserError, match=r"device board: onnxruntime has no options, .*use_dla.* \[E_OPTION\]"):
         profiled(bundle, tmp_path, "board", instant)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from deploy.statistics import (
     nearest_rank,
     smallest_count,
     throughput_ips,
+    top1_interval,
     top1_percent,
     verdict,
 )
@@ -140,3 +142,15 @@ def test_top1_is_percent_of_right_classes() -> None:
     assert top1_percent(np.where(np.arange(1000) < 306, 0, 1), labels) == 30.6  # not 30.599999999999998
     with pytest.raises(ValueError, match="3 predictions for 2 labels"):
         top1_percent(np.zeros(3), np.zeros(2))
+
+
+@pytest.mark.parametrize(("num_right", "num"), [(0, 10), (9, 10), (72, 80), (8312, 10_000), (50, 50)])
+def test_the_interval_of_an_accuracy_is_wilsons(num_right: int, num: int) -> None:
+    """Its bounds p solve |share - p| = z sqrt(p (1 - p) / n)."""
+    share, z = num_right / num, NormalDist().inv_cdf(0.975)
+    for bound in top1_interval(num_right, num):
+        p = bound / 100
+        assert abs(share - p) == pytest.approx(z * (p * (1 - p) / num) ** 0.5, abs=1e-9)
+    low, high = top1_interval(num_right, num)
+    assert 0 <= low <= 100 * share <= high <= 100
+    assert low < high

@@ -1,0 +1,136 @@
+"""`agent.pyz predict IMAGE…`, on the device: the deployed student says what it sees. One JSON line an image.
+
+`--stdin` reads lines from stdin instead: a path, or {"image": path}. `--top N` says how many classes (5).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .bundle import Bundle
+from .deployment import loaded
+from .errors import AgentError
+from .images import read_images
+from .releases import CURRENT, FACTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from .runtimes import Runtime
+
+    Json = dict[str, Any]
+
+
+class _Arguments(NamedTuple):
+    images: Sequence[str]
+    stdin: bool
+    top: int
+
+
+class Deployed:
+    """The release in `folder`, loaded. AgentError E_RELEASE where there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise AgentError("E_RELEASE", f"{folder}: nothing is deployed here: run `afpkd deploy` first") from None
+        self._bundle = Bundle(str(folder / "bundle"))
+        options = facts["options"]
+        self._runtime: Runtime
+        self._runtime, _ = loaded(self._bundle, facts["precision"], facts["runtime"], facts["threads"], options)
+        self._labels = (folder / "bundle" / self._bundle.manifest["labels"]).read_text(encoding="utf-8").splitlines()
+        self.release = facts["id"]
+
+    def predict(self, path: str, top: int) -> Iterator[Json]:
+        """Give one answer an image of the file: the `top` best classes with their probability, and the call's time."""
+        _, channels, height, width = self._bundle.manifest["input"]["shape"]
+        for index, pixels in enumerate(read_images(path, (channels, height, width))):
+            images = self._bundle.preprocess(pixels[None])
+            begin = time.perf_counter_ns()
+            logits = self._runtime.infer(images)[0]
+            elapsed_ms = (time.perf_counter_ns() - begin) / 1e6
+            yield {"image": path, "index": index, "top": self._best(logits, top), "ms": elapsed_ms}
+
+    def _best(self, logits: NDArray[np.float32], top: int) -> list[Json]:
+        chances = _softmax(logits.astype(np.float64))
+        order = np.argsort(-chances, kind="stable")[:top]
+        return [{"class": int(i), "label": self._labels[i], "probability": float(chances[i])} for i in order]
+
+
+def main(words: Sequence[str], archive: Path) -> int:
+    """Predict what the arguments say; exit code 0 exactly where every image was read."""
+    # Runtimes print on the C level too: only answers go to the real stdout.
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    code = 0
+    try:
+        arguments = _parsed(words)
+        deployed = Deployed(_release_of(archive))
+        for path in _asked(arguments):
+            try:
+                for answer in deployed.predict(path, arguments.top):
+                    output.write(json.dumps(answer) + "\n")
+            except AgentError as error:  # the next image may be fine
+                output.write(json.dumps({"image": path, "error": _told(error)}) + "\n")
+                code = 1
+    except AgentError as error:
+        output.write(json.dumps({"error": _told(error)}) + "\n")
+        code = 1
+    output.close()
+    return code
+
+
+def _parsed(words: Sequence[str]) -> _Arguments:
+    rest, stdin, top = list(words), False, 5
+    if "--stdin" in rest:
+        rest.remove("--stdin")
+        stdin = True
+    if "--top" in rest:
+        at = rest.index("--top")
+        number = rest[at + 1] if at + 1 < len(rest) else ""
+        if not number.isdigit() or int(number) == 0:
+            raise AgentError("E_USAGE", "--top wants a number of classes")
+        rest[at : at + 2], top = [], int(number)
+    if stdin == bool(rest) or any(word.startswith("--") for word in rest):
+        raise AgentError("E_USAGE", "predict [--top N] IMAGE…, or predict [--top N] --stdin")
+    return _Arguments(rest, stdin, top)
+
+
+def _asked(arguments: _Arguments) -> Iterable[str]:
+    if not arguments.stdin:
+        yield from arguments.images
+        return
+    for line in map(str.strip, sys.stdin):
+        if line.startswith("{"):
+            try:
+                yield str(json.loads(line)["image"])
+            except (ValueError, KeyError):
+                raise AgentError("E_REQUEST", 'a line is a path, or {"image": path}') from None
+        elif line:
+            yield line
+
+
+def _release_of(archive: Path) -> Path:
+    """An agent in a release speaks for it; one in the work folder speaks for the current release."""
+    folder = archive.resolve().parent
+    return folder if (folder / FACTS).exists() else folder / CURRENT
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(logits - logits.max())
+    chances: NDArray[np.float64] = powers / powers.sum()
+    return chances
+
+
+def _told(error: AgentError) -> Json:
+    return {"code": error.code, "message": error.message}

@@ -1,0 +1,79 @@
+"""The verb `probe`: what the device is, what it has, how it is doing, and what it can run.
+
+Everything is read from files; nothing is started and no runtime imported, since importing one may crash. What cannot
+be read is None. Written from documentation and from others' captured files: never run on a Jetson by us.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import PROTOCOL, board, machine, vitals
+from .clocks import STORED
+from .jobs import holder, listed
+from .store import free_bytes
+
+if TYPE_CHECKING:
+    Json = dict[str, Any]
+
+_RUNTIMES = ("tensorrt", "onnxruntime")
+"""Which runtime is taken where the user leaves the choice, first come first."""
+
+
+def probe(document: Json) -> Json:
+    """Describe the device. `root`: where its file system begins, `/` unless a copy of another one is looked at."""
+    root = Path(document.get("root", "/"))
+    packages = {name: _module_version(name) for name in ("numpy", *_RUNTIMES)}
+    system = board.describe(root)
+    runtimes = [name for name in _RUNTIMES if packages["numpy"] and packages[name]]
+    return {
+        "protocol": PROTOCOL,
+        **system,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "num_cpus": len(os.sched_getaffinity(0)),
+        **packages,
+        "runtimes": runtimes,
+        "advice": _advice(system, packages, runtimes),
+        **vitals.describe(root),
+        "disk_free_bytes": free_bytes(),
+        "boot_id": machine.boot_id(),
+        "time_s": time.time(),
+        "holder": holder(),
+        "jobs": listed(),
+        "clocks_left_changed": Path(STORED).exists(),
+    }
+
+
+def _module_version(name: str) -> str | None:
+    """Give the version of a package that this interpreter would import; `unknown` where it does not say."""
+    if importlib.util.find_spec(name) is None:
+        return None
+    for distribution in (name, f"{name}-gpu"):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _advice(system: Json, packages: Json, runtimes: list[str]) -> list[str]:
+    """Say what to install where something is missing: one line each."""
+    lines = []
+    if not packages["numpy"]:
+        lines.append("numpy is missing: apt install python3-numpy")
+    if system["l4t"] and not packages["tensorrt"]:
+        found = f" (libnvinfer {system['libnvinfer']} is there)" if system["libnvinfer"] else ""
+        lines.append(
+            f"this Python has no tensorrt{found}: apt install python3-libnvinfer (or nvidia-jetpack), and let `python` "
+            "be /usr/bin/python3"
+        )
+    if not runtimes:
+        lines.append("nothing here can run a network: install TensorRT as above, or onnxruntime with pip")
+    return lines

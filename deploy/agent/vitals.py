@@ -1,0 +1,122 @@
+"""How the device is doing: power mode, clocks, memory, temperatures, and who else is on the GPU. Read from files."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Json = dict[str, Any]
+
+_GPU_NODES = re.compile(r"/dev/(nvgpu/|nvhost-(as-)?gpu|nvidia\d+$)")
+"""What a process that computes on the GPU holds open: on Jetsons by generation, and on PCI cards."""
+
+_GPU_DEVFREQ = re.compile(r"\d+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-0")
+
+
+def describe(root: Path) -> Json:
+    """Give `power_mode`, `clocks`, `memory`, `temperatures_c` and `gpu_processes`."""
+    return {
+        "power_mode": _power_mode(root),
+        "clocks": _clocks(root),
+        "memory": _memory(root),
+        "temperatures_c": _temperatures(root),
+        "gpu_processes": _gpu_processes(root),
+    }
+
+
+def _power_mode(root: Path) -> Json | None:
+    """The number that the nvpmodel service notes, and its name in nvpmodel.conf."""
+    found = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status"))
+    if not found:
+        return None
+    number = int(found[1])
+    named = re.search(rf"POWER_MODEL\s+ID={number}\s+NAME=(\S+)", _read(root / "etc/nvpmodel.conf"))
+    return {"id": number, "name": named[1] if named else None}
+
+
+def _clocks(root: Path) -> Json:
+    """Hz of the CPUs (one a frequency domain) and the GPU: now, lowest and highest allowed; `locked` where these meet.
+
+    `jetson_clocks` locks by raising the lowest to the highest.
+    """
+    cpus = [_frequencies(path, "scaling_{}_freq", 1000) for path in _sorted(root, "sys/devices/system/cpu/cpufreq/*")]
+    gpus = [
+        _frequencies(path, "{}_freq", 1)
+        for path in _sorted(root, "sys/class/devfreq/*")
+        if _GPU_DEVFREQ.fullmatch(path.name)
+    ]
+    known = [clock for clock in (*cpus, *gpus) if clock]
+    return {
+        "cpu": [clock for clock in cpus if clock],
+        "gpu": [clock for clock in gpus if clock],
+        "locked": all(clock["min_hz"] == clock["max_hz"] for clock in known) if known else None,
+    }
+
+
+def _frequencies(folder: Path, pattern: str, unit: int) -> Json | None:
+    values = [_number(folder / pattern.format(name)) for name in ("cur", "min", "max")]
+    if None in values[1:]:
+        return None
+    now, lowest, highest = (None if value is None else value * unit for value in values)
+    governor = _read(folder / "scaling_governor").strip() or _read(folder / "governor").strip() or None
+    return {"name": folder.name, "now_hz": now, "min_hz": lowest, "max_hz": highest, "governor": governor}
+
+
+def _memory(root: Path) -> Json | None:
+    facts = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), flags=re.MULTILINE))
+    if "MemTotal" not in facts:
+        return None
+    names = {"total": "MemTotal", "available": "MemAvailable", "swap_total": "SwapTotal", "swap_free": "SwapFree"}
+    return {f"{key}_bytes": int(facts.get(name, 0)) * 1024 for key, name in names.items()}
+
+
+def _temperatures(root: Path) -> dict[str, float]:
+    """Degrees by zone. A zone whose unit sleeps answers with an error on Jetsons: it is left out."""
+    zones = {}
+    for path in _sorted(root, "sys/class/thermal/thermal_zone*"):
+        millidegrees = _number(path / "temp")
+        if millidegrees is not None:
+            zones[_read(path / "type").strip() or path.name] = millidegrees / 1000
+    return zones
+
+
+def _gpu_processes(root: Path) -> list[Json]:
+    """Processes with the GPU open, this one left out; those of other users are seen by root alone."""
+    found = []
+    for folder in (root / "proc").glob("[0-9]*"):
+        if folder.name != str(os.getpid()) and any(_GPU_NODES.match(node) for node in _open_files(folder / "fd")):
+            found.append({"pid": int(folder.name), "name": _read(folder / "comm").strip()})
+    return sorted(found, key=lambda process: int(process["pid"]))
+
+
+def _open_files(folder: Path) -> Iterable[str]:
+    try:
+        links = list(folder.iterdir())
+    except OSError:
+        return
+    for link in links:
+        try:
+            yield os.readlink(link)  # noqa: PTH115 (Path.readlink is Python 3.9)
+        except OSError:
+            continue
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if re.fullmatch(r"-?\d+", text) else None
+
+
+def _sorted(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.glob(pattern))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,101 @@
+"""First contact: fetch a machine's host key through ssh itself, compare it with what is known, and add it when told.
+
+Through ssh, since then aliases, ports and jump hosts are those of every later connection. Nothing is sent but the key
+exchange: no login is tried. A key that differs from a known one is never added.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.devices import Device
+from deploy.ssh_failure import line_error
+from deploy.target import DeviceError
+
+_FETCH = {
+    "StrictHostKeyChecking": "accept-new",  # into a file of our own, for a person to look at
+    "GlobalKnownHostsFile": "/dev/null",
+    "HashKnownHosts": "no",
+    "CheckHostIP": "no",
+    "UpdateHostKeys": "no",
+    "PreferredAuthentications": "none",
+    "ControlMaster": "no",
+    "ControlPath": "none",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKey:
+    """A machine's host key, as it was shown just now."""
+
+    line: str
+    """As it goes into known_hosts."""
+    fingerprint: str
+    """`SHA256:…`, as `ssh-keygen -lf` on the machine itself shows it."""
+    kind: str
+    """Such as ssh-ed25519."""
+    known: bool
+    """Whether known_hosts has a key of this machine already, and it is this one."""
+    known_hosts: Path
+    """Where it would be added."""
+
+
+def fetch_host_key(device: Device) -> HostKey:
+    """Ask the machine for its key. DeviceError: no ssh device; unreachable; E_HOSTKEY where another key is known."""
+    if device.address is None:
+        raise DeviceError(device.name, "E_LOCAL", "this machine needs no key")
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "known_hosts"
+        arguments = device.address.arguments({**_FETCH, "UserKnownHostsFile": str(found)})
+        done = _run("ssh", *arguments, "true")
+        if not found.exists():
+            raise line_error(device.name, done.stderr)
+        line = found.read_text(encoding="utf-8").splitlines()[0]
+        fingerprint = _run("ssh-keygen", "-lf", str(found)).stdout.split()[1]
+    name, kind, _ = line.split()[:3]
+    files = _known_hosts_files(device)
+    known = _known(name, files)
+    if known and line.split()[1:3] not in known:
+        raise DeviceError(device.name, "E_HOSTKEY", _other_key(device, name, fingerprint, files))
+    return HostKey(line=line, fingerprint=fingerprint, kind=kind, known=bool(known), known_hosts=files[0])
+
+
+def add_host_key(key: HostKey) -> None:
+    """Add the key to the user's known_hosts."""
+    key.known_hosts.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = key.known_hosts.read_text(encoding="utf-8") if key.known_hosts.exists() else ""
+    with key.known_hosts.open("a", encoding="utf-8") as file:
+        file.write(("\n" if text and not text.endswith("\n") else "") + key.line + "\n")
+
+
+def _known_hosts_files(device: Device) -> list[Path]:
+    """Where this ssh looks for keys of this host; the user's first."""
+    assert device.address is not None
+    shown = _run("ssh", "-G", *device.address.arguments()).stdout
+    settings = dict(line.split(" ", 1) for line in shown.splitlines() if " " in line)
+    names = [*settings["userknownhostsfile"].split(), *settings.get("globalknownhostsfile", "").split()]
+    return [Path(name).expanduser() for name in names]
+
+
+def _known(name: str, files: list[Path]) -> list[list[str]]:
+    """(kind, key) of every line for this host, hashed names included."""
+    shown = [_run("ssh-keygen", "-F", name, "-f", str(path)).stdout for path in files if path.is_file()]
+    lines = [line.split() for text in shown for line in text.splitlines() if line and line[0] not in "#@"]
+    return [words[1:3] for words in lines]
+
+
+def _other_key(device: Device, name: str, fingerprint: str, files: list[Path]) -> str:
+    return (
+        f"its host key is not the known one (it is now {fingerprint}): somebody may be between. If the machine was set "
+        f"up anew, forget the old key with `ssh-keygen -R '{name}' -f {files[0]}`, then "
+        f"`afpkd devices trust {device.name}`"
+    )
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )

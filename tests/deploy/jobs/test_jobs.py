@@ -1,0 +1,138 @@
+"""Jobs on a device: what is sent, how each job ends, and what the next one finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from afpkd.record import sha256_of
+from deploy.jobs import Work, run_job
+from deploy.local import LocalTarget
+from deploy.target import DeviceError
+from tests.deploy.jobs.conftest import QUICK, Heard, job_folder, killing, lasting, processes, wait_until
+
+if TYPE_CHECKING:
+    pass
+
+
+def test_a_job_answers_leaves_its_results_and_is_forgotten(target: LocalTarget, work: Work, tmp_path: Path) -> None:
+    heard = Heard()
+    answer = run_job(target, work, heard, QUICK)
+    assert answer["golden"]["after"]["ok"]
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert len(arrays["samples_ns"]) == 10
+    assert heard[-4:] == ["loading", "measuring", "evaluating", "measured"]
+    assert [text.split()[0] for text in heard[:-4]] == ["sending"] * 4
+    assert list((target.folder / "jobs").iterdir()) == []
+
+
+def test_what_is_there_is_not_sent_again(target: LocalTarget, work: Work) -> None:
+    run_job(target, work, Heard(), QUICK)
+    before = {path.name: path.stat().st_ino for path in (target.folder / "blobs").iterdir()}
+    heard = Heard()
+    run_job(target, work, heard, QUICK)
+    assert not [text for text in heard if text.startswith("sending")]
+    assert {path.name: path.stat().st_ino for path in (target.folder / "blobs").iterdir()} == before
+    assert sorted(before) == sorted(sha256_of(path) for path in work.files.values())
+
+
+def test_a_damaged_blob_is_sent_again(target: LocalTarget, work: Work) -> None:
+    run_job(target, work, Heard(), QUICK)
+    damaged = target.folder / "blobs" / sha256_of(work.files["bundle/fp32.onnx"])
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    heard = Heard()
+    assert run_job(target, work, heard, QUICK)["golden"]["after"]["ok"]
+    assert [text for text in heard if text.startswith("sending")] == ["sending fp32.onnx (0.0 MB)"]
+
+
+def test_the_works_own_error_keeps_its_code(target: LocalTarget, work: Work) -> None:
+    with pytest.raises(DeviceError, match=r"device board: no int8 file for onnxruntime.* \[E_BUNDLE\]"):
+        run_job(target, replace(work, request={**work.request, "precision": "int8"}), Heard(), QUICK)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "text"),
+    [
+        (signal.SIGKILL, "E_OOM", r"was killed \(SIGKILL\): .*memory"),
+        (signal.SIGSEGV, "E_CRASH", "died of SIGSEGV in the runtime"),
+    ],
+)
+def test_a_death_in_the_runtime_is_an_error_with_a_code(
+    target: LocalTarget, work: Work, number: signal.Signals, code: str, text: str
+) -> None:
+    with pytest.raises(DeviceError, match=text) as caught:
+        run_job(target, lasting(work), Heard(killing(target, "profile", number)), QUICK)
+    assert caught.value.code == code
+
+
+def test_an_agent_that_is_killed_is_told_and_takes_its_work_along(target: LocalTarget, work: Work) -> None:
+    with pytest.raises(DeviceError, match=r"the agent there was killed while the job ran: run it again \[E_LOST\]"):
+        run_job(target, lasting(work), Heard(killing(target, "supervise", signal.SIGKILL)), QUICK)
+    wait_until(lambda: not processes(target.folder, "profile"), "the work ends with its agent")
+    run_job(target, work, Heard(), QUICK)  # and the device is free
+
+
+def test_a_reboot_is_told_apart(target: LocalTarget, work: Work) -> None:
+    """A reboot ends all processes, and the boot's id is another one: here that of the job's beginning is changed."""
+
+    def reboot() -> None:
+        job = json.loads((job_folder(target) / "job.json").read_text())
+        (job_folder(target) / "job.json").write_text(json.dumps({**job, "boot_id": "of the boot before"}))
+        killing(target, "supervise", signal.SIGKILL)()
+
+    with pytest.raises(DeviceError, match=r"the device was rebooted while the job ran: run it again \[E_LOST\]"):
+        run_job(target, lasting(work), Heard(reboot), QUICK)
+
+
+def test_what_was_lost_is_started_anew_by_the_same_call(target: LocalTarget, work: Work) -> None:
+    slow = lasting(work, 1)
+    with pytest.raises(DeviceError, match="E_LOST"):
+        run_job(target, slow, Heard(killing(target, "supervise", signal.SIGKILL)), QUICK)
+    heard = Heard()
+    assert run_job(target, slow, heard, QUICK)["golden"]["after"]["ok"]
+    assert not [text for text in heard if text.startswith("resumed")]
+
+
+def test_the_device_itself_keeps_the_time_limit(target: LocalTarget, work: Work) -> None:
+    with pytest.raises(DeviceError, match=r"not done after 0\.5 s, the limit: raise the device's max_seconds"):
+        run_job(target, replace(lasting(work), max_seconds=0.5), Heard(), QUICK)
+    assert not processes(target.folder, "profile")
+
+
+def test_one_job_a_device_and_the_holder_is_named(target: LocalTarget, work: Work) -> None:
+    refusals: list[str] = []
+
+    def second() -> None:
+        with pytest.raises(DeviceError) as caught:
+            run_job(target, lasting(work, 50), Heard(), QUICK)
+        refusals.append(str(caught.value))
+        killing(target, "supervise", signal.SIGKILL)()
+
+    with pytest.raises(DeviceError, match="E_LOST"):
+        run_job(target, lasting(work), Heard(second), QUICK)
+    (refusal,) = refusals
+    host = f"process {os.getpid()} on {os.uname().nodename}"
+    assert refusal.startswith("device board: in use by job profile-")
+    assert f" of {host} since 20" in refusal
+    assert refusal.endswith("[E_BUSY]")
+
+
+def test_a_second_job_waits_for_the_first(target: LocalTarget, work: Work) -> None:
+    heard = Heard()
+    waiting = threading.Thread(
+        target=run_job, args=(target, lasting(work, 0.1), heard, replace(QUICK, busy_s=60)), daemon=True
+    )
+    run_job(target, lasting(work, 1), Heard(waiting.start), QUICK)
+    waiting.join(60)
+    assert heard[-1] == "measured"
+    assert [text for text in heard if text.startswith("waiting: device board: in use by job profile-")]

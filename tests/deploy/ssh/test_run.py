@@ -1,0 +1,107 @@
+"""`afpkd run profile --device …` as make calls it: devices side by side, one failing, interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.ssh.conftest import Board, free_port, wait_until
+
+RECIPE = """
+extends = "default"
+[data]
+heldout = 3600
+[teacher]
+arch = "resnet8"
+epochs = 1
+min_top1 = 0.0
+[prompts]
+epochs = 1
+must_choose = false
+[distill]
+epochs = 1
+[export]
+precisions = ["fp32"]
+[profile]
+preset = "{preset}"
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a tiny recipe was distilled and exported."""
+    made = tmp_path_factory.mktemp("run on devices")
+    write(made, "quick")
+    started = start(made, "distill", "export", "--device", "local")
+    assert started.wait() == 0, (made / "stderr").read_text()
+    return made
+
+
+def write(folder: Path, preset: str) -> None:
+    (folder / "tiny.toml").write_text(RECIPE.format(preset=preset))
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pipeline", "run", *arguments, "--recipe", "tiny.toml", "--train-device", "cpu"]
+    with (folder / "stderr").open("wb") as stderr:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+
+
+def profiles(folder: Path) -> set[str]:
+    root = folder / "runs" / "tiny" / "profiles"
+    return {str(path.relative_to(root)) for path in root.glob("*/*.json")}
+
+
+ROLES = ("teacher", "student", "undistilled")
+
+
+@pytest.mark.slow
+def test_devices_side_by_side_one_failing(folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (board.folder / "devices.toml").read_text()
+    away = f'[away]\nhost = "127.0.0.1:{free_port()}"\n'
+    (folder / "devices.toml").write_text(text + text.replace("[board]", "[other]\nworkdir = 'other'") + away)
+    monkeypatch.delenv("AFPKD_DEVICES")  # found in the working directory, though stages work in the folder of runs
+    run = start(folder, "profile", "--device", "away board other")
+    assert run.wait() == 2, (folder / "stderr").read_text()
+    assert profiles(folder) == {f"{device}/{role}-fp32.json" for device in ("board", "other") for role in ROLES}
+    errors = [line for line in (folder / "stderr").read_text().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    assert all("device away: " in line and line.endswith("[E_UNREACHABLE]") for line in errors)
+    # Side by side: both devices began their first measurement before either had ended its last.
+    spans = {
+        device: [
+            json.loads((folder / "runs" / "tiny" / "profiles" / device / f"{role}-fp32.json").read_text())[
+                "finished_at"
+            ]
+            for role in ROLES
+        ]
+        for device in ("board", "other")
+    }
+    assert min(spans["board"]) < max(spans["other"])
+    assert min(spans["other"]) < max(spans["board"])
+
+
+@pytest.mark.slow
+def test_ctrl_c_cancels_the_job_on_the_device(folder: Path, board: Board) -> None:
+    write(folder, "mlperf")  # ten minutes, of which it gets none
+    run = start(folder, "profile", "--device", "board")
+    wait_until(lambda: run.poll() is not None or list(board.work.glob("jobs/*/heartbeat")), "a job runs there", 120)
+    assert run.poll() is None, (folder / "stderr").read_text()
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    assert run.wait() == 130
+    (result,) = board.work.glob("jobs/*/result.json")
+    assert json.loads(result.read_text())["error"]["code"] == "E_CANCELLED"
+    assert not profiles(folder) & {f"board/{role}-fp32.json" for role in ROLES}
