@@ -132,7 +132,14 @@ def test_a_second_job_waits_for_the_first(target: LocalTarget, work: Work) -> No
     waiting = threading.Thread(
         target=run_job, args=(target, lasting(work, 0.1), heard, replace(QUICK, busy_s=60)), daemon=True
     )
-    run_job(target, lasting(work, 1), Heard(waiting.start), QUICK)
+
+    def wait_and_give_way() -> None:
+        waiting.start()
+        told = "waiting: device board: in use by job profile-"
+        wait_until(lambda: any(text.startswith(told) for text in list(heard)), "the second job waits", 60)
+        killing(target, "supervise", signal.SIGKILL)()
+
+    with pytest.raises(DeviceError, match="E_LOST"):
+        run_job(target, lasting(work), Heard(wait_and_give_way), QUICK)
     waiting.join(60)
     assert heard[-1] == "measured"
-    assert [text for text in heard if text.startswith("waiting: device board: in use by job profile-")]
