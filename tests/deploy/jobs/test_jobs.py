@@ -95,7 +95,7 @@ def test_a_reboot_is_told_apart(target: LocalTarget, work: Work) -> None:
 
 
 def test_what_was_lost_is_started_anew_by_the_same_call(target: LocalTarget, work: Work) -> None:
-    slow = lasting(work, 1)
+    slow = lasting(work, 8)  # longer than a busy machine takes to kill it
     with pytest.raises(DeviceError, match="E_LOST"):
         run_job(target, slow, Heard(killing(target, "supervise", signal.SIGKILL)), QUICK)
     heard = Heard()

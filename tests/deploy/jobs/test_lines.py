@@ -59,7 +59,7 @@ def host_process(target: LocalTarget, work: Work, out: Path) -> subprocess.Popen
 
 
 def test_a_killed_host_is_resumed_where_the_job_is(target: LocalTarget, work: Work, tmp_path: Path) -> None:
-    slow = lasting(work, 2)
+    slow = lasting(work, 8)  # longer than a busy machine takes to look at it
     with host_process(target, slow, tmp_path / "never.npz") as first:
         supervisor = processes(target.folder, "supervise")
         first.kill()
@@ -67,7 +67,7 @@ def test_a_killed_host_is_resumed_where_the_job_is(target: LocalTarget, work: Wo
     answer = run_job(target, slow, heard, QUICK)
     assert heard[0].startswith("resumed: job profile-")
     assert heard.count("measuring") == 1
-    assert answer["timing"]["wall_s"] >= 2
+    assert answer["timing"]["wall_s"] >= 8
     assert len(supervisor) == 1
     assert not (tmp_path / "never.npz").exists()
     assert (tmp_path / "out.npz").exists()
