@@ -119,6 +119,12 @@ def test_agent_uses_nothing_newer_than_python_3_8() -> None:
     """Syntax is not all: `str.removeprefix` parses everywhere."""
     pytest.importorskip("vermin", reason="no vermin here: pip install vermin")
     folder = ROOT / "deploy" / "agent"
-    command = [sys.executable, "-m", "vermin", "-t=3.8-", "--no-tips", "--no-eval-annotations", str(folder)]
+    command = [
+        str(Path(sys.executable).with_name("vermin")),
+        "-t=3.8-",
+        "--no-tips",
+        "--no-eval-annotations",
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -143,7 +143,7 @@ def test_dry_run_changes_nothing(net: TinyNet, example: Tensor) -> None:
         (MergesTheBatch(), r"its outputs became {'logits': [2, '96*batch']}"),
         (HasNoOnnxOperator(), "No ONNX function found for <OpOverload(op='aten.linalg_eig'"),
         (GivesMaps(), "its outputs became {'logits': ['batch', 8, 8]}"),
-        (nn.Identity(), "object has no attribute 'logits'"),
+        (nn.Identity(), "its outputs became {'logits': ['batch', 3, 8, 8]}"),
     ],
 )
 def test_dry_run_names_model_and_cause_in_one_line(model: nn.Module, cause: str, example: Tensor) -> None:
