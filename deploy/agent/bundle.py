@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import AgentError
+from .store import sha256_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class Bundle:
             raise AgentError("E_BUNDLE", f"{name} leaves the bundle's folder: do not trust this bundle")
         path = self._folder / name
         try:
-            actual = _sha256_of(path)
+            actual = sha256_of(path)
         except OSError as error:
             raise AgentError("E_BUNDLE", f"{path}: {error.strerror}: send the bundle again") from None
         if actual != self.manifest["hashes"].get(name):
@@ -109,11 +109,3 @@ def _read_manifest(path: Path) -> Json:
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise AgentError("E_BUNDLE", f"{path}: not a manifest of schema {SCHEMA}: export it again")
     return manifest
-
-
-def _sha256_of(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            sha256.update(block)
-    return sha256.hexdigest()

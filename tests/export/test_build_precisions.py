@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,63 +12,14 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
-from torch import nn
 
-from export.build import build_bundle
 from export.calibration import Calibration, calibration_images
-from export.files import Maker, Planned
 from export.quantize import Int8
 from export.sealed import verify_bundle
+from tests.export.building import MEAN, STD, add_to, built, spoil
 
 if TYPE_CHECKING:
     from tests.export.conftest import TinyNet
-
-SHA = "0" * 64
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-
-
-def built(net: nn.Module, images: NDArray[np.uint8], out: Path, **changes: Any) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "role": "student",
-        "arch": "tiny",
-        "images": images,
-        "labels": np.arange(len(images)) % 5,
-        "label_names": list("abcde"),
-        "mean": MEAN,
-        "std": STD,
-        "precisions": ("fp32",),
-        "opset": 18,
-        "lineage": {"weights": SHA, "record": SHA},
-        "out": out,
-    }
-    return build_bundle(net, **{**arguments, **changes})
-
-
-def spoil(monkeypatch: pytest.MonkeyPatch, precision: str, change: Callable[[onnx.ModelProto], None]) -> None:
-    """Files of this precision are not quite the network."""
-    right = Maker.graph
-
-    def wrong(self: Maker, file: Planned) -> onnx.ModelProto:
-        proto = onnx.ModelProto()
-        proto.CopyFrom(right(self, file))
-        if file.precision == precision:
-            change(proto)
-        return proto
-
-    monkeypatch.setattr(Maker, "graph", wrong)
-
-
-def add_to(name: str, amount: float) -> Callable[[onnx.ModelProto], None]:
-    """Move the first value of the weight whose name ends so."""
-
-    def change(proto: onnx.ModelProto) -> None:
-        (weight,) = (tensor for tensor in proto.graph.initializer if tensor.name.endswith(name))
-        values = numpy_helper.to_array(weight).copy()
-        values.flat[0] += np.array(amount, values.dtype)
-        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-
-    return change
 
 
 THREE = ("fp32", "fp16", "int8")

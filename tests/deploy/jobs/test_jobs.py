@@ -8,7 +8,6 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,9 +17,6 @@ from deploy.jobs import Work, run_job
 from deploy.local import LocalTarget
 from deploy.target import DeviceError
 from tests.deploy.jobs.conftest import QUICK, Heard, job_folder, killing, lasting, processes, wait_until
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_a_job_answers_leaves_its_results_and_is_forgotten(target: LocalTarget, work: Work, tmp_path: Path) -> None:
