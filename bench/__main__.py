@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from bench import default_seeds, quantizers, rtx_builds
+from bench.command import run
 
 BENCHES: dict[str, Callable[[], None]] = {
     "default_seeds": default_seeds.main,
@@ -26,4 +27,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

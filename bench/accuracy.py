@@ -21,6 +21,7 @@ from afpkd.models.outputs import Outputs
 from afpkd.record import Json
 from afpkd.train import Fitted, Fitting
 from bench import rows
+from bench.command import run
 from bench.variants import SEEDS, VARIANTS, recipe_text
 from pipeline.recipe_reader import load_recipe
 from pipeline.stages import distillation, train_teacher, tune_prompts
@@ -140,4 +141,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

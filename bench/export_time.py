@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from afpkd.record import Json, provenance
+from bench.command import run
 from bench.rows import append
 
 REPEATS = 3
@@ -87,4 +88,4 @@ def _peak_bytes() -> int | None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

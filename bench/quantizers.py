@@ -27,6 +27,7 @@ from afpkd.data import DATASETS
 from afpkd.data.dataset import Dataset, data_root
 from afpkd.models import build_model
 from afpkd.record import Json, UserError, provenance, read_record
+from bench.command import run
 from bench.rows import append, read
 from export.bundle import preprocess
 from export.calibration import calibration_images
@@ -192,4 +193,4 @@ def _network(name: str, model: torch.nn.Module, data: str, normalisation: Json) 
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

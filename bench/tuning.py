@@ -12,6 +12,7 @@ from pathlib import Path
 from afpkd.record import Json, provenance
 from bench import rows
 from bench.accuracy import run_of, train_side_by_side
+from bench.command import run
 from bench.variants import METHODS
 from pipeline.workspace import Run, Workspace
 
@@ -65,4 +66,4 @@ def _row(method: str, options: Json, heldout: float, cpu_s: float) -> Json:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

@@ -61,7 +61,7 @@ class Workspace:
         from afpkd.data.batches import pixels_from_split
         from afpkd.data.dataset import data_root, hold_out
 
-        _keep_freed_memory()
+        keep_freed_memory()
         torch.manual_seed(run.recipe.seed)  # initial weights are the seed's alone
         provenance()  # of the code that runs now, not of what the folder holds hours later
         self.run, self.stage = run, stage
@@ -232,7 +232,7 @@ class Workspace:
         return json.dumps([self.run.recipe.stage_digest(self.stage), self.inputs], sort_keys=True)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc reuse the memory of tensors instead of returning it to the kernel and faulting it in again.
 
     Measured on a CPU: 10 to 17 % of a distillation step. Other C libraries have no such switch and are left alone.

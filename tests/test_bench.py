@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from afpkd.record import UserError
 from bench import __main__ as bench_main
-from bench import default_seeds, export_time, gpu_check, quantizers, rows, rtx_builds
+from bench import command, default_seeds, export_time, gpu_check, quantizers, rows, rtx_builds
 from deploy import presets
 from deploy.presets import Preset, WarmUp
 
@@ -121,3 +122,12 @@ def test_the_export_rows_make_a_table() -> None:
     shown = export_time.table(rows.read("export_time"))
     assert "| resnet8 | 4 |" in shown
     assert " MB |" in shown
+
+
+def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: list[str]) -> None:
+        raise UserError("no such weights: name others")
+
+    with pytest.raises(SystemExit) as ended:
+        command.run(main)
+    assert (ended.value.code, capsys.readouterr().err) == (2, "error: no such weights: name others\n")
