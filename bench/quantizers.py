@@ -7,15 +7,13 @@ installed.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import re
 import sys
+import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -29,6 +27,7 @@ from afpkd.models import build_model
 from afpkd.record import Json, UserError, provenance, read_record
 from bench.command import run
 from bench.rows import append, read
+from deploy.build_check import build_check
 from export.bundle import preprocess
 from export.calibration import calibration_images
 from export.half import OPSET_OF_HALF_QUANTIZATION
@@ -84,7 +83,7 @@ def table(rows: list[Json]) -> str:
     ]
     for row in rows:
         layers = row["rtx"].get("layer_types", {})
-        counts = " | ".join(str(layers.get(kind, 0)) for kind in ("Int8", "Half", "Float")) if layers else "- | - | -"
+        counts = " | ".join(str(layers.get(kind, 0)) for kind in ("int8", "fp16", "fp32")) if layers else "- | - | -"
         lines.append(
             f"| {row['network']} | {row['quantizer']} | {row['method']} | {row['remainder']} | {row['sqnr_db']:.1f} "
             f"| {row['argmax_agreement']:.2f} % | {row['test_top1']:.2f} ({row['test_top1'] - row['float_top1']:+.2f}) "
@@ -131,40 +130,13 @@ def _files(made: Quantized) -> Iterator[tuple[str, onnx.ModelProto]]:
 
 
 def rtx_layers(proto: onnx.ModelProto) -> Json:
-    """Build for SM 8.9 with TensorRT-RTX, which needs no GPU: {"layer_types": {type of first input: layers}, ...}."""
-    try:
-        trt: Any = importlib.import_module("tensorrt_rtx")
-    except ImportError as error:
-        return {"status": None, "reason": str(error)}
-    said: list[str] = []
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            said.append(message)
-
-    builder = trt.Builder(logger := Logger())
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(proto.SerializeToString()):
-        return {"status": "not parsed", "reason": parser.get_error(0).desc()}
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM89, 0)
-    profile, source = builder.create_optimization_profile(), network.get_input(0)
-    profile.set_shape(source.name, *((batch, *list(source.shape)[1:]) for batch in (1, 8, 64)))
-    config.add_optimization_profile(profile)
-    started = time.perf_counter()
-    engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        return {"status": "not built", "reason": said[-1]}
-    report = next((message for message in said if message.startswith("Layers:")), "")
-    types = Counter(found[1] for line in report.splitlines() if (found := re.search(r"Datatype: (\w+)", line)))
-    seconds = round(time.perf_counter() - started, 2)
-    return {"status": "built", "layer_types": dict(types), "engine_bytes": engine.nbytes, "build_seconds": seconds}
+    """What TensorRT-RTX builds of the file for SM 8.9: {"status": ..., "layer_types": {type read: layers}, ...}."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(proto.SerializeToString())
+        report = build_check(path, "int8", capabilities=("8.9",))
+    kept = {key: report[key] for key in ("status", "reason", "engine_bytes", "build_seconds")}
+    return {**kept, "layer_types": (report["layer_types"] or {}).get("by_type", {})}
 
 
 def _of_role(folder: Path) -> Network:

@@ -112,9 +112,9 @@ def test_the_quantiser_rows_make_a_table_and_hold_both_quantisers() -> None:
     assert len(shown.splitlines()) == 2 + len(found)
     for network in {row["network"] for row in found}:
         assert {row["quantizer"] for row in found if row["network"] == network} == {"onnxruntime", "modelopt"}
-    built = [row for row in found if row["rtx"]["status"] == "built"]
+    built = [row for row in found if row["rtx"]["status"] == "ok"]
     assert len(built) == len(found)
-    assert all(row["rtx"]["layer_types"]["Int8"] > 0 for row in built)
+    assert all(row["rtx"]["layer_types"]["int8"] > 0 for row in built)
     assert f"| {found[0]['sqnr_db']:.1f} |" in shown
 
 
