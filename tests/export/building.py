@@ -61,3 +61,8 @@ def add_to(name: str, amount: float) -> Callable[[onnx.ModelProto], None]:
         weight.CopyFrom(numpy_helper.from_array(values, weight.name))
 
     return change
+
+
+def initializers(proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """A graph's weights by name."""
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}

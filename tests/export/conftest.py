@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from afpkd.models import build_model
 from export.bundle import Evaluation, Golden, ModelFile, write_bundle
+from export.to_onnx import graph_from_model
 
 CHANNELS, SIDE, CLASSES = 3, 8, 5
 
@@ -96,3 +99,18 @@ def _written(out: Path, images: NDArray[np.uint8], model: bytes = b"a model") ->
         golden=Golden(images[:2], np.ones((2, 5), np.float32), {"fp32": TOLERANCES}),
         evaluation=Evaluation(images, np.arange(len(images)) % 5, list("abcdé")),
     )
+
+
+@pytest.fixture(scope="session")
+def graph() -> onnx.ModelProto:
+    """A ResNet-8 with BatchNorm statistics it has seen: residual sums, strides, a pool, a linear layer."""
+    torch.manual_seed(0)
+    model = build_model("resnet8", num_classes=10, in_channels=3)
+    for _ in range(30):
+        model(torch.randn(32, 3, 16, 16))
+    return graph_from_model(model, torch.zeros(1, 3, 16, 16))
+
+
+@pytest.fixture(scope="session")
+def inputs() -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(128, 3, 16, 16)).astype(np.float32)

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from afpkd.models import build_model
 from afpkd.record import UserError
 from export.calibration import calibration_images, ranges_of, tied_ranges
 from export.quantize import OP_TYPES, layers, with_qdq
-from export.to_onnx import graph_from_model
 from export.verify import graph_forward
 
 if TYPE_CHECKING:
     from export.calibration import Method
 
 Floats = NDArray[np.float32]
-
-
-@pytest.fixture(name="graph", scope="module")
-def _graph() -> onnx.ModelProto:
-    """A ResNet-8 with BatchNorm statistics it has seen: residual sums, strides, a pool, a linear layer."""
-    torch.manual_seed(0)
-    model = build_model("resnet8", num_classes=10, in_channels=3)
-    for _ in range(30):
-        model(torch.randn(32, 3, 16, 16))
-    return graph_from_model(model, torch.zeros(1, 3, 16, 16))
-
-
-@pytest.fixture(name="inputs", scope="module")
-def _inputs() -> Floats:
-    return np.random.default_rng(0).normal(size=(128, 3, 16, 16)).astype(np.float32)
-
-
-def initializers(proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
 
 
 def test_calibration_images_are_distinct_seeded_and_named() -> None:

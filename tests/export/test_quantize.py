@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -22,30 +21,9 @@ from export.half import SMALLEST_NORMAL, half_from_quantized
 from export.quantize import OP_TYPES, Int8, excluded_nodes, layer_name, layers, quantized, sensitivity, with_qdq
 from export.to_onnx import graph_from_model
 from export.verify import compare, graph_forward
-
-if TYPE_CHECKING:
-    pass
+from tests.export.building import initializers
 
 Floats = NDArray[np.float32]
-
-
-@pytest.fixture(name="graph", scope="module")
-def _graph() -> onnx.ModelProto:
-    """A ResNet-8 with BatchNorm statistics it has seen: residual sums, strides, a pool, a linear layer."""
-    torch.manual_seed(0)
-    model = build_model("resnet8", num_classes=10, in_channels=3)
-    for _ in range(30):
-        model(torch.randn(32, 3, 16, 16))
-    return graph_from_model(model, torch.zeros(1, 3, 16, 16))
-
-
-@pytest.fixture(name="inputs", scope="module")
-def _inputs() -> Floats:
-    return np.random.default_rng(0).normal(size=(128, 3, 16, 16)).astype(np.float32)
-
-
-def initializers(proto: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
 
 
 def test_qdq_nodes_are_what_nvidias_parser_takes(graph: onnx.ModelProto, inputs: Floats) -> None:
