@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import cli_deploy, cli_devices, graph
+from pipeline import cli_deploy, cli_devices, cli_verify, graph
 from pipeline.progress import EVENTS_VARIABLE, StageProgress
 from pipeline.recipe_reader import load_recipe, recipe_names
 
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_devices.app, name="devices")
 app.command()(cli_deploy.deploy)
+app.command()(cli_verify.verify)
 
 
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from afpkd.record import Json, UserError, read_record, sha256_of
 from afpkd.settings import TrainSettings
+from pipeline.lineage import require_recorded
 from pipeline.progress import StageProgress
 from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
 from pipeline.recipe_reader import teacher_weights
@@ -151,7 +152,7 @@ def export_bundle(run: Run, role: str) -> Json:
     from export.quantize import Int8
 
     folder, recipe = run.role(role), run.recipe
-    record = read_record(folder / "record.json")
+    record, weights = read_record(folder / "record.json"), require_recorded(folder, WEIGHTS)
     model = build_model(record["arch"], num_classes=record["num_classes"], in_channels=record["in_channels"])
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))
@@ -174,7 +175,7 @@ def export_bundle(run: Run, role: str) -> Json:
             "data": data.sha256(),
             # teacher -> prompts -> student; null where a network comes from none
             **{kind: record["inputs"].get(kind) for kind in ("teacher", "prompts")},
-            "weights": sha256_of(folder / WEIGHTS),
+            "weights": weights,
             "record": sha256_of(folder / "record.json"),
         },
         out=folder / "bundle",

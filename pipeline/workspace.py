@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from afpkd.record import Json, UserError, provenance, read_record, sha256_of, write_record, write_text
 from afpkd.settings import TrainSettings
+from pipeline.lineage import require_recorded
 from pipeline.progress import StageProgress
 from pipeline.recipe import Recipe
 from pipeline.recipe_reader import load_recipe, recipe_path
@@ -112,9 +113,9 @@ class Workspace:
                 f"{self.run.name}: the teacher's test accuracy is {top1:.2f} %, below teacher.min_top1 = {least:g}: "
                 "nothing good is distilled from it; train it longer, fix its weights, or lower min_top1"
             )
+        self.inputs["teacher"] = require_recorded(folder, WEIGHTS)
         model = self.empty_model(record["arch"])
         load_weights(model, folder / WEIGHTS)
-        self.inputs["teacher"] = sha256_of(folder / WEIGHTS)
         shapes = probe_shapes(model, in_channels=self.spec.in_channels, image_size=self.spec.image_size)
         return FrozenTeacher(model), shapes
 
@@ -130,10 +131,10 @@ class Workspace:
         """The prompts that phase 1 left."""
         from afpkd.checkpoint import load_weights
 
-        path = self.run.role("prompts") / WEIGHTS
+        folder = self.run.role("prompts")
+        self.inputs["prompts"] = require_recorded(folder, WEIGHTS)
         prompts = self.new_prompts(teacher, shapes)
-        load_weights(prompts, path)
-        self.inputs["prompts"] = sha256_of(path)
+        load_weights(prompts, folder / WEIGHTS)
         return prompts
 
     def fit(self, learner: Learner, settings: TrainSettings) -> Fitted:

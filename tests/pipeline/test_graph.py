@@ -16,6 +16,7 @@ import pytest
 from afpkd.record import UserError, read_record, sha256_of
 from export.sealed import verify_bundle
 from pipeline.graph import locked, targets_of
+from pipeline.lineage import lineage
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
 
@@ -90,10 +91,10 @@ def test_the_chain_leaves_records_that_trace_every_number(done: tuple[Path, Path
         # the exported file is as accurate as the network, to the image
         assert manifest["verification"]["fp32.onnx"]["top1"] == record["metrics"]["test_top1_selected"]
         verify_bundle(folder / role / "bundle")
-        lineage = manifest["lineage"]
-        assert lineage["teacher"] == record["inputs"].get("teacher")
-        assert lineage["prompts"] == record["inputs"].get("prompts")
-        assert (lineage["calibration"]["source"], lineage["calibration"]["num"]) == ("train", 512)
+        origin = manifest["lineage"]
+        assert origin["teacher"] == record["inputs"].get("teacher")
+        assert origin["prompts"] == record["inputs"].get("prompts")
+        assert (origin["calibration"]["source"], origin["calibration"]["num"]) == ("train", 512)
         int8 = read_record(folder / "profiles" / "local" / f"{role}-int8.json")
         assert sorted(row["mode"] for row in int8["rows"]) == ["default", "precise"]
         profile = read_record(folder / "profiles" / "local" / f"{role}-fp32.json")
@@ -106,6 +107,20 @@ def test_the_chain_leaves_records_that_trace_every_number(done: tuple[Path, Path
     assert student["prompts"] == sha256_of(folder / "prompts" / "model.safetensors")
     assert all((folder / f"report.{kind}").stat().st_size > 500 for kind in ("html", "md", "csv", "png"))
     assert not list(folder.glob("*/checkpoint.pt"))
+
+
+@pytest.mark.slow
+def test_every_artifact_of_the_chain_is_vouched_for(done: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(done[1] / "tiny", folder)
+    assert lineage(folder).faults == []
+    weights = [folder / stage / "model.safetensors" for stage in ("teacher", "prompts", "student", "undistilled")]
+    samples = sorted(folder.glob("profiles/local/*.npz"))
+    for path in [*weights, *samples, *(folder / "student" / "bundle").iterdir()]:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert any(str(path) in fault for fault in lineage(folder).faults), path
+        path.write_bytes(content)
 
 
 @pytest.mark.slow
