@@ -1,0 +1,88 @@
+"""Somebody else's ONNX file in the form of ours: the numbers of ONNX's own reference before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from afpkd.record import UserError
+from export.foreign_graph import at_opset, graph_from_file
+from export.graph_cost import graph_cost
+
+WEIGHT = np.random.default_rng(0).normal(size=(48, 5)).astype(np.float32)
+
+
+def saved(path: Path, *, names: tuple[str, str, str], opset: int = 17, batch: int | str = 1) -> Path:
+    """x -> Reshape -> MatMul -> logits of 5 classes, for images of 3 x 4 x 4; `names` of input, inner and output."""
+    source, inner, product = names
+    nodes = [
+        helper.make_node("Reshape", [source, "shape"], [inner]),
+        helper.make_node("MatMul", [inner, "weight"], [product]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(source, TensorProto.FLOAT, [batch, 3, 4, 4])],
+        [helper.make_tensor_value_info(product, TensorProto.FLOAT, [batch, 5])],
+        [
+            helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 48]),
+            helper.make_tensor("weight", TensorProto.FLOAT, WEIGHT.shape, WEIGHT.tobytes(), raw=True),
+        ],
+        value_info=[helper.make_tensor_value_info(inner, TensorProto.FLOAT, [batch, 48])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), path)
+    return path
+
+
+def read(path: Path) -> onnx.ModelProto:
+    return graph_from_file(path, channels=3, image_size=(4, 4), num_classes=5)
+
+
+def logits(proto: onnx.ModelProto, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: NDArray[np.float32] = session.run(["logits"], {"input": images})[0]
+    return found
+
+
+@pytest.mark.parametrize("names", [("x", "flat", "y"), ("logits", "input", "y"), ("input", "logits", "output")])
+def test_any_names_become_ours_and_a_fixed_batch_becomes_free(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    path = saved(tmp_path / "theirs.onnx", names=names)
+    images = np.random.default_rng(1).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    theirs = ReferenceEvaluator(str(path))
+    wanted = np.concatenate([theirs.run(None, {names[0]: image[None]})[0] for image in images])
+    proto = read(path)
+    assert not proto.graph.value_info, "shapes of a batch of one are no longer true"
+    np.testing.assert_allclose(logits(proto, images), wanted, rtol=1e-5)
+    assert len({name for node in proto.graph.node for name in node.output}) == 2, "no two tensors share a name"
+
+
+def test_the_operator_set_is_converted_or_left_alone(tmp_path: Path) -> None:
+    proto = read(saved(tmp_path / "theirs.onnx", names=("x", "flat", "y")))
+    assert at_opset(proto, 17, tmp_path) is proto
+    converted = at_opset(proto, 18, tmp_path)
+    assert converted.opset_import[0].version == 18
+    images = np.ones((2, 3, 4, 4), np.float32)
+    np.testing.assert_array_equal(logits(converted, images), logits(proto, images))
+    proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    with pytest.raises(UserError, match=r"uses operators of com\.example"):
+        at_opset(proto, 17, tmp_path)
+
+
+def test_parameters_are_what_was_learned(tmp_path: Path) -> None:
+    found = graph_cost(read(saved(tmp_path / "theirs.onnx", names=("x", "flat", "y"))), (3, 4, 4))
+    assert (found["num_params"], found["macs"]) == (WEIGHT.size, WEIGHT.size), "the shape of a Reshape is none"
+
+
+def test_a_file_that_is_no_onnx_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"\x08\x99not protobuf")
+    for name, said in (("x.onnx", "not a valid ONNX file"), ("y.onnx", "no such file")):
+        with pytest.raises(UserError, match=said) as raised:
+            read(tmp_path / name)
+        assert "\n" not in str(raised.value)
