@@ -195,6 +195,7 @@ def test_a_spec_that_does_not_fit_is_one_line(old: str, new: str, said: str, hom
         ("import nothing_of_this_name\n", "arch.py:1: ModuleNotFoundError"),
         ("def net(:\n", "arch.py:1: SyntaxError"),
         ("def net():\n    x = 1\n    return x / 0\n", "arch.py:3: ZeroDivisionError"),
+        ("def net():\n    return half(1)\ndef half(x):\n    return x / 0\n", "arch.py:4: ZeroDivisionError"),
         ("def net(depth):\n    return depth\n", "TypeError"),
     ],
 )
