@@ -24,7 +24,20 @@ _PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "onnxscript", "fvcore", "t
 
 
 class UserError(ValueError):
-    """Something the user can mend. The message is one line: what, where, what to do."""
+    """Something the user can mend. The message is one line: what, where, what to do.
+
+    It may quote a stranger's file or a device: what is not printable (line ends, escape sequences of a terminal) is
+    written as an escape, and a long message loses its middle.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
+
+
+def _one_line(text: str, most: int = 1500) -> str:
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def sha256_of(path: Path) -> str:
@@ -73,7 +86,7 @@ def read_record(path: Path) -> Json:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such record: run the stage that makes it first") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a readable record ({error}): delete it and run its stage again") from None
     if not isinstance(record, dict):
         raise UserError(f"{path}: not a record (a JSON object was expected): delete it and run its stage again")

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from afpkd.names import nearest
 from afpkd.record import Json, UserError
+from afpkd.toml_file import read_toml
 
 VARIABLE = "AFPKD_DEVICES"
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
@@ -98,14 +98,9 @@ def inventory_path() -> Path:
 
 def read_inventory(path: Path) -> dict[str, Entry]:
     """Read every device of the file; none where there is no file, unless `AFPKD_DEVICES` names it. UserError."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if VARIABLE not in os.environ:
-            return {}
-        raise UserError(f"{path}: no such file: {VARIABLE} names it") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable ({error})") from None
+    if not path.exists() and VARIABLE in os.environ:
+        raise UserError(f"{path}: no such file: {VARIABLE} names it")
+    tables = read_toml(path) if path.exists() else {}
     return {name: _entry(path, name, table) for name, table in tables.items()}
 
 

@@ -45,12 +45,11 @@ def _manifest(bundle_dir: Path) -> Json:
     path = bundle_dir / MANIFEST
     if path.is_symlink():
         raise UserError(f"{path}: is a link: do not trust this bundle")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: is no file: do not trust this bundle")
     if path.is_file() and path.stat().st_size > MAX_MANIFEST_BYTES:
         raise UserError(f"{path}: {path.stat().st_size:,} bytes, {MAX_MANIFEST_BYTES:,} at most: do not trust it")
-    try:
-        manifest = read_manifest(bundle_dir)
-    except RecursionError:
-        raise UserError(f"{path}: nested without end: do not trust this bundle") from None
+    manifest = read_manifest(bundle_dir)
     error = jsonschema.exceptions.best_match(_validator().iter_errors(manifest))
     if error is not None:
         where = ".".join(map(str, error.absolute_path)) or "it"

@@ -12,8 +12,9 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from afpkd.record import UserError
+from afpkd.toml_file import read_toml
 from pipeline.recipe_outputs import STRICT, Export
-from pipeline.recipe_reader import first_problem, read_toml
+from pipeline.recipe_reader import first_problem
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

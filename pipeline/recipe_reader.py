@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from afpkd.distillers.options import OPTIONS
 from afpkd.names import nearest, unknown
 from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings
+from afpkd.toml_file import read_toml
 from pipeline.recipe import Data, Distill, ForeignTeacher, Prompts, Recipe, TrainedTeacher
 from pipeline.recipe_outputs import STRICT, Export, Profile
 
@@ -63,6 +63,8 @@ def teacher_weights(recipe: Recipe, recipe_file: Path) -> Path | None:
 def _decoded(raw: Json, path: Path) -> Recipe:
     try:
         text = json.dumps(raw, allow_nan=False)
+    except RecursionError:
+        raise UserError(f"{path.name}: nested too deeply for a recipe") from None
     except (TypeError, ValueError):
         raise UserError(f"{path.name}: dates, inf and nan are no values of a recipe") from None
     try:
@@ -103,16 +105,6 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> Json:
         raise UserError(f"{path.name}: extends: a recipe's name or path was expected, got {parent!r}")
     base = path.parent / parent if parent.endswith(".toml") else recipe_path(parent)
     return _laid_over(_merged(base.resolve(), (*seen, path)), raw)
-
-
-def read_toml(path: Path) -> Json:
-    """Read a TOML file; UserError where it is missing or broken."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path.name}: not a TOML file: {error}") from None
 
 
 def _laid_over(base: Json, top: Json) -> Json:

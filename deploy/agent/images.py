@@ -53,7 +53,7 @@ def _decoded(path: str, *, grey: bool, size: tuple[int, int]) -> NDArray[np.uint
     try:
         with PIL.Image.open(path) as image:
             resized = image.convert("L" if grey else "RGB").resize(size, _BILINEAR)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:  # what Pillow raises
         raise AgentError("E_IMAGE", f"{path}: {error}") from None
     return np.asarray(resized, dtype=np.uint8)
 

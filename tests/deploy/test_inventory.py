@@ -74,7 +74,6 @@ def test_every_key_is_taken(inventory: Path) -> None:
         ('["a b"]\nhost = "a"', "letters, digits, . _ - make a name"),
         ("orin1 = 1", "orin1: expected a table such as [orin1]"),
         ('[orin1]\nhost = "a"\nruntime = "onnxruntime"\nuse_dla = true', "orin1.use_dla: needs runtime = 'tensorrt'"),
-        ("[orin1", "not readable"),
     ],
 )
 def test_a_mistake_is_one_line_with_file_and_key(inventory: Path, text: str, told: str) -> None:
@@ -85,6 +84,12 @@ def test_a_mistake_is_one_line_with_file_and_key(inventory: Path, text: str, tol
     assert message.startswith(f"{inventory}: ")
     assert told in message
     assert "\n" not in message
+
+
+def test_a_broken_file_is_one_line(inventory: Path) -> None:
+    inventory.write_text("[orin1")
+    with pytest.raises(UserError, match=f"^{inventory.name}: not a TOML file: "):
+        find_device("orin1")
 
 
 @pytest.mark.parametrize(

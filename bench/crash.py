@@ -1,0 +1,171 @@
+"""SIGKILL at random moments of a whole run, then the same command again: is anything lost, half-written or left over?
+
+`make bench ARGS=crash`: 30 kills of a tiny recipe, all stages from the teacher to the report; now the run itself, now
+one of its stages. After each kill every artifact is hashed against its record and nothing may live on; the run then
+continues in the same folder. Where it ends, its weights must be those of a run that was never killed, to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from afpkd.record import Json, UserError, provenance, sha256_of, write_record
+from bench.command import run
+from bench.rows import RESULTS
+from pipeline.lineage import lineage
+
+RECIPE = """
+extends = "default"
+[data]
+heldout = 3400
+[teacher]
+arch = "resnet8"
+epochs = 4
+min_top1 = 0.0
+[prompts]
+epochs = 2
+must_choose = false
+[distill]
+epochs = 4
+[export]
+precisions = ["fp32", "int8"]
+"""
+STAGES = ("teacher", "prompts", "student", "undistilled")
+GOALS = ("distill", "export", "profile")
+MARK = "AFPKD_CRASH_RUN"
+SECONDS_TO_END = 60.0
+
+
+def main(arguments: list[str]) -> None:
+    """Kill, continue, compare; write results/crash.json and print it."""
+    parser = argparse.ArgumentParser(prog="make bench ARGS=crash")
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "crash.json")
+    chosen = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        found = crashes(Path(folder), kills=chosen.kills, seed=chosen.seed)
+    write_record(chosen.out, found)
+    shown = ("kills", "runs_ended", "runs_bit_equal", "faults", "left_alive", "tracebacks")
+    sys.stdout.writelines(f"{name:<16} {found[name]}\n" for name in shown)
+
+
+def crashes(folder: Path, *, kills: int, seed: int, goals: tuple[str, ...] = GOALS, recipe: str = RECIPE) -> Json:
+    """Do it below `folder`; give counts, and of each kill when it came, what it hit and how far the run was."""
+    chance = random.Random(seed)  # noqa: S311 (moments, no secrets)
+    path = folder / "tiny.toml"
+    path.write_text(recipe, encoding="utf-8")
+    started = time.monotonic()
+    _end(_start(path, folder / "whole", goals))
+    whole_s, wanted = time.monotonic() - started, _weights(folder / "whole")
+    done: list[Json] = []
+    ended: list[bool] = []
+    while len(done) < kills:
+        runs = folder / f"killed{len(ended)}"
+        while len(done) < kills:
+            process = _start(path, runs, goals)
+            killed = _killed(process, runs, chance, after_s=chance.uniform(0, whole_s / 3))
+            if killed is None:
+                break  # it ended before its time came
+            done.append(killed)
+        else:
+            _end(_start(path, runs, goals))
+        ended.append(_weights(runs) == wanted)
+        shutil.rmtree(runs)
+    return {
+        "kills": len(done),
+        "runs_ended": len(ended),
+        "runs_bit_equal": sum(ended),
+        **{name: sum(len(kill[name]) for kill in done) for name in ("faults", "left_alive", "tracebacks")},
+        "uninterrupted_s": round(whole_s, 1),
+        "each": done,
+        "seed": seed,
+        "goals": list(goals),
+        **provenance(),
+        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _start(recipe: Path, runs: Path, goals: tuple[str, ...]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline", "run", *goals, "--recipe", str(recipe), "--runs", str(runs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: uuid.uuid4().hex}
+    process = subprocess.Popen(
+        [*command, "--train-device", "cpu"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    process.mark = environment[MARK]  # type: ignore[attr-defined]
+    return process
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    errors = process.communicate()[1]
+    if process.returncode:
+        raise UserError(f"a run that was not killed failed: {errors.strip().splitlines()[-1]}")
+
+
+def _killed(process: subprocess.Popen[str], runs: Path, chance: random.Random, *, after_s: float) -> Json | None:
+    """Kill the run or one of its processes after `after_s`; None where it ended before, by itself and well."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(after_s)
+        _end(process)
+        return None
+    mark: str = process.mark  # type: ignore[attr-defined]
+    victim = process.pid if chance.random() < 0.5 else chance.choice(alive(mark) or [process.pid])
+    what = _command(victim)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(victim, signal.SIGKILL)
+    errors = process.communicate()[1]
+    run_dir = runs / "tiny"
+    deadline = time.monotonic() + SECONDS_TO_END
+    while alive(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    records = [stage for stage in STAGES if (run_dir / stage / "record.json").exists()]
+    return {
+        "after_s": round(after_s, 2),
+        "killed": "the run" if victim == process.pid else what,
+        "stages_done": records,
+        "faults": lineage(run_dir).faults if records else [],
+        "left_alive": [_command(pid) for pid in alive(mark)],
+        "tracebacks": [line for line in errors.splitlines() if line.startswith("Traceback")],
+    }
+
+
+def alive(mark: str) -> list[int]:
+    """Every process of a run, detached ones too: a mark in the environment goes down to all of them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"{MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def _command(pid: int) -> str:
+    """The words of a process's command line that say which stage it is."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        return " ".join(word for word in words[1:] if not word.startswith(("-", "/")))[:100]
+    return "gone"
+
+
+def _weights(runs: Path) -> dict[str, str]:
+    return {stage: sha256_of(runs / "tiny" / stage / "model.safetensors") for stage in STAGES}
+
+
+if __name__ == "__main__":
+    run(main)

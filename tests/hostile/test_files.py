@@ -1,0 +1,330 @@
+"""Weights, ONNX files, bundles and images of a stranger: nothing is run or loaded in part, and one line says why."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from PIL import Image
+from safetensors.torch import save_file
+
+from afpkd.checkpoint import load_training_state, load_weights, save_weights
+from afpkd.data.folder import read_folder
+from afpkd.models import build_model
+from afpkd.record import UserError
+from deploy.agent.bundle import Bundle
+from deploy.agent.errors import AgentError
+from deploy.agent.images import read_images
+from export.foreign_graph import at_opset, graph_from_file
+from export.graph_cost import graph_cost
+from export.sealed import verify_bundle
+from export.to_onnx import onnx_from_model
+from tests.export.conftest import _written
+from tests.hostile.mutations import JUNK, broken_bytes, broken_document, one_line
+
+SIDE = 32
+
+
+class Bomb:
+    """Unpickled, it would make the file `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.system, (f"touch '{self.path}'",))
+
+
+@pytest.fixture(name="net", scope="module")
+def _net() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_model("resnet8", num_classes=10, in_channels=3).eval()
+
+
+def refused(net: torch.nn.Module, path: Path) -> None:
+    """The weights are refused in one line, and the network is as it was."""
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with pytest.raises(UserError) as raised:
+        load_weights(net, path)
+    one_line(raised.value)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("where", ["whole", "state_dict", "tensor", "training state"])
+def test_a_pickle_bomb_does_not_go_off(net: torch.nn.Module, tmp_path: Path, trap: Path, where: str) -> None:
+    path = tmp_path / "w.pt"
+    state: Any = {**net.state_dict(), "fc.bias": Bomb(trap)}
+    torch.save({"whole": Bomb(trap), "state_dict": {"state_dict": state}}.get(where, state), path)
+    if where == "training state":
+        with pytest.raises(UserError, match="unreadable training state"):
+            load_training_state(path, "digest")
+    else:
+        refused(net, path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("seed", range(20))
+def test_broken_weights_are_refused_or_whole(net: torch.nn.Module, tmp_path: Path, suffix: str, seed: int) -> None:
+    """A flipped bit may lie in a number: then all of it is loaded, and finite. In any other case nothing is."""
+    path = tmp_path / f"w{suffix}"
+    save_file(net.state_dict(), path) if suffix == ".safetensors" else torch.save(net.state_dict(), path)
+    path.write_bytes(broken_bytes(path.read_bytes(), seed))
+    other = build_model("resnet8", num_classes=10, in_channels=3)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    try:
+        load_weights(other, path)
+    except UserError as error:
+        one_line(error)
+        assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+    else:
+        assert all(bool(tensor.isfinite().all()) for tensor in other.state_dict().values())
+
+
+@pytest.mark.parametrize("junk", range(len(JUNK)))
+def test_weights_that_are_no_tensors_are_refused(net: torch.nn.Module, tmp_path: Path, junk: int) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({**net.state_dict(), "fc.bias": JUNK[junk]}, path)
+    refused(net, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("nan", {"fc.bias": torch.full((10,), torch.nan)}),
+        ("infinite", {"fc.bias": torch.full((10,), torch.inf)}),
+        ("shape", {"fc.bias": torch.zeros(11)}),
+        ("scalar", {"fc.bias": torch.tensor(1.0)}),
+        ("more", {"another": torch.zeros(1)}),
+        ("escape", {"\x1b[2J": torch.zeros(1)}),
+    ],
+)
+def test_weights_of_another_kind_are_refused(net: torch.nn.Module, tmp_path: Path, name: str, change: Any) -> None:
+    path = tmp_path / f"{name}.pt"
+    torch.save({**net.state_dict(), **change}, path)
+    refused(net, path)
+
+
+def test_a_safetensors_header_that_asks_for_all_memory_is_refused(net: torch.nn.Module, tmp_path: Path) -> None:
+    for header in (struct.pack("<Q", 2**62), struct.pack("<Q", 100) + b"{" * 100, b""):
+        path = tmp_path / "w.safetensors"
+        path.write_bytes(header)
+        refused(net, path)
+
+
+def onnx_or_line(path: Path) -> None:
+    try:
+        proto = graph_from_file(path, channels=3, image_size=(SIDE, SIDE), num_classes=10)
+        graph_cost(at_opset(proto, 18, path), (3, SIDE, SIDE))
+    except UserError as error:
+        one_line(error)
+
+
+@pytest.fixture(name="onnx_file", scope="module")
+def _onnx_file(net: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("onnx") / "x.onnx"
+    onnx_from_model(net, torch.zeros(1, 3, SIDE, SIDE), path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_broken_onnx_file_is_read_or_one_line(onnx_file: bytes, tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(broken_bytes(onnx_file, seed))
+    onnx_or_line(path)
+
+
+def model(nodes: list[onnx.NodeProto], weights: list[TensorProto]) -> bytes:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, ["n", 3, SIDE, SIDE])],
+        [value("y", TensorProto.FLOAT, ["n", 10])],
+        weights,
+    )
+    content: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]).SerializeToString()
+    return content
+
+
+def elsewhere(location: str) -> TensorProto:
+    """A weight whose bytes lie in another file."""
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "/etc/passwd", "a/../../secret.bin", "link.bin", "pipe.bin", "nowhere.bin", ""]
+)
+def test_weights_outside_the_folder_are_not_read(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret.bin").write_bytes(b"secret of 16 byt")
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    os.mkfifo(folder / "pipe.bin")
+    path = folder / "x.onnx"
+    path.write_bytes(model([helper.make_node("Add", ["x", "w"], ["y"])], [elsewhere(location)]))
+    with pytest.raises(UserError) as raised:
+        graph_from_file(path, channels=3, image_size=(SIDE, SIDE), num_classes=10)
+    one_line(raised.value)
+
+
+@pytest.mark.parametrize("case", ["circle", "twice", "huge", "negative", "unknown", "empty"])
+def test_a_graph_that_cannot_be_is_one_line(tmp_path: Path, case: str) -> None:
+    node = helper.make_node
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims={"huge": [2**60], "negative": [-4]}.get(case, [1]))
+    weight.raw_data = b"\0" * 4
+    nodes = {
+        "circle": [node("Relu", ["b"], ["a"]), node("Relu", ["a"], ["b"]), node("Add", ["a", "w"], ["y"])],
+        "twice": [node("Relu", ["x"], ["y"]), node("Add", ["x", "w"], ["y"])],
+        "unknown": [node("NoSuchOperator", ["x", "w"], ["y"])],
+        "empty": [],
+    }.get(case, [node("Add", ["x", "w"], ["y"])])
+    path = tmp_path / "x.onnx"
+    path.write_bytes(model(nodes, [weight]))
+    with pytest.raises(UserError) as raised:
+        graph_from_file(path, channels=3, image_size=(SIDE, SIDE), num_classes=10)
+    one_line(raised.value)
+
+
+@pytest.fixture(name="bundle")
+def _bundle(tmp_path: Path) -> Path:
+    images = np.random.default_rng(0).integers(0, 256, (300, 3, 8, 8), dtype=np.uint8)
+    _written(tmp_path / "bundle", images)
+    return tmp_path / "bundle"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_manifest_of_junk_is_held_to_its_schema(bundle: Path, trap: Path, seed: int) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(broken_document(json.loads(path.read_text()), seed)))
+    try:
+        verify_bundle(bundle)
+    except UserError as error:
+        one_line(error)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_manifest_of_junk_is_an_error_with_a_code_on_the_device(bundle: Path, seed: int) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps(broken_document(json.loads(path.read_text()), seed)))
+    try:
+        verify_bundle(bundle)
+    except UserError:
+        return  # what the host would send is whole; the device answers for its own reading of it
+    read = Bundle(str(bundle))
+    for ask in (read.golden, read.evaluation_images, lambda: read.model_path("fp32", "onnxruntime", "1.30")):
+        try:
+            ask()
+        except AgentError as error:
+            one_line(error)
+
+
+@pytest.mark.parametrize("name", ["../outside.onnx", "/etc/passwd", "sub/x.onnx", "", ".", "..", "a\x00b", "x" * 5000])
+def test_a_path_that_leaves_the_bundle_is_refused(bundle: Path, name: str) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][0]["path"] = name
+    manifest["hashes"][name] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError) as raised:
+        verify_bundle(bundle)
+    one_line(raised.value)
+
+
+@pytest.mark.parametrize("name", ["fp32.onnx", "golden.npz", "eval.npy", "labels.txt", "manifest.json"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_file_of_a_bundle_that_is_no_file_is_refused(bundle: Path, name: str, kind: str) -> None:
+    path = bundle / name
+    path.unlink()
+    {"link": lambda: path.symlink_to("/etc/passwd"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    with pytest.raises(UserError) as raised:
+        verify_bundle(bundle)
+    one_line(raised.value)
+
+
+def png(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG that says it is so large, whatever it holds."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def image_bytes(kind: str) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+def broken_image(seed: int) -> bytes:
+    return broken_bytes(image_bytes(("PNG", "JPEG", "WEBP", "GIF", "TIFF")[seed % 5]), seed)
+
+
+IMAGES = {
+    "50,000 pixels wide": png(50_000, 50_000),
+    "2**31 pixels wide": png(2**31 - 1, 2**31 - 1),
+    "no pixels": png(0, 0),
+    "a bomb": png(9_000, 9_000, b"\0" * 243_000_000),
+    "nothing": b"",
+    "markup": b"<svg/>",
+    **{str(seed): broken_image(seed) for seed in range(30)},
+}
+
+
+@pytest.mark.parametrize("content", IMAGES.values(), ids=IMAGES.keys())
+def test_a_broken_image_among_good_ones_is_left_out_or_read(tmp_path: Path, content: bytes) -> None:
+    for number in range(100):
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image_bytes("PNG") if number < 2 else path.parent.joinpath(f"{number % 2}.png").read_bytes())
+    (tmp_path / "data" / "a" / "98.png").write_bytes(content)
+    found = read_folder(tmp_path / "data", size=(8, 8), channels=3)
+    assert len(found.split.labels) + len(found.unreadable) == 100
+    for line in found.unreadable:
+        one_line(UserError(line))
+
+
+@pytest.mark.parametrize("content", IMAGES.values(), ids=IMAGES.keys())
+def test_a_broken_image_on_the_device_is_an_error_with_a_code(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    try:
+        assert read_images(str(path), (3, 8, 8)).shape == (1, 3, 8, 8)
+    except AgentError as error:
+        assert error.code == "E_IMAGE"
+
+
+def test_arrays_that_are_pickles_or_bombs_are_not_opened(tmp_path: Path, trap: Path, bundle: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.array([Bomb(trap)], dtype=object), allow_pickle=True)
+    with pytest.raises(AgentError, match="pickle"):
+        read_images(str(path), (3, 8, 8))
+    golden = bundle / "golden.npz"
+    with zipfile.ZipFile(golden, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", b"\0" * (200 << 20))
+    with pytest.raises(UserError) as raised:
+        verify_bundle(bundle)
+    one_line(raised.value)
+    shutil.rmtree(bundle)
+
+
+def test_what_we_write_ourselves_passes(net: torch.nn.Module, tmp_path: Path, bundle: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", net.state_dict())
+    assert load_weights(build_model("resnet8", num_classes=10, in_channels=3), tmp_path / "w.safetensors")
+    assert verify_bundle(bundle)["schema"] == "afpkd.bundle/1"
