@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.record import Json, UserError, atomic_path, provenance, sha256_of, write_record
-from deploy import statistics
+from deploy import series, statistics
 from deploy.agent import PROTOCOL
 from deploy.devices import Device, find_device, open_target, with_runtime
 from deploy.jobs import Progress, Work, run_job
 from deploy.lock import only_measurement
 from deploy.presets import Preset, find_preset
+from deploy.verdict import Facts, verdict
 from export.bundle import read_manifest
 
 SCHEMA = "afpkd.profile/1"
@@ -187,7 +188,7 @@ def _record(job: _Job, measured: list[_Measured]) -> Json:
         "memory": {**quoted["memory"], "includes": _MEMORY_INCLUDES},
         "runtime": {**quoted["runtime"], "threads_asked": job.threads},
         "protocol": _protocol(job.preset),
-        "timing": {**quoted["timing"], "drift_percent": statistics.drift_percent(measured[0].arrays["samples_ns"])},
+        "timing": {**quoted["timing"], **_course(measured[0].arrays["samples_ns"])},
         "golden": {"before": None, "after": None, **quoted["golden"]},
         "modes": {found.answer["mode"]: {"golden": found.answer["golden"]} for found in measured},
         "clocks": quoted["clocks"],
@@ -207,8 +208,7 @@ def _row(job: _Job, measured: _Measured, entry: Json, labels: NDArray[np.int64],
         )
     if measured.preset != job.preset:
         remarks.append(f"a comparison: timed for {measured.preset.min_seconds:g} s, not {job.preset.min_seconds:g} s")
-    facts = _facts(measured.preset, answer, len(samples), statistics.drift_percent(samples), remarks)
-    verdict, reasons = statistics.verdict(facts)
+    judged, reasons = verdict(_facts(measured.preset, answer, samples, remarks))
     return {
         "device": job.device.name,
         "role": manifest["role"],
@@ -224,7 +224,7 @@ def _row(job: _Job, measured: _Measured, entry: Json, labels: NDArray[np.int64],
         "num_params": manifest["num_params"],
         "size_bytes": entry["size_bytes"],
         "top1": statistics.top1_percent(measured.arrays["predictions"], labels),
-        "verdict": verdict,
+        "verdict": judged,
         "reasons": reasons,
     }
 
@@ -232,15 +232,30 @@ def _row(job: _Job, measured: _Measured, entry: Json, labels: NDArray[np.int64],
 _MEMORY_INCLUDES = "the whole process: interpreter, numpy, runtime, weights, activations, 64 prepared inputs"
 
 
-def _facts(
-    preset: Preset, answer: Json, num_samples: int, drift_percent: float | None, remarks: list[str]
-) -> statistics.Facts:
+def _course(samples: NDArray[np.int64]) -> Json:
+    """What the samples show in the order they were taken."""
+    drift = series.drift(samples)
+    return {
+        "drift_percent": drift and drift.percent,
+        "drift_interval_percent": drift and [drift.low, drift.high],
+        "wander_percent": series.wander_percent(samples),
+        "num_effective": _num_effective(samples),
+    }
+
+
+def _num_effective(samples: NDArray[np.int64]) -> float | None:
+    return series.num_effective(samples, statistics.nearest_rank(samples, 50)) if len(samples) else None
+
+
+def _facts(preset: Preset, answer: Json, samples: NDArray[np.int64], remarks: list[str]) -> Facts:
     timing: dict[str, Any] = answer["timing"]
-    return statistics.Facts(
-        n=num_samples,
+    return Facts(
+        n=len(samples),
         min_count=preset.min_count,
         steady=timing.get("warm_up", {}).get("steady"),
-        drift_percent=drift_percent,
+        drift=series.drift(samples),
+        wander_percent=series.wander_percent(samples),
+        num_effective=_num_effective(samples),
         golden=[check["ok"] for check in answer["golden"].values()],
         foreign_cpus=timing.get("foreign_cpus"),
         num_cpus=answer["machine"]["num_cpus"],
@@ -257,6 +272,8 @@ def _protocol(preset: Preset) -> Json:
         "quantity": "t_e2e: input in host memory to output in host memory, one call after the other",
         "clock": "time.perf_counter_ns",
         "percentiles": "nearest rank; null below the count of MLPerf's early-stopping rule",
+        "intervals": "95 %, distribution-free, by ranks; the moving-block bootstrap's where calls depend on each other",
+        "bounds": "99 %, MLPerf's early-stopping estimate",
         "outliers": "none removed",
         "preset": asdict(preset),
     }
