@@ -44,6 +44,28 @@ def latency_ms(samples_ns: Samples) -> dict[str, float | None]:
     return {name: None if value is None else float(value) / 1e6 for name, value in numbers.items()}
 
 
+def of_runs(tables: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """Put `latency_ms` of several processes together: the median process, and an interval that holds every process's.
+
+    Processes differ by more than calls do: the envelope of their intervals says so. None where one says nothing.
+    """
+    combined: dict[str, float | None] = {}
+    for name in tables[0]:
+        found = [table[name] for table in tables]
+        known = [value for value in found if value is not None]
+        how = _ENVELOPE.get(name.rpartition("_")[2], np.median)
+        combined[name] = float(how(known)) if len(known) == len(found) else None
+    return combined
+
+
+_ENVELOPE: dict[str, Any] = {"min": min, "max": max, "lo": min, "hi": max, "bound": max}
+
+
+def spread_percent(values: list[float]) -> float:
+    """Give how far apart processes' numbers lie, in percent of their median."""
+    return float(100 * (max(values) - min(values)) / np.median(values))
+
+
 def nearest_rank(samples: Samples, percentile: int) -> int:
     """Give the smallest sample that at least `percentile` percent of all do not exceed: always one that was seen.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,11 @@ class OnnxRuntime:
         """Give the logits (N,K) of preprocessed `images` (N,C,H,W)."""
         logits: NDArray[np.float32] = self._run(self._outputs, {self._input: images})[0]
         return logits
+
+    def trace(self, images: NDArray[np.float32]) -> dict[str, int]:
+        """It has no parts: memory is the host's, and the call is all there is."""
+        del images
+        return {}
 
     def describe(self) -> dict[str, Any]:
         """Name the runtime and what it runs on."""
@@ -66,17 +72,19 @@ def _load(path: Path, input_name: str, output_name: str, threads: int, precise: 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.x64quantprecision", precise)
-    threads_before = _num_threads()
+    threads_before, begin = _num_threads(), time.perf_counter()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise AgentError("E_LOAD", f"{path}: onnxruntime {onnxruntime.__version__}: {error}") from None
+    deserialised_ms = (time.perf_counter() - begin) * 1e3
     facts = {
         "name": "onnxruntime",
         "version": onnxruntime.__version__,
         "providers": session.get_providers(),
         "x64quantprecision": precise,
         "threads": _threads_used(threads, threads_before, _num_threads()),
+        "cold_ms": {"build": None, "deserialise": deserialised_ms},
     }
     return OnnxRuntime(session, input_name, output_name, facts)
 

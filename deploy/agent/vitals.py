@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _GPU_NODES = re.compile(r"/dev/(nvgpu/|nvhost-(as-)?gpu|nvidia\d+$)")
 """What a process that computes on the GPU holds open: on Jetsons by generation, and on PCI cards."""
 
-_GPU_DEVFREQ = re.compile(r"\d+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-0")
+GPU_DEVFREQ = re.compile(r"\d+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-0")
 
 
 def describe(root: Path) -> Json:
@@ -48,7 +48,7 @@ def _clocks(root: Path) -> Json:
     gpus = [
         _frequencies(path, "{}_freq", 1)
         for path in _sorted(root, "sys/class/devfreq/*")
-        if _GPU_DEVFREQ.fullmatch(path.name)
+        if GPU_DEVFREQ.fullmatch(path.name)
     ]
     known = [clock for clock in (*cpus, *gpus) if clock]
     return {

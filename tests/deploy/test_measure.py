@@ -41,6 +41,14 @@ HEADLINE = {
     "top1",
     "verdict",
     "reasons",
+    "clocks",
+    "quantities_ms",
+    "energy",
+    "num_runs",
+    "spread_percent",
+    "fps",
+    "missed_percent",
+    "sustainable_fps",
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from bench import coverage
+from bench import coverage, rows
 from deploy.statistics import (
     PERCENTILES,
     interval_ranks,
@@ -161,7 +161,7 @@ def test_the_truth_of_a_trial_is_its_distributions() -> None:
 
 def test_the_published_coverage_holds() -> None:
     """Of the full run: 2,000 trials a row."""
-    found = json.loads((coverage.RESULTS / "coverage.json").read_text(encoding="utf-8"))
+    found = json.loads((rows.RESULTS / "coverage.json").read_text(encoding="utf-8"))
     assert found["trials"] >= 2000
     for row in found["independent"].values():
         assert all(93 <= cell["covers_percent"] <= 97 and cell["given_percent"] == 100 for cell in row.values())
