@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import machine, periodic, quantities
-from .sampler import RATE_HZ, Sampler
+from .sampler import Sampler
 from .timing import time_calls, warm_up
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Watch:
         if self._sampler is None:
             return facts, {}
         found = self._sampler.stop()
-        facts.update(rate_hz=RATE_HZ, names=found.names, cpu_s=found.cpu_s)
+        facts.update(rate_hz=self._sampler.rate_hz, names=found.names, cpu_s=found.cpu_s)
         return facts, {"state_times_ns": found.times_ns, "state_values": found.values}
 
 
