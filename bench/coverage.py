@@ -13,6 +13,7 @@ from scipy.signal import lfilter
 from scipy.stats import norm
 
 from afpkd.record import Json, write_text
+from bench.command import run
 from bench.rows import RESULTS
 from deploy.series import drift
 from deploy.statistics import latency_ms, smallest_count
@@ -140,4 +141,4 @@ DISTRIBUTIONS: dict[str, Callable[[Any], Any]] = {
 """Inverse distribution functions, in ms."""
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    run(lambda arguments: main(*map(int, arguments)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import machine, periodic, quantities
+from . import PROTOCOL, events, machine, periodic, quantities
 from .sampler import Sampler
 from .timing import time_calls, warm_up
 
@@ -29,17 +29,32 @@ SINGLE_STREAM, PERIODIC, OFFLINE = "single_stream", "periodic", "offline"
 RATES_FPS = (30.0, 60.0)
 BATCHES = (1, 2, 4, 8, 16, 32)
 
+STEPS = 3
+"""Of every measurement: loading, measuring, and what its verb does last."""
+
 _IDLE_SECONDS = 10.0
 """How long power is read before the load (protocol 4.13), and the shortest window that energy is told of."""
 
 
-class Subject(NamedTuple):
-    """A network to be measured, at any batch it takes."""
+class Measured(NamedTuple):
+    """The answer (JSON), the arrays for the .npz, and the runtime, which may go on."""
 
-    load: Callable[[int], Runtime]
-    """batch -> a runtime of its own."""
+    answer: Json
+    arrays: Arrays
+    runtime: Any
+
+
+class Subject(NamedTuple):
+    """A network to be measured."""
+
+    load: Callable[[int], Any]
+    """batch -> a runtime of its own (`runtimes.Runtime`)."""
     inputs: Callable[[int], Sequence[Any]]
     """batch -> what is cycled through it."""
+    check: Callable[[Any], Json]
+    """runtime -> the golden check's report."""
+    around: Callable[[Any, Sequence[Any]], Arrays]
+    """(runtime, inputs) -> samples of what stands before and after a call, by name."""
     batches: Sequence[int]
     """Those it can take of `BATCHES`."""
 
@@ -132,14 +147,55 @@ def batches(subject: Subject, preset: Json) -> Arrays:
     return arrays
 
 
-def measure(
-    subject: Subject, runtime: Runtime, inputs: Sequence[Any], scenarios: Sequence[str], preset: Json, watch: Watch
+def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str], observe: bool) -> Measured:
+    """Load, check, measure the single stream and what else is asked for, check again; the machine is watched beside.
+
+    Nothing is timed where the first check fails.
+    """
+    with watching(observe) as watch:
+        watch.wait_idle(preset["min_seconds"])
+        before, (resident, _, _) = machine.snapshot(), machine.memory_bytes()
+        events.say("loading", done=0, total=STEPS)
+        begin = time.perf_counter_ns()
+        runtime = subject.load(batch)
+        loaded = time.perf_counter_ns()
+        inputs = subject.inputs(batch)
+        first = time.perf_counter_ns()
+        runtime.infer(inputs[0])
+        timing: Json = {
+            "cold_load_ms": (loaded - begin) / 1e6,
+            "first_inference_ms": (time.perf_counter_ns() - first) / 1e6,
+        }
+        checks = {"before": subject.check(runtime)}
+        arrays: Arrays = {"samples_ns": [], "warmup_ns": []}
+        if checks["before"]["ok"]:
+            events.say("measuring", done=1, total=STEPS)
+            facts, arrays = _scenarios(subject, runtime, inputs, preset, scenarios, watch)
+            timing.update(facts)
+            checks["after"] = subject.check(runtime)
+        state, readings = watch.result()
+    _, peak, source = machine.memory_bytes()
+    answer = {
+        "protocol": PROTOCOL,
+        "golden": checks,
+        "timing": timing,
+        "runtime": runtime.describe(),
+        "memory": {"peak_bytes": peak, "before_load_bytes": resident, "source": source},
+        "machine": dict(machine.describe(), before=before, after=machine.snapshot()),
+        "state": state,
+    }
+    samples = {name: np.asarray(values, dtype=np.int64) for name, values in arrays.items()}
+    return Measured(answer, {**samples, **readings}, runtime)
+
+
+def _scenarios(
+    subject: Subject, runtime: Any, inputs: Sequence[Any], preset: Json, scenarios: Sequence[str], watch: Watch
 ) -> tuple[Json, Arrays]:
-    """Measure the single stream, always, and what else is asked for. `runtime`, `inputs`: the batch to be quoted."""
     facts, arrays = single_stream(runtime, inputs, preset, watch)
+    arrays.update({f"{name}_ns": samples for name, samples in subject.around(runtime, inputs).items()})
     if PERIODIC in scenarios:
         facts["periodic"], found = frames(runtime, inputs, preset, median(arrays["samples_ns"]))
         arrays.update(found)
     if OFFLINE in scenarios:
         arrays.update(batches(subject, preset))
-    return facts, {name: np.asarray(samples, dtype=np.int64) for name, samples in arrays.items()}
+    return facts, arrays

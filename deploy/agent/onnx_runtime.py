@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class OnnxRuntime:
     """An `InferenceSession` behind the `Runtime` protocol."""
 
-    def __init__(self, session: Any, input_name: str, output_name: str, facts: dict[str, Any]) -> None:
+    def __init__(self, session: Any, input_name: str, output_names: list[str], facts: dict[str, Any]) -> None:
         self._run = session.run
         self._input = input_name
-        self._outputs = [output_name]
+        self._outputs = output_names
         self._facts = facts
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -37,9 +37,23 @@ class OnnxRuntime:
         return self._facts
 
 
+class OnnxFeeds(OnnxRuntime):
+    """The same for any number of inputs and outputs, of any type."""
+
+    def infer(self, feed: Any) -> Any:
+        """Give every output of `feed`, a dict of arrays by input."""
+        return self._run(self._outputs, feed)
+
+
 def load(path: Path, input_name: str, output_name: str, threads: int) -> OnnxRuntime:
     """Open the file in a session on the CPU; AgentError E_NO_RUNTIME or E_LOAD."""
     return _load(path, input_name, output_name, threads, "0")
+
+
+def load_feeds(path: Path, output_names: list[str], threads: int) -> OnnxFeeds:
+    """Open the file for feeds; AgentError E_NO_RUNTIME or E_LOAD."""
+    session, facts = _opened(path, threads, "0")
+    return OnnxFeeds(session, "", output_names, facts)
 
 
 def load_precise(path: Path, input_name: str, output_name: str, threads: int) -> OnnxRuntime:
@@ -68,6 +82,11 @@ def _library() -> Any:
 
 
 def _load(path: Path, input_name: str, output_name: str, threads: int, precise: str) -> OnnxRuntime:
+    session, facts = _opened(path, threads, precise)
+    return OnnxRuntime(session, input_name, [output_name], facts)
+
+
+def _opened(path: Path, threads: int, precise: str) -> tuple[Any, dict[str, Any]]:
     onnxruntime = _library()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -86,7 +105,7 @@ def _load(path: Path, input_name: str, output_name: str, threads: int, precise: 
         "threads": _threads_used(threads, threads_before, _num_threads()),
         "cold_ms": {"build": None, "deserialise": deserialised_ms},
     }
-    return OnnxRuntime(session, input_name, output_name, facts)
+    return session, facts
 
 
 def _threads_used(asked: int, before: int | None, after: int | None) -> int | None:

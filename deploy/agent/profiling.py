@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import PROTOCOL, events, machine, quantities, runtimes
+from . import PROTOCOL, events, quantities, runtimes
 from .bundle import Bundle
 from .errors import AgentError
 from .golden import golden_check
-from .measuring import BATCHES, SINGLE_STREAM, Subject, measure, watching
+from .measuring import BATCHES, SINGLE_STREAM, STEPS, Subject, measure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
-    from .measuring import Watch
     from .runtimes import Runtime
 
     Json = dict[str, Any]
@@ -28,7 +24,6 @@ NUM_INPUTS = 64
 """Distinct inputs cycled while timing (protocol 4.3): one input repeated, or zeros, would sit in caches and lie."""
 
 _EVALUATION_BATCH = 100
-_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -61,41 +56,17 @@ def profile(document: Json) -> Json:
     `offline_…_ns`; the sensors' `state_times_ns`, `state_values`; and `predictions` (int64, N) where asked to evaluate.
     """
     request = _request(document)
-    subject = _Opened(request)
-    with watching(request.observe) as watch:
-        watch.wait_idle(request.preset["min_seconds"])
-        before, (resident, _, _) = machine.snapshot(), machine.memory_bytes()
-        events.say("loading", done=0, total=_STEPS)
-        runtime, cold_load_ms = _clocked(lambda: subject.load(request.batch))
-        _, first_ms = _clocked(lambda: runtime.infer(subject.golden_inputs[: request.batch]))
-        timing: Json = {"cold_load_ms": cold_load_ms, "first_inference_ms": first_ms}
-        checks = {"before": subject.check(runtime)}
-        arrays: Json = {"samples_ns": np.zeros(0, np.int64), "warmup_ns": np.zeros(0, np.int64)}
-        if checks["before"]["ok"]:
-            events.say("measuring", done=1, total=_STEPS)
-            facts, found = _measured(subject, runtime, request, watch)
-            timing.update(facts)
-            arrays.update(found)
-            checks["after"] = subject.check(runtime)
-        state, readings = watch.result()
-    _, peak, source = machine.memory_bytes()  # before the evaluation, whose batches are larger than what was timed
-    after = machine.snapshot()
-    if request.evaluate:
-        events.say("evaluating", done=2, total=_STEPS)
-        arrays["predictions"] = _predictions(runtime, subject.bundle)
-    np.savez_compressed(request.out, **arrays, **readings)
-    events.say("measured", done=_STEPS, total=_STEPS)
-    return {
-        "protocol": PROTOCOL,
-        "file": subject.entry["path"],
-        "mode": request.mode,
-        "golden": checks,
-        "timing": timing,
-        "runtime": runtime.describe(),
-        "memory": {"peak_bytes": peak, "before_load_bytes": resident, "source": source},
-        "machine": dict(machine.describe(), before=before, after=after),
-        "state": state,
-    }
+    opened = _Opened(request)
+    answer, arrays, runtime = measure(
+        opened.subject(), request.batch, request.preset, request.scenarios, request.observe
+    )
+    if request.evaluate:  # last: its batches are larger than what was timed, and so is their memory
+        events.say("evaluating", done=2, total=STEPS)
+        arrays["predictions"] = _predictions(runtime, opened.bundle)
+    np.savez_compressed(request.out, **arrays)
+    events.say("measured", done=STEPS, total=STEPS)
+    answer["timing"]["num_inputs"] = opened.num_inputs if "after" in answer["golden"] else None
+    return {**answer, "file": opened.entry["path"], "mode": request.mode}
 
 
 class _Opened:
@@ -107,9 +78,20 @@ class _Opened:
         self.entry = self.bundle.entry(request.precision, request.runtime, version)
         self._path = self.bundle.model_path(request.precision, request.runtime, version)
         images, self._expected = self.bundle.golden()
-        self.golden_inputs = self.bundle.preprocess(images)
+        self._golden_inputs = self.bundle.preprocess(images)
+        self.num_inputs = min(NUM_INPUTS * request.batch, len(self.bundle.evaluation_images()))
 
-    def load(self, batch: int) -> Runtime:
+    def subject(self) -> Subject:
+        """It as something to be measured."""
+        return Subject(
+            self._load,
+            lambda batch: prepared_inputs(self.bundle, batch)[0],
+            self._check,
+            lambda runtime, inputs: quantities.around(self.bundle, runtime, inputs),
+            BATCHES,
+        )
+
+    def _load(self, batch: int) -> Runtime:
         request = self._request
         loading = runtimes.Loading(
             self._path,
@@ -123,19 +105,11 @@ class _Opened:
         )
         return runtimes.load(request.runtime, loading)
 
-    def check(self, runtime: Runtime) -> Json:
+    def _check(self, runtime: Runtime) -> Json:
         """Infer in the batches that are timed, so that the check covers that very path and memory stays the same."""
-        batch, inputs = self._request.batch, self.golden_inputs
+        batch, inputs = self._request.batch, self._golden_inputs
         parts = [runtime.infer(np.ascontiguousarray(inputs[at : at + batch])) for at in range(0, len(inputs), batch)]
         return golden_check(np.concatenate(parts), self._expected, self.bundle.tolerances(self.entry))
-
-
-def _measured(opened: _Opened, runtime: Runtime, request: Request, watch: Watch) -> tuple[Json, Json]:
-    inputs, num_inputs = prepared_inputs(opened.bundle, request.batch)
-    subject = Subject(opened.load, lambda batch: prepared_inputs(opened.bundle, batch)[0], BATCHES)
-    facts, arrays = measure(subject, runtime, inputs, request.scenarios, request.preset, watch)
-    beside = quantities.around(opened.bundle, runtime, inputs)
-    return dict(facts, num_inputs=num_inputs), {**arrays, **{f"{name}_ns": found for name, found in beside.items()}}
 
 
 def _request(document: Json) -> Request:
@@ -167,10 +141,3 @@ def _predictions(runtime: Runtime, bundle: Bundle) -> NDArray[np.int64]:
         batch = bundle.preprocess(np.asarray(images[start : start + _EVALUATION_BATCH]))
         classes.append(runtime.infer(batch).argmax(axis=1))
     return np.concatenate(classes).astype(np.int64)
-
-
-def _clocked(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Give the call's result and its milliseconds."""
-    begin = time.perf_counter_ns()
-    result = call()
-    return result, (time.perf_counter_ns() - begin) / 1e6

@@ -202,7 +202,7 @@ def test_a_mode_whose_sums_saturate_is_not_the_one_to_quote(
             answer["golden"]["before"]["ok"] = False
         return answer
 
-    monkeypatch.setattr("deploy.measure.run_job", saturating)
+    monkeypatch.setattr("deploy.turns.run_job", saturating)
     record = measured(bundle, tmp_path / "row.json", precision="int8")
     assert [row["mode"] for row in record["rows"]] == ["precise", "default"]
     assert [any("golden" in reason[:6] for reason in row["reasons"]) for row in record["rows"]] == [False, True]

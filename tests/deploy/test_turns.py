@@ -45,7 +45,7 @@ def test_files_take_turns_each_time_in_a_fresh_process(
         asked.append((request["precision"], request["mode"], request["turn"], request["evaluate"]))
         return run(target, work, progress)
 
-    monkeypatch.setattr("deploy.measure.run_job", noted)
+    monkeypatch.setattr("deploy.turns.run_job", noted)
     fp32, int8 = profiled(bundle, tmp_path, ["fp32", "int8"])
     assert [one[2] for one in asked] == [1, 1, 1, 2, 2, 2, 3, 3, 3]  # every file before any has its next turn
     for turn in range(3):
@@ -72,7 +72,7 @@ def test_files_take_turns_each_time_in_a_fresh_process(
 
 
 def test_the_order_changes_from_turn_to_turn() -> None:
-    from deploy.measure import _turns
+    from deploy.turns import _turns
 
     turns = list(_turns(6, 3))
     orders = [[number for turn, number in turns if turn == wanted] for wanted in (1, 2, 3)]

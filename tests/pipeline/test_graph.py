@@ -254,6 +254,13 @@ def test_goals_name_their_files() -> None:
     assert targets_of("profile", "x", recipe, ["local"])[-1] == "x/report.html"
 
 
+def test_roles_take_turns_where_each_takes_several_processes(tmp_path: Path) -> None:
+    assert roles_in_turns(load_recipe("default")[1]) == [("teacher",), ("student",), ("undistilled",)]
+    longer = tmp_path / "longer.toml"
+    longer.write_text('extends = "default"\n[profile]\npreset = "standard"\n')
+    assert roles_in_turns(load_recipe(str(longer))[1]) == [("teacher", "student", "undistilled")]
+
+
 @pytest.mark.slow
 def test_a_weak_teacher_stops_the_run_with_one_line(tmp_path: Path) -> None:
     recipe = _write(tmp_path)
