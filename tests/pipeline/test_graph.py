@@ -15,7 +15,7 @@ import pytest
 
 from afpkd.record import UserError, read_record, sha256_of
 from export.sealed import verify_bundle
-from pipeline.graph import locked, targets_of
+from pipeline.graph import locked, roles_in_turns, targets_of
 from pipeline.lineage import lineage
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
