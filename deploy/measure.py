@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from afpkd.record import Json, UserError, provenance, sha256_of
 from deploy import statistics
 from deploy.agent.measuring import SINGLE_STREAM
-from deploy.devices import find_device, with_runtime
+from deploy.devices import Device, find_device, open_target, probe, with_runtime
 from deploy.jobs import Progress
 from deploy.presets import find_preset
 from deploy.profile_job import ProfileJob
@@ -49,19 +49,50 @@ def profile_files(
     if threads < 0:
         raise UserError(f"threads = {threads}: expected 0 (the runtime's default) or more")
     found, rules = with_runtime(find_device(device)), find_preset(preset)
-    jobs = [ProfileJob(one.bundle_dir, found, one.precision, rules, threads, tuple(scenarios)) for one in wanted]
-    for job, one in zip(jobs, wanted, strict=True):
+    settings = list(_settings(found))
+    jobs = [
+        ProfileJob(one.bundle_dir, setting, one.precision, rules, threads, tuple(scenarios))
+        for one in wanted
+        for setting in settings
+    ]
+    for job in jobs:
         job.files()  # a mistake is told before anything is measured
+    for one in wanted:
         one.out.unlink(missing_ok=True)  # an old record must not vouch for new samples
     measured = measured_in_turns(jobs, progress)
     identity = {"recipe": recipe, "config_digest": config_digest}
-    found_all = zip(jobs, measured, wanted, strict=True)
-    return [write_profile({**_record(job, runs), **identity}, runs, one.out) for job, runs, one in found_all]
+    records = []
+    for place, one in enumerate(wanted):
+        mine = slice(place * len(settings), (place + 1) * len(settings))
+        runs = _by_mode(settings, measured[mine])
+        records.append(write_profile({**_record(jobs[mine][0], runs), **identity}, runs, one.out))
+    return records
 
 
 def profile_bundle(bundle_dir: Path, *, precision: str, out: Path, **how: Any) -> Json:
     """Measure one file alone: see `profile_files`."""
     return profile_files([Wanted(bundle_dir, precision, out)], **how)[0]
+
+
+def _settings(device: Device) -> Iterator[Device]:
+    """The device as it is asked for; `sweep`: as it is, then once in every other power mode. UserError without any."""
+    if device.clocks != "sweep":
+        yield device
+        return
+    with open_target(device) as target:
+        found = probe(target)
+    if not found["power_modes"] or not found["power_mode"]:
+        raise UserError(f"device {device.name}: clocks = sweep, but it has no power modes: set clocks = as-is")
+    yield replace(device, clocks="as-is")
+    for mode in found["power_modes"]:
+        if mode["id"] != found["power_mode"]["id"]:
+            yield replace(device, clocks=f"mode:{mode['id']}")
+
+
+def _by_mode(settings: Sequence[Device], measured: Sequence[dict[str, list[Run]]]) -> dict[str, list[Run]]:
+    """A file's runs by mode of the runtime, the one to quote first; then what is to be quoted of other power modes."""
+    others = zip(settings[1:], measured[1:], strict=True)
+    return measured[0] | {f"power_{at.clocks.replace(':', '_')}": next(iter(runs.values())) for at, runs in others}
 
 
 def _record(job: ProfileJob, measured: dict[str, list[Run]]) -> Json:

@@ -143,6 +143,7 @@ def _head(about: About, run: Run) -> Json:
         "mode": run.answer["mode"],
         "threads": run.answer["runtime"]["threads"],
         "clocks": run.answer["clocks"],
+        "power_mode": run.answer["machine"].get("before", {}).get("power_mode"),
         "macs": about.macs,
         "num_params": about.num_params,
         "size_bytes": about.size_bytes,

@@ -19,9 +19,10 @@ GPU_DEVFREQ = re.compile(r"\d+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-0")
 
 
 def describe(root: Path) -> Json:
-    """Give `power_mode`, `clocks`, `memory`, `temperatures_c` and `gpu_processes`."""
+    """Give `power_mode`, `power_modes`, `clocks`, `memory`, `temperatures_c` and `gpu_processes`."""
     return {
         "power_mode": _power_mode(root),
+        "power_modes": _power_modes(root),
         "clocks": _clocks(root),
         "memory": _memory(root),
         "temperatures_c": _temperatures(root),
@@ -37,6 +38,12 @@ def _power_mode(root: Path) -> Json | None:
     number = int(found[1])
     named = re.search(rf"POWER_MODEL\s+ID={number}\s+NAME=(\S+)", _read(root / "etc/nvpmodel.conf"))
     return {"id": number, "name": named[1] if named else None}
+
+
+def _power_modes(root: Path) -> list[Json]:
+    """All that nvpmodel.conf lists."""
+    found = re.findall(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", _read(root / "etc/nvpmodel.conf"), re.MULTILINE)
+    return [{"id": int(number), "name": name} for number, name in found]
 
 
 def _clocks(root: Path) -> Json:

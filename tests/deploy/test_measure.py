@@ -42,6 +42,7 @@ HEADLINE = {
     "verdict",
     "reasons",
     "clocks",
+    "power_mode",
     "quantities_ms",
     "energy",
     "num_runs",

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from afpkd.record import UserError
 from deploy import jobs, presets
+from deploy.devices import find_device
 from deploy.measure import Wanted, profile_files
 from deploy.presets import Preset, WarmUp, find_preset
 from deploy.rows import QUANTITIES, About, Run, quantities_ms, rows_of
@@ -69,6 +71,25 @@ def test_files_take_turns_each_time_in_a_fresh_process(
         assert names <= set(arrays)
         tables = [latency_ms(arrays[name]) for name in ("samples_ns", "samples_ns_2", "samples_ns_3")]
     assert int8["latency_ms"] == of_runs(tables)
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_sweep_is_a_row_a_power_mode(bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The board's answers are made up; the jobs are real, and say that this machine has no such modes."""
+    modes = [{"id": 0, "name": "MAXN"}, {"id": 2, "name": "MODE_30W"}, {"id": 3, "name": "MODE_15W"}]
+    facts: dict[str, Any] = {"power_modes": modes, "power_mode": {"id": 2, "name": "MODE_30W"}}
+    monkeypatch.setattr("deploy.measure.probe", lambda target: facts)
+    found = find_device("local")
+    monkeypatch.setattr("deploy.measure.find_device", lambda name: dataclasses.replace(found, clocks="sweep"))
+    (record,) = profiled(bundle, tmp_path, ["fp32"], preset="instant")
+    told = [[reason for reason in row["reasons"] if reason.startswith("clocks")] for row in record["rows"]]
+    why = "was asked for, but this machine has no power modes (nvpmodel)"
+    assert told == [[], *([f"clocks not as asked: mode:{number} {why}"] for number in (0, 3))]
+    with np.load(tmp_path / "fp32.npz") as arrays:
+        assert {"samples_ns", "samples_ns_power_mode_0", "samples_ns_power_mode_3"} <= set(arrays)
+    facts["power_modes"] = []
+    with pytest.raises(UserError, match="device local: clocks = sweep, but it has no power modes"):
+        profiled(bundle, tmp_path, ["fp32"], preset="instant")
 
 
 def test_the_order_changes_from_turn_to_turn() -> None:
