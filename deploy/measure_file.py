@@ -53,23 +53,25 @@ def measure_file(
     model: Path,
     *,
     device: str,
-    preset: str,
+    preset: str | Preset,
     threads: int = 0,
     scenarios: Sequence[str] = (SINGLE_STREAM,),
     inputs: Path | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     out: Path | None = None,
+    observe: bool = True,
     progress: Progress = lambda text, done, total: None,
 ) -> Json:
     """Measure `model` on a device and give a profile record (`role`, `precision`, `top1` null); write it to `out`.
 
     inputs: an .npz of real ones, an array an input, a call a row; without it, random numbers of a fixed seed, and the
-    record says so. shapes: those of inputs whose sizes the file leaves open. UserError: no readable file, a size that
-    nobody named, inputs that do not fit, an unknown device or preset, an agent that failed.
+    record says so. shapes: those of inputs whose sizes the file leaves open. observe: whether sensors are read beside
+    it. UserError: no readable file, a size that nobody named, inputs that do not fit, an unknown device or preset, an
+    agent that failed.
     """
     if threads < 0:
         raise UserError(f"threads = {threads}: expected 0 (the runtime's default) or more")
-    found, rules = with_runtime(find_device(device)), find_preset(preset)
+    found, rules = with_runtime(find_device(device)), find_preset(preset) if isinstance(preset, str) else preset
     if found.clocks == "sweep":  # a recipe's matter: here the machine is measured as it is
         found = replace(found, clocks="as-is")
     feeds = feeds_for(model, inputs, shapes or {})
@@ -77,7 +79,7 @@ def measure_file(
         path = Path(folder) / "feeds.npz"
         arrays = {f"in/{name}": array for name, array in feeds.inputs.items()}
         np.savez(path, allow_pickle=False, **arrays, **{f"out/{name}": one for name, one in feeds.expected.items()})
-        job = FileJob(model, path, feeds.batched, found, rules, threads, tuple(scenarios))
+        job = FileJob(model, path, feeds.batched, found, rules, threads, tuple(scenarios), observe)
         ((runs,),) = (list(measured.values()) for measured in measured_in_turns([job], progress))
     remarks = ["random inputs: no real ones were given"] if feeds.random else []
     rows = rows_of(job.about(feeds), runs, remarks)
@@ -111,6 +113,7 @@ class FileJob:
     preset: Preset
     threads: int
     scenarios: tuple[str, ...]
+    observe: bool
 
     def modes(self) -> Sequence[str]:
         """See `turns.Job.modes`."""
@@ -131,6 +134,7 @@ class FileJob:
             "options": dict(self.device.options),
             "scenarios": list(self.scenarios if turn == 1 else (SINGLE_STREAM,)),
             "turn": turn,
+            "observe": self.observe,
         }
         return Work(
             verb="measure",
