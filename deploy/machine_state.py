@@ -51,7 +51,7 @@ class State(NamedTuple):
         return {name: column[~np.isnan(column)] for name, column in found.items()}
 
 
-def state_of(facts: Json, arrays: dict[str, NDArray[np.float64]]) -> State:
+def state_of(facts: Json, arrays: dict[str, NDArray[Any]]) -> State:
     """Put the agent's facts and arrays of one run together."""
     times = arrays.get("state_times_ns", np.zeros((0, 2), np.int64)).astype(np.int64)
     values = arrays.get("state_values", np.zeros((0, len(facts["names"]))))

@@ -12,6 +12,7 @@ import pytest
 from afpkd.record import UserError
 from bench import measurement
 from bench.student_files import exported
+from deploy.measure_file import feeds_for
 
 
 def record(p50: float, low: float, high: float) -> dict[str, Any]:
@@ -56,6 +57,6 @@ def test_a_small_run_measures_every_way(tmp_path: Path) -> None:
 def test_a_tool_that_fails_is_one_line(tmp_path: Path) -> None:
     model = exported("resnet8", tmp_path)
     asked = measurement._asked([str(model), "--rounds", "1", "--seconds", "0.1"])
-    np.savez(tmp_path / "inputs.npz", **measurement.feeds_for(model, None, {}).inputs)
+    np.savez(tmp_path / "inputs.npz", input=feeds_for(model, None, {}).inputs["input"])
     with pytest.raises(UserError, match="No module named 'openvino'"):
         measurement.openvino_round(Path(sys.executable), model, tmp_path, asked)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,7 +105,8 @@ def sample(request: Json) -> None:
     root = Path(request["root"])
     sensors = [*find_sensors(root), *nvml_sensors()]
     told = any(name.startswith("power_w/") for name, _ in sensors)
-    with nullcontext([]) if told else tegrastats_sensors() as more:  # only where files do not say it
+    with ExitStack() as stack:
+        more = [] if told else stack.enter_context(tegrastats_sensors())  # only where files do not say it
         _sample([*sensors, *more], 1 / request["rate_hz"])
 
 

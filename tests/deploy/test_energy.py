@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from afpkd.record import Json
 from deploy.energy import energy
@@ -17,7 +17,7 @@ def told(sensors: dict[str, ArrayLike], count: int = 2000, timed: tuple[float, f
     return found
 
 
-def watts(idle: float, busy: float) -> np.ndarray:  # type: ignore[type-arg]
+def watts(idle: float, busy: float) -> NDArray[np.float64]:
     return np.where(np.arange(310) < 100, idle, busy)
 
 

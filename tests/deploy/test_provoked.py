@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy import measure
+from deploy import measure, profile_job
 from deploy.devices import Device, find_device
 from deploy.presets import Preset, WarmUp
 from deploy.rows import About, Run, rows_of
@@ -215,13 +215,13 @@ def test_another_number_of_threads_is_the_wrong_runtime(
     bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A runtime that was opened with two threads where one was asked for."""
-    ask = measure.ProfileJob.work
+    ask = profile_job.ProfileJob.work
 
     def with_two(job: Any, *arguments: Any) -> Any:
         work = ask(job, *arguments)
         return dataclasses.replace(work, request={**work.request, "threads": 2})
 
-    monkeypatch.setattr(measure.ProfileJob, "work", with_two)
+    monkeypatch.setattr(profile_job.ProfileJob, "work", with_two)
     record = measured(bundle, tmp_path / "row.json", threads=1)
     assert record["verdict"] == "INVALID"
     assert has(record["reasons"], "wrong runtime: 2 threads ran, 1 were asked for")
