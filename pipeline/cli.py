@@ -118,13 +118,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure top-1 accuracy on the test set: {"top1": percent, "n": images}."""
-    from pipeline.evaluation import evaluate_path
+    from pipeline.evaluation import accuracies_told, evaluate_path
 
-    _show(
-        evaluate_path(path, arch=arch, data=data, recipe=recipe),
-        as_json,
-        _accuracies,
-    )
+    _show(evaluate_path(path, arch=arch, data=data, recipe=recipe), as_json, accuracies_told)
 
 
 @bundle_app.command("verify")
@@ -284,14 +280,6 @@ def _stage_with(
         if not isinstance(error, UserError):
             raise  # a fault of ours: the log keeps its traceback
         raise SystemExit(2) from None
-
-
-def _accuracies(found: Json) -> str:
-    """One line, or one a precision."""
-    rows = {"": found} if "top1" in found else found
-    return "\n".join(
-        f"{name}{': ' if name else ''}top-1 {row['top1']:.2f} % of {row['n']} images" for name, row in rows.items()
-    )
 
 
 def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:

@@ -118,12 +118,12 @@ def test_a_busy_loop_on_the_same_core_is_foreign_load(tmp_path: Path) -> None:
 
 
 def test_a_stopped_process_stalled(tmp_path: Path) -> None:
-    """It stops itself in its 300th call; a shell lets it go on half a second later."""
+    """It stops itself in its 100th call; a shell lets it go on half a second later."""
     stop = (
-        "if Network.calls == 300: subprocess.Popen(['sh', '-c', f'sleep 0.5; kill -CONT {os.getpid()}']); "
+        "if Network.calls == 100: subprocess.Popen(['sh', '-c', f'sleep 0.5; kill -CONT {os.getpid()}']); "
         "os.kill(os.getpid(), 19)"
     )
-    verdict, reasons = judged(tmp_path, stop)
+    verdict, reasons = judged(tmp_path, stop, work_ns="200_000")
     assert verdict != "VALID"
     assert has(reasons, "stalled: ")
 
@@ -148,12 +148,12 @@ def test_a_sampler_with_too_much_to_read_costs(tmp_path: Path) -> None:
 def test_a_board_that_throttles_meanwhile_is_told(tmp_path: Path) -> None:
     root = laid_out(tmp_path / "root", {"sys/class/hwmon/hwmon0/oc1_event_cnt": "0\n"})
     counter = root / "sys/class/hwmon/hwmon0/oc1_event_cnt"
-    throttle = f"if Network.calls == 300: open({str(counter)!r}, 'w').write('2')"
-    found = judged(tmp_path, throttle, sampler=(str(root),))
+    throttle = f"if Network.calls == 100: open({str(counter)!r}, 'w').write('2')"
+    found = judged(tmp_path, throttle, sampler=(str(root), 10.0, 0))
     assert found[0] != "VALID"
     assert has(found[1], "throttled: 2 over-current or under-voltage events")
     counter.write_text("0\n")
-    assert judged(tmp_path, throttle, sampler=(str(root),), clocks="locked")[0] == "INVALID"
+    assert judged(tmp_path, throttle, sampler=(str(root), 10.0, 0), clocks="locked")[0] == "INVALID"
 
 
 def test_a_call_that_grows_slower_drifts(tmp_path: Path) -> None:
