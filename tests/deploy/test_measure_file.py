@@ -82,9 +82,22 @@ def test_its_keys_are_those_of_a_profile(bundle: HandMadeBundle, onnx_path: Path
 
 @pytest.mark.usefixtures("instant")
 def test_several_inputs_of_any_type_and_several_outputs(tmp_path: Path) -> None:
-    record = measure_file(two_inputs(tmp_path), device="local", preset="instant")
+    model = two_inputs(tmp_path)
+    scenarios = ("single_stream", "offline")
+    record = measure_file(model, device="local", preset="instant", scenarios=scenarios)
     assert record["golden"]["before"]["ok"]
-    assert record["n"] == 200
+    assert [row["batch"] for row in record["rows"]] == [1, 1, 2, 4, 8, 16, 32]
+
+
+def test_each_output_is_held_to_its_answer(tmp_path: Path) -> None:
+    model = two_inputs(tmp_path)
+    feeds = feeds_for(model, None, {})
+    asked = request(model, tmp_path, np.zeros(1))
+    for wrong in ("", "sum", "floats"):
+        expected = {f"out/{name}": array + 50.0 * (name == wrong) for name, array in feeds.expected.items()}
+        given = {f"in/{name}": array for name, array in feeds.inputs.items()}
+        np.savez(tmp_path / "feeds.npz", **given, **expected)  # type: ignore[arg-type] # numpy's stubs see allow_pickle
+        assert measure_here(asked)["golden"]["before"]["ok"] == (wrong == "")
 
 
 @pytest.mark.usefixtures("instant")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from bench import coverage, rows
+from deploy.series import bootstrap_intervals, num_effective
 from deploy.statistics import (
     PERCENTILES,
     interval_ranks,
@@ -122,6 +123,20 @@ def test_dependent_samples_have_a_wider_interval_and_what_they_cannot_bound_is_n
     assert found[99][1] is None
     low, high = intervals(rng.permutation(blocks), [50])[50]
     assert high - low <= 2  # type: ignore[operator] # the same numbers, shuffled
+
+
+def test_of_dependent_samples_the_wider_of_ranks_and_bootstrap_stands() -> None:
+    wider = 0
+    for seed in range(5):
+        samples = (coverage.autoregressive(0.9)(np.random.default_rng(seed), 2010) * 1e9).astype(np.int64)
+        worth = {50: num_effective(samples, nearest_rank(samples, 50))}
+        low, high = bootstrap_intervals(samples, [50], worth, level=0.95)[50]
+        found = intervals(samples, [50])[50]
+        assert found[0] is not None
+        assert found[1] is not None
+        assert found[0] <= low < high <= found[1]
+        wider += found[0] == low or found[1] == high
+    assert wider > 0
 
 
 @pytest.mark.parametrize(("count", "percentile", "discarded"), [(201, 90, 9), (100, 90, 2), (64, 90, 0), (662, 99, 0)])
