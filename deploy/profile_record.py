@@ -36,13 +36,13 @@ def write_profile(record: Json, measured: dict[str, list[Run]], out: Path) -> Js
 
 def facts_of(runs: Sequence[Run], preset: Preset, threads: int) -> Json:
     """What a record says of how its first row was made: the first process's facts; every process's under `runs`."""
-    answer = runs[0].answer
+    answer, courses = runs[0].answer, [course(run) for run in runs]
     return {
         "peak_memory_bytes": answer["memory"]["peak_bytes"],
         "memory": {**answer["memory"], "includes": _MEMORY_INCLUDES},
         "runtime": {**answer["runtime"], "threads_asked": threads},
         "protocol": _protocol(preset),
-        "timing": {**answer["timing"], **course(runs[0])},
+        "timing": {**answer["timing"], **courses[0]},
         "golden": {"before": None, "after": None, **answer["golden"]},
         "clocks": answer["clocks"],
         "runs": [
@@ -51,9 +51,9 @@ def facts_of(runs: Sequence[Run], preset: Preset, threads: int) -> Json:
                 "latency_ms": statistics.latency_ms(run.samples),
                 "cold_load_ms": run.answer["timing"]["cold_load_ms"],
                 "first_inference_ms": run.answer["timing"]["first_inference_ms"],
-                **course(run),
+                **its_course,
             }
-            for run in runs
+            for run, its_course in zip(runs, courses, strict=True)
         ],
     }
 
