@@ -30,6 +30,14 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
     return _of_weights(path, arch, data, _normalisation(path, data, recipe))
 
 
+def accuracies_told(found: Json) -> str:
+    """What `evaluate_path` gave in words: one line, or one a precision."""
+    rows = {"": found} if "top1" in found else found
+    return "\n".join(
+        f"{name}{': ' if name else ''}top-1 {row['top1']:.2f} % of {row['n']} images" for name, row in rows.items()
+    )
+
+
 def _of_bundle(path: Path) -> Json:
     import numpy as np
 

@@ -27,6 +27,7 @@ from afpkd.record import Json, UserError, read_record, write_record
 from deploy.devices import find_device
 from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
 from deploy.inventory import inventory_path
+from deploy.presets import find_preset
 from pipeline.progress import EVENTS_VARIABLE, event_line
 from pipeline.recipe import ROLES, Recipe
 from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
@@ -81,6 +82,11 @@ def targets_of(goal: str, name: str, recipe: Recipe, devices: Sequence[str]) -> 
         "profile": [*profiles, f"{name}/report.html"],
         "report": [f"{name}/report.html"],
     }[goal]
+
+
+def roles_in_turns(recipe: Recipe) -> list[tuple[str, ...]]:
+    """Which roles one job measures: all of them in turns where each takes several processes, else each alone."""
+    return [ROLES] if find_preset(recipe.profile.preset).repeats > 1 else [(role,) for role in ROLES]
 
 
 @contextmanager

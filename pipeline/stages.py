@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -192,11 +193,12 @@ def export_bundle(run: Run, role: str) -> Json:
     return manifest
 
 
-def profile(run: Run, role: str, precision: str, device: str) -> Json:
-    """Stage `profile`: latency, memory and accuracy of one exported file on a device."""
-    from deploy.measure import profile_bundle
+def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list[Json]:
+    """Stage `profile`: latency, memory and accuracy of the roles' exported files on a device, in turns."""
+    from deploy.measure import Wanted, profile_files
 
-    progress = StageProgress(f"profile {role}" if device == "local" else f"{device} {role}")
+    who = ", ".join(roles) if len(roles) == 1 else precision
+    progress = StageProgress(f"profile {who}" if device == "local" else f"{device} {who}")
 
     def tell(text: str, done: int, total: int) -> None:
         if total:
@@ -204,22 +206,25 @@ def profile(run: Run, role: str, precision: str, device: str) -> Json:
         else:
             progress.say(text)
 
-    progress.say(f"{precision} on {device}, preset {run.recipe.profile.preset}")
-    record = profile_bundle(
-        run.role(role) / "bundle",
+    settings, folder = run.recipe.profile, run.folder / "profiles" / device
+    turns = "" if len(roles) == 1 else f", {' and '.join(roles)} in turns"
+    progress.say(f"{precision} on {device}, preset {settings.preset}{turns}")
+    records = profile_files(
+        [Wanted(run.role(role) / "bundle", precision, folder / f"{role}-{precision}.json") for role in roles],
         device=device,
-        precision=precision,
-        preset=run.recipe.profile.preset,
-        threads=run.recipe.profile.threads,
-        out=run.folder / "profiles" / device / f"{role}-{precision}.json",
+        preset=settings.preset,
+        threads=settings.threads,
+        scenarios=settings.scenarios,
         recipe=run.name,
         config_digest=run.recipe.stage_digest("profile"),
         progress=tell,
     )
-    p50 = record["latency_ms"]["p50"]
-    timed = "not timed" if p50 is None else f"p50 {p50:.2f} ms"
-    progress.say(f"{timed}, {record['verdict']}{''.join(f'; {reason}' for reason in record['reasons'])}")
-    return record
+    for record in records:
+        whose = "" if len(roles) == 1 else f"{record['role']}: "
+        p50 = record["latency_ms"]["p50"]
+        timed = "not timed" if p50 is None else f"p50 {p50:.2f} ms"
+        progress.say(f"{whose}{timed}, {record['verdict']}{''.join(f'; {reason}' for reason in record['reasons'])}")
+    return records
 
 
 def report(run: Run) -> Json:

@@ -131,6 +131,14 @@ BAD = {
         'extends = "default"\n[profile]\npreset = "fast"\n',
         "profile.preset: input should be 'quick', 'standard' or 'mlperf'",
     ),
+    "no single stream": (
+        'extends = "default"\n[profile]\nscenarios = ["offline"]\n',
+        "profile.scenarios: single_stream and each other at most once, got ['offline']",
+    ),
+    "unknown scenario": (
+        'extends = "default"\n[profile]\nscenarios = ["single_stream", "ofline"]\n',
+        "profile.scenarios.1: input should be 'single_stream', 'periodic' or 'offline'",
+    ),
     "precision": (
         'extends = "default"\n[export]\nprecisions = ["fp4"]\n',
         "export.precisions.0: input should be 'fp32', 'fp16' or 'int8'",
