@@ -11,6 +11,7 @@ import pytest
 
 from afpkd.record import Json, UserError
 from deploy.client import call_agent
+from deploy.devices import find_device
 from deploy.fleet import _row
 from deploy.jobs import Patience, Work, run_job
 from deploy.target import Completed, DeviceError
@@ -126,15 +127,9 @@ def test_a_probe_of_junk_is_shown_or_one_line(seed: int) -> None:
     def probed(device: Any) -> Json:
         return call_agent(Liar(lambda verb: json.dumps(broken_document(PROBE, seed))), "probe", {})
 
-    row = _row(Device(), probed)
+    row = _row(find_device("local"), probed)
     shown = row["error"] if "error" in row else shown_or_line(row)
     assert all(line.isprintable() for line in shown.splitlines())
-
-
-class Device:
-    """What a row needs of one."""
-
-    name = "liar"
 
 
 def shown_or_line(row: Json) -> str:
