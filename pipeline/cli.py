@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -15,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import cli_deploy, cli_devices, cli_measure, cli_verify, graph
-from pipeline.progress import EVENTS_VARIABLE, StageProgress
+from pipeline import cli_deploy, cli_devices, cli_measure, cli_report, cli_verify, graph
+from pipeline.progress import EVENTS_VARIABLE
 from pipeline.recipe_reader import load_recipe, recipe_names
 
 app = typer.Typer(
@@ -30,6 +29,8 @@ app.add_typer(cli_devices.app, name="devices")
 app.command()(cli_deploy.deploy)
 app.command()(cli_verify.verify)
 app.command()(cli_measure.measure)
+app.command(cls=cli_report.ManyValues)(cli_report.report)
+app.command()(cli_report.compare)
 
 
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
@@ -227,12 +228,6 @@ def profile(
     _stage_with(f"profile {' '.join(roles)}", as_json, call, recipe, runs)
 
 
-@app.command()
-def report(recipe: RecipeOption = "default", runs: RunsOption = Path("runs"), as_json: JsonOption = False) -> None:
-    """Stage: write report.html, .md, .csv and .png from the records."""
-    _stage_with("report", as_json, lambda stages, work: stages.report(work), recipe, runs)
-
-
 def main() -> None:
     """Run the program. Exit 0: done; 2: a mistake that the one line on stderr explains; 130: interrupted."""
     if os.environ.get(EVENTS_VARIABLE):
@@ -269,17 +264,8 @@ def _stage_with(
     from pipeline import stages
     from pipeline.workspace import open_run
 
-    inside_a_run = bool(os.environ.get(EVENTS_VARIABLE))  # which holds the lock
-    try:
-        with contextlib.nullcontext() if inside_a_run or not runs.is_dir() else graph.locked(runs):
-            _show(call(stages, open_run(recipe, runs, device=train_device, threads=threads)), as_json, lambda _: "")
-    except Exception as error:
-        if not inside_a_run:
-            raise
-        StageProgress(label).error(str(error) if isinstance(error, UserError) else f"{label}: {error!r}")
-        if not isinstance(error, UserError):
-            raise  # a fault of ours: the log keeps its traceback
-        raise SystemExit(2) from None
+    with graph.stage_call(label, runs):
+        _show(call(stages, open_run(recipe, runs, device=train_device, threads=threads)), as_json, lambda _: "")
 
 
 def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:

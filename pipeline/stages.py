@@ -227,10 +227,23 @@ def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list
     return records
 
 
-def report(run: Run) -> Json:
-    """Stage `report`: one page, one table, one plot from the records."""
-    from pipeline.report import write_report
+def report(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    devices: Sequence[str] = (),
+    max_latency_ms: float | None = None,
+    min_accuracy: float | None = None,
+) -> Json:
+    """Stage `report`: one page, tables and pictures from the records of a recipe, or of several side by side."""
+    from pipeline.report.records import read_records
+    from pipeline.report.tradeoff import Budget
+    from pipeline.report.writing import write_report
 
-    expected = {name: dataclasses.asdict(found) for name, found in run.recipe.expected.items()}
-    written = write_report(run.folder, recipe_name=run.name, description=run.recipe.description, expected=expected)
+    found = []
+    for run in runs:
+        expected = {name: dataclasses.asdict(published) for name, published in run.recipe.expected.items()}
+        words = run.recipe.description
+        found.append(read_records(run.folder, run.name, description=words, expected=expected, devices=devices))
+    written = write_report(found, out, Budget(max_latency_ms, min_accuracy))
     return {kind: str(path) for kind, path in written.items()}

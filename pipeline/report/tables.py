@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from afpkd.record import Json
-from pipeline.findings import NONE, ROLES, Records, percent, si, speedups, top1_of
+from pipeline.report.findings import speedups
+from pipeline.report.records import Records, top1_of
+from pipeline.report.wording import NONE, ROLES, method_words, percent, si, span
+
+_HEAVY = 3  # layers named
 
 
 class Table(NamedTuple):
@@ -23,12 +27,63 @@ class Table(NamedTuple):
 def speedup_table(run: Records) -> Table:
     """Wherever teacher and student were both timed."""
     rows = [
-        [s.device, s.precision, f"{s.ratio:.2f}×", s.note, s.verdict, "; ".join(s.reasons) or NONE]
+        [
+            *(s.device, s.precision, f"{s.ratio.value:.2f}×", span(s.ratio.low, s.ratio.high, 2) or NONE),
+            *(s.note, s.verdict, "; ".join(s.reasons) or NONE),
+        ]
         for s in speedups(run)
     ]
-    columns = ["Device", "Precision", "Speed-up", "Distilled against teacher", "Verdict", "Reasons"]
-    note = "Ratio of the median latencies (teacher / distilled); its verdict is the worse of the two."
-    return Table("Speed-up", columns, rows, frozenset({2}), [note])
+    columns = ["Device", "Precision", "Speed-up", "Range", "Distilled against teacher", "Verdict", "Reasons"]
+    note = (
+        "Ratio of the median latencies (teacher / distilled); its range is what the ends of both 95 % intervals allow, "
+        "its verdict the worse of the two."
+    )
+    return Table("Speed-up", columns, rows, frozenset({2, 3}), [note])
+
+
+def together(named: Sequence[tuple[str, Table]]) -> Table:
+    """One table of those of several recipes, with the recipe's name in front; that of one recipe as it is."""
+    first = named[0][1]
+    if len(named) == 1:
+        return first
+    rows: list[list[str]] = []
+    foreign: set[int] = set()
+    for name, table in named:
+        foreign |= {len(rows) + row for row in table.foreign}
+        rows += [[name, *row] for row in table.rows]
+    numeric = frozenset(column + 1 for column in first.numeric)
+    notes = list(dict.fromkeys(note for _, table in named for note in table.notes))
+    return Table(first.title, ["Recipe", *first.columns], rows, numeric, notes, frozenset(foreign))
+
+
+def cost_table(run: Records) -> Table:
+    """What each network costs by count: parameters, MACs by both counters, activations, its heaviest layers."""
+    rows, notes = [], []
+    for role, manifest in run.manifests.items():
+        macs = manifest["macs"]
+        layers = sorted(macs.get("by_layer", {}).items(), key=lambda item: -item[1])
+        heavy = ", ".join(f"{name or 'itself'} {100 * own / macs['macs']:.0f} %" for name, own in layers[:_HEAVY])
+        activations = manifest.get("activations", {})
+        row = [ROLES[role], si(manifest.get("num_params")), si(macs["macs"]), si(macs.get("torch"))]
+        row += [si(activations.get("peak_bytes"), "B"), f"{heavy} (of {len(layers)})" if layers else NONE]
+        rows.append([*row, ", ".join(macs.get("unsupported_ops", {})) or NONE])
+        notes += [f"MACs of {ROLES[role]}: {macs['note']}."] if macs.get("note") else []
+    columns = [
+        "Model",
+        "Parameters",
+        "MACs (FLOPs/2)",
+        "by torch's counter",
+        "Activations",
+        "Heaviest layers",
+        "Not counted",
+    ]
+    notes += [
+        "MACs of one image: convolutions and linear layers, by fvcore (an ONNX file without source: by its graph), "
+        "cross-checked with torch's own counter. Not counted: operators that are no such products.",
+        "Activations: the most that values between layers need at one time, float32, one image, nothing fused: what an "
+        "ideal runtime needs besides the weights.",
+    ]
+    return Table("Cost by count", columns, rows, frozenset({1, 2, 3, 4}), notes)
 
 
 def accuracy_table(run: Records) -> Table:
@@ -70,9 +125,9 @@ def files_table(run: Records) -> Table:
     return Table("Exported files", columns, rows, frozenset({2, 3, 4, 5, 6}), notes)
 
 
-def published_table(run: Records, expected: Mapping[str, Json]) -> Table:
+def published_table(run: Records) -> Table:
     """Ours first, each beside the published number of the same thing; below them what only others measured."""
-    rest, rows = dict(expected), []
+    rest, rows = dict(run.expected), []
     for role, record in run.records.items():
         same = {role, ROLES[role], *([record["method"]] if role == "student" else [])}
         published = rest.pop(next((name for name in rest if name in same), ""), None)
@@ -81,16 +136,8 @@ def published_table(run: Records, expected: Mapping[str, Json]) -> Table:
     foreign = frozenset(range(len(rows), len(rows) + len(rest)))
     rows += [_published_row(ROLES.get(name, name), None, published) for name, published in rest.items()]
     columns = ["Name", "Test top-1, measured here", "Test top-1, published", "Source"]
-    shown = rows if expected else []
+    shown = rows if run.expected else []
     return Table("Beside published results", columns, shown, frozenset({1, 2}), _published_notes(run), foreign)
-
-
-def method_words(record: Mapping[str, Any]) -> str:
-    """How a role's record says that it was trained."""
-    if not record:
-        return NONE
-    method: str | None = record["method"]
-    return {None: "foreign weights", "none": "trained alone"}.get(method) or str(method)
 
 
 def _accuracy_notes(run: Records) -> list[str]:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from afpkd.record import Json, UserError
-from pipeline.plots import curves_of, points_of, scatter_figure
-from pipeline.report import write_report
+from pipeline.report.candidates import candidates_of
+from pipeline.report.picture_data import curves_of
+from pipeline.report.plots import scatter_figures
+from pipeline.report.records import read_records
+from pipeline.report.tradeoff import Place, Standing
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import HandMadeRun
@@ -25,7 +28,8 @@ def test_headline_says_accuracy_size_and_speed(made: HandMadeRun) -> None:
         "and is 2.50× faster on local (p50 0.600 ms against 1.500 ms, fp32; VALID)."  # 1.5 / 0.6
     )
     assert expected in report.md
-    assert expected in report.page().text
+    for tile in ("86.40 %", "3.40×", "3.20×", "2.50×", "+1.20 points against the same network undistilled"):
+        assert tile in report.page().text
 
 
 def test_headline_when_the_student_is_worse(made: HandMadeRun) -> None:
@@ -55,8 +59,9 @@ def test_a_doubtful_row_is_marked_everywhere(made: HandMadeRun, verdict: str) ->
     assert f"{verdict}: {reason}" in page.text
     assert page.tags.count(("span", {"class": f"badge {verdict.lower()}"})) == 3  # headline, its row, the speed-up
     assert f"{verdict},{reason}" in report.csv
-    symbols = [trace["marker"]["symbol"] for trace in scatter_figure(points_of(made.records()))["data"]]
-    assert symbols == [{"WARN": "square-open", "INVALID": "x-thin-open"}[verdict], "circle", "diamond"]
+    figure = scatter_figures(candidates_of([made.records()]), [Standing(Place.front)] * 3)["model"]
+    symbols = [trace["marker"]["symbol"] for trace in figure["data"] if trace.get("customdata")]
+    assert symbols == [[{"WARN": "circle-open", "INVALID": "x-thin-open"}[verdict]], ["circle"], ["circle"]]
 
 
 def test_an_untimed_row_stays_and_is_not_drawn(made: HandMadeRun) -> None:
@@ -69,7 +74,7 @@ def test_an_untimed_row_stays_and_is_not_drawn(made: HandMadeRun) -> None:
     assert student["Reasons"] == reason
     assert "faster" not in report.md
     assert "p50 is “-” where nothing was timed" in report.md
-    assert [point.role for point in points_of(made.records())] == ["teacher", "undistilled"]
+    assert [found.role for found in candidates_of([made.records()])] == ["teacher", "undistilled"]
 
 
 @pytest.mark.parametrize("rule", ["threads", "preset"])
@@ -103,7 +108,7 @@ def test_several_devices_each_have_their_rows_and_speedup(made: HandMadeRun) -> 
     assert [(row["Device"], row["Speed-up"]) for row in tables["Speed-up"]] == [("local", "2.50×"), ("orin", "4.00×")]
     assert [row["Device"] for row in tables["Models"]] == ["local", "orin", "local", "orin", "local"]
     assert "undistilled at fp32 on orin: not measured: make profile RECIPE=tiny DEVICE=orin" in report.md
-    assert "distilled orin fp32" in [point.label for point in points_of(made.records())]
+    assert ("tiny", "orin", "student", "fp32") in [found.key for found in candidates_of([made.records()])]
 
 
 def test_the_headline_prefers_a_speedup_that_may_be_used(made: HandMadeRun) -> None:
@@ -142,7 +147,7 @@ def test_without_a_student_the_report_says_so(made: HandMadeRun) -> None:
 
 def test_nothing_at_all_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="make distill RECIPE=tiny"):
-        write_report(tmp_path, recipe_name="tiny", description="")
+        read_records(tmp_path, "tiny")
     assert list(tmp_path.iterdir()) == []
 
 

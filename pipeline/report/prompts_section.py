@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from afpkd.record import Json
-from pipeline.findings import NONE, Records
-from pipeline.tables import Table
+from pipeline.report.records import Records
+from pipeline.report.tables import Table
+from pipeline.report.wording import NONE
 
 NOT_RECORDED = "not recorded"
 
