@@ -101,7 +101,7 @@ def top1_of_profile(profile: Json) -> Estimate:
 
 def energy_mj(row: Json) -> float | None:
     """Give millijoules an image net of the idle machine, None where nothing measured them long enough."""
-    joules: float | None = (row.get("energy") or {}).get("joules_per_inference_net")
+    joules: float | None = (row.get("energy") or {}).get("j_per_inference")
     return None if joules is None else 1e3 * joules
 
 

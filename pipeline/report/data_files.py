@@ -22,6 +22,7 @@ _CSV_COLUMNS = (
     *("recipe", "data", "role", "arch", "method", "device", "precision", "mode", "scenario", "batch", "threads", "n"),
     *(f"latency_{name}_ms" for name in _LATENCY),
     *("throughput_images_per_s", "energy_mj_per_image", "top1_percent", "top1_low_percent", "top1_high_percent"),
+    *("fps", "missed_percent", "sustainable_fps", "num_runs", "spread_percent"),
     *("num_params", "macs", "size_bytes", "peak_memory_bytes", "trade_off", "verdict", "reasons", "preset"),
     *("runtime", "runtime_version", "seed", "config_digest", "finished_at"),
 )

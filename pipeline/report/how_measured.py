@@ -10,7 +10,13 @@ from pipeline.report.records import Records
 from pipeline.report.tables import Table
 from pipeline.report.wording import NONE, ROLES, count
 
-_PROTOCOL_WORDS = {"quantity": "Timed", "percentiles": "Percentiles", "outliers": "Outliers"}
+_PROTOCOL_WORDS = {
+    "quantity": "Timed",
+    "percentiles": "Percentiles",
+    "outliers": "Outliers",
+    "processes": "Processes",
+    "periodic": "Periodic",
+}
 _NAMED = 24  # files, before their samples become a range
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from afpkd.record import Json
 from pipeline.report.candidates import Key, energy_mj, latency_of, top1_of_profile
 from pipeline.report.records import Records, top1_of
+from pipeline.report.scenarios import energy_notes
 from pipeline.report.tradeoff import Place, Standing
 from pipeline.report.wording import NONE, ROLES, VERDICTS, count, method_words, milliseconds, si, span
 
@@ -130,7 +131,7 @@ def _notes(runs: Sequence[Records], rows: Sequence[Mapping[str, str]]) -> list[s
     if any(p["latency_ms"]["p50"] is None for p in profiles):
         notes.append("p50 is “-” where nothing was timed: the reasons say why.")
     memory = {p["memory"]["includes"]: None for p in profiles if "includes" in p.get("memory", {})}
-    return [*notes, *(f"Peak memory is that of {includes}." for includes in memory)]
+    return [*notes, *(f"Peak memory is that of {includes}." for includes in memory), *energy_notes(runs)]
 
 
 def _accuracy_note(runs: Sequence[Records]) -> str:

@@ -4,48 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from afpkd.record import Json
 from pipeline.report.records import Records
 from pipeline.report.tables import Table
 
+_QUIET = "Profile again on a machine that does nothing else, cooled down, with steady clocks; or take a longer preset."
 _MEANINGS = {  # how a reason begins -> what happened, what helps
     "golden mismatch": (
         "The file computes something else here than the trained network did, so its speed means nothing.",
-        "Export again; on a board, update its runtime; for int8 see the mode “precise”.",
+        "Export again; on a board, update its runtime.",
     ),
-    "outdated": ("The file was exported again after this was measured.", "Run `make profile` again."),
-    "too few samples": ("The run was shorter than its preset asks.", "Profile again; nothing else may stop it."),
-    "drift": (
-        "The machine got slower or faster while it was measured: the median depends on when one looks.",
-        "Profile again on a machine that does nothing else, cooled down, with steady clocks; or take a longer preset.",
-    ),
+    "outdated": ("The file was exported again after this was measured.", "Profile again."),
+    "too few samples": ("The run was shorter than its preset asks.", "Profile again and let it finish."),
+    "drift": ("The machine got slower or faster while it was measured: the median depends on when one looks.", _QUIET),
+    "unsteady": ("The speed went up and down during the run, more than chance explains.", _QUIET),
     "not steady": ("The warm-up ended before its timings agreed.", "Lock the clocks, or take a longer preset."),
-    "foreign load": ("Other programs took processor time during the run.", "Stop them and profile again."),
-    "few inputs": ("Fewer distinct images than the protocol wants: caches may flatter.", "Use a larger test set."),
-    "throttled": ("The device lowered its clocks (heat, or too little current).", "Cool it, or lower the power mode."),
-    "clocks": ("The clocks were not those that were asked for.", "Check the power mode and who else sets clocks."),
-    "over budget": ("The file loses more accuracy than the recipe allows.", "Take another precision or calibration."),
-    "wrong runtime": ("Another runtime ran than the file is meant for.", "Export for the device's runtime."),
-    "observer": ("Watching the machine cost more than 1 % of its time.", "Sample the machine less often."),
-    "mode": (
-        "The default way to add up int8 is wrong on this processor; this row uses the other.",
-        "Nothing: it is right.",
+    "dependent samples": (
+        "Calls resemble the ones before them, so that many calls say as little as a few independent ones.",
+        "Take a longer preset.",
     ),
-    "a comparison": ("A shorter run, only there to be compared.", "Quote the other row."),
+    "spread": (
+        "Fresh processes gave different medians: a single one would mislead.",
+        "Quote the interval, which spans them; or lock the clocks.",
+    ),
+    "foreign load": (
+        "Other programs, or other guests of the same host, took processor time.",
+        "Stop them; measure again.",
+    ),
+    "stalled": ("The machine stood still for moments, far longer than a call takes.", _QUIET),
+    "throttled": ("The device lowered its clocks (heat, power or current).", "Cool it, or choose another power mode."),
+    "clocks not as asked": ("The clocks could not be set as asked for.", "See the reason; setting them needs rights."),
+    "wrong runtime": ("Another library or number of threads ran than was asked for.", "Mend the device's runtime."),
+    "observer cost": ("Reading the sensors took more than 1 % of the time.", "Read them less often."),
+    "not watched": ("For a while no sensor was read: throttling would have gone unseen.", _QUIET),
+    "few inputs": ("Fewer distinct images than the protocol wants: caches may flatter.", "Use a larger test set."),
+    "deadlines missed": ("Frames came faster than this file can take them here.", "A lower rate, or a faster file."),
+    "over budget": ("The file loses more accuracy than the recipe allows.", "Another precision or calibration."),
+    "mode ": (
+        "The usual way to add up int8 is wrong on this processor; this is the other.",
+        "Nothing: this one is right.",
+    ),
+    "a comparison": ("A shorter run that is only there to be compared.", "Quote the other row."),
 }
 
 
 def reasons_table(runs: Sequence[Records]) -> Table:
-    """Each kind of reason that occurs, how often, what it means and what helps."""
-    reasons = [reason for run in runs for profile in run.profiles for reason in _reasons(profile)]
+    """Each kind of reason that occurs, in how many rows, what it means and what helps."""
+    rows_of_profiles = [row for run in runs for profile in run.profiles for row in (profile, *profile["rows"][1:])]
     rows = []
-    for start, (meaning, help_) in _MEANINGS.items():
-        found = sum(reason.startswith(start) for reason in reasons)
+    for start, (meaning, mend) in _MEANINGS.items():
+        found = sum(any(reason.startswith(start) for reason in row["reasons"]) for row in rows_of_profiles)
         if found:
-            rows.append([start, str(found), meaning, help_])
+            rows.append([start.strip(), str(found), meaning, mend])
     return Table("What the reasons mean", ["Reason", "Rows", "What happened", "What helps"], rows, frozenset({1}))
-
-
-def _reasons(profile: Json) -> list[str]:
-    found: list[str] = profile["reasons"]
-    return found

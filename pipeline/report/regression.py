@@ -74,10 +74,14 @@ def _profiles(path: Path) -> dict[str, Profile]:
         record = read_record(file)
         if not {"latency_ms", "role", "precision", "device"} <= record.keys():
             raise UserError(f"{file}: not a profile record: name a run's folder or one of its profiles/*/*.json")
-        found[f"{record['role']} {record['precision']} on {record['device']}"] = Profile(file, record)
+        found[_key(record)] = Profile(file, record)
     if not found:
         raise UserError(f"{path}: no profiles there: name a run's folder (runs/<recipe>) or a profile record")
     return found
+
+
+def _key(record: Json) -> str:
+    return " ".join([*filter(None, (record["role"], record["precision"])), "on", record["device"]])
 
 
 def _changes(key: str, old: Profile, new: Profile, threshold: float, max_drop: float) -> Iterator[Change]:
@@ -92,7 +96,8 @@ def _changes(key: str, old: Profile, new: Profile, threshold: float, max_drop: f
         if before is None and after is None:
             continue
         yield _latency_change(name, f"{percentile} (ms)", before, after, threshold, doubt)
-    yield _accuracy_change(name, old, new, max_drop)
+    if old.record["top1"] is not None and new.record["top1"] is not None:
+        yield _accuracy_change(name, old, new, max_drop)
     before_bytes, after_bytes = old.record.get("size_bytes"), new.record.get("size_bytes")
     if before_bytes and after_bytes:
         grown = 100 * (after_bytes / before_bytes - 1)
