@@ -68,7 +68,7 @@ def _advice(data: str, candidates: Sequence[Candidate], budget: Budget) -> Advic
         return Advice(
             data, None, "No student can be recommended", asked_words(budget), "", _why_none(candidates, budget)
         )
-    title = f"{choice.file}, on {choice.device}"
+    title = choice.file_there
     return Advice(data, choice, title, asked_words(budget), _numbers(choice), _why(choice, candidates, budget))
 
 
@@ -119,11 +119,11 @@ def _rank_words(choice: Candidate, fitting: Sequence[Candidate], budget: Budget)
     fastest = min(fitting, key=lambda c: c.p50_ms.value)
     if choice.p50_ms.value > fastest.p50_ms.value:
         lost = best.top1.value - fastest.top1.value
-        return f"A faster one ({fastest.file}, on {fastest.device}) is {lost:.2f} points below the most accurate."
+        return f"A faster one ({fastest.file_there}) is {lost:.2f} points below the most accurate."
     gap = best.top1.value - choice.top1.value
     if budget.min_accuracy is not None or not gap:
         return "It is the fastest of them."
-    return f"It is the fastest of them, {gap:.2f} points below the most accurate ({best.file}, on {best.device})."
+    return f"It is the fastest of them, {gap:.2f} points below the most accurate ({best.file_there})."
 
 
 def _against_others(choice: Candidate, candidates: Sequence[Candidate]) -> list[str]:
@@ -184,10 +184,10 @@ def _why_none(candidates: Sequence[Candidate], budget: Budget) -> list[str]:
             "that does nothing else."
         ]
     accurate, fast = max(usable, key=lambda c: c.top1.value), min(usable, key=lambda c: upper_end(c.p90_ms or c.p50_ms))
-    words = [f"The most accurate is {accurate.file}, on {accurate.device}: {_numbers(accurate)}."]
+    words = [f"The most accurate is {accurate.file_there}: {_numbers(accurate)}."]
     if fast is not accurate:
-        words.append(f"The fastest is {fast.file}, on {fast.device}: {_numbers(fast)}.")
+        words.append(f"The fastest is {fast.file_there}: {_numbers(fast)}.")
     teachers = [c for c in candidates if c.role == "teacher" and c.is_usable and budget.admits(c)]
     if teachers:
-        words.append(f"The teacher would do ({teachers[0].file}, on {teachers[0].device}): {_numbers(teachers[0])}.")
+        words.append(f"The teacher would do ({teachers[0].file_there}): {_numbers(teachers[0])}.")
     return words

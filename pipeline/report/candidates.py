@@ -35,6 +35,8 @@ class Candidate:
     """One exported file on one device."""
 
     recipe: str
+    of: str
+    """The recipe again where there are several, to be said beside a file's name; else empty."""
     data: str
     """The data set: accuracies on different ones do not compare."""
     device: str
@@ -73,13 +75,18 @@ class Candidate:
     @property
     def file(self) -> str:
         """Name the file that was measured."""
-        return f"{self.model}, {self.precision}"
+        return f"{self.model}, {self.precision}{f' [{self.of}]' if self.of else ''}"
+
+    @property
+    def file_there(self) -> str:
+        """Name the file and where it was measured."""
+        return f"{self.file}, on {self.device}"
 
 
 def candidates_of(runs: Sequence[Records]) -> list[Candidate]:
     """Give one for each profile that has both an accuracy and a median latency, in the order of runs and profiles."""
     return [
-        _candidate(run, profile)
+        _candidate(run, profile, run.name if len(runs) > 1 else "")
         for run in runs
         for profile in run.profiles
         if profile["latency_ms"]["p50"] is not None and profile["top1"] is not None
@@ -105,12 +112,13 @@ def energy_mj(row: Json) -> float | None:
     return None if joules is None else 1e3 * joules
 
 
-def _candidate(run: Records, profile: Json) -> Candidate:
+def _candidate(run: Records, profile: Json, of: str) -> Candidate:
     p50 = latency_of(profile, "p50")
     assert p50 is not None, "candidates_of leaves out what was not timed"
     record = run.records.get(profile["role"], {})
     return Candidate(
         recipe=run.name,
+        of=of,
         data=run.data(),
         device=profile["device"],
         role=profile["role"],

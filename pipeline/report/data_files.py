@@ -78,6 +78,7 @@ def _key(candidate: Candidate | None) -> Json | None:
 
 def _plain(candidate: Candidate) -> Json:
     plain = dataclasses.asdict(candidate)
+    del plain["of"]  # words for people
     for name in ("top1", "p50_ms", "p90_ms"):
         estimate = getattr(candidate, name)
         plain[name] = estimate._asdict() if estimate else None

@@ -182,7 +182,7 @@ def _ring(chosen: Sequence[Candidate]) -> Figure:
 def _said(c: Candidate) -> str:
     """What a point says when pointed at."""
     lines = [
-        f"{c.file}, on {c.device}",
+        c.file_there,
         f"top-1 {percent(c.top1.value)} {_interval(c.top1, 1)}",
         f"p50 {milliseconds(c.p50_ms.value)} ms {_interval(c.p50_ms, 3)}",
         *([f"p90 {milliseconds(c.p90_ms.value)} ms"] if c.p90_ms else []),

@@ -15,7 +15,15 @@ from tests.pipeline.conftest import HandMadeRun, hand_made_run, profile_record
 def candidate(top1: float, p50: float, *, spread: float = 0.01, right: float = 0.1, **changes: Any) -> Candidate:
     """A distilled fp32 file on `local`; its intervals reach `right` points and the share `spread` to both sides."""
     facts: dict[str, Any] = {
-        **{"recipe": "tiny", "data": "shapes", "device": "local", "role": "student", "arch": "net", "method": "afpkd"},
+        **{
+            "recipe": "tiny",
+            "of": "",
+            "data": "shapes",
+            "device": "local",
+            "role": "student",
+            "arch": "net",
+            "method": "afpkd",
+        },
         **{"precision": "fp32", "macs": 1_000_000, "num_params": 1000, "size_bytes": 4000, "energy_mj": None},
         "top1": Estimate(top1, top1 - right, top1 + right),
         "p50_ms": Estimate(p50, p50 * (1 - spread), p50 * (1 + spread)),

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from afpkd.record import read_record, write_record
+from pipeline.cli import app
 from pipeline.report import KINDS
 from pipeline.report.writing import write_report
 from tests.pipeline.conftest import Report, report_at
@@ -29,15 +31,16 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def verb(runs: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", "report", "--runs", str(runs), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def verb(runs: Path, *arguments: object) -> str:
+    """What the verb says on stdout."""
+    done = CliRunner().invoke(app, ["report", "--runs", str(runs), *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
 
 
 def compared(runs: Path, *arguments: object) -> Report:
     recipes = [runs.parent / f"{name}.toml" for name in RECIPES]
-    done = verb(runs, "--recipes", *recipes, *arguments)
-    assert done.returncode == 0, done.stderr
+    verb(runs, "--recipes", *recipes, *arguments)
     return report_at(runs / "comparison")
 
 
@@ -73,23 +76,24 @@ def test_the_recommended_file_is_the_fastest_student_of_all(runs: Path) -> None:
     best = min(students, key=lambda row: float(row["latency_p50_ms"]))
     (found,) = report.json["recommended"]
     assert found["file"] == {key: best[key] for key in ("recipe", "device", "role", "precision")}
-    assert f"distilled resnet8 (afpkd), {best['precision']}, on local" in report.page().text
+    named = f"distilled resnet8 (afpkd), {best['precision']} [{best['recipe']}], on local"
+    assert named in report.page().text
 
 
 def test_the_verb_says_what_it_recommends_and_where_the_page_is(runs: Path, tmp_path: Path) -> None:
-    done = verb(runs, "--recipe", runs.parent / "one.toml", "--out", tmp_path / "elsewhere")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("recommended: one: student ")
-    assert done.stdout.splitlines()[-1] == f"report: {tmp_path / 'elsewhere' / 'report.html'}"
-    done = verb(runs, "--recipe", runs.parent / "one.toml", "--max-latency-ms", "0.0001", "--json")
-    paths = json.loads(done.stdout)
+    said = verb(runs, "--recipe", runs.parent / "one.toml", "--out", tmp_path / "elsewhere")
+    assert said.startswith("recommended: one: student ")
+    assert said.splitlines()[-1] == f"report: {tmp_path / 'elsewhere' / 'report.html'}"
+    paths = json.loads(verb(runs, "--recipe", runs.parent / "one.toml", "--max-latency-ms", "0.0001", "--json"))
     assert sorted(paths) == sorted(KINDS)
     assert Path(paths["json"]).parent == runs / "one"
     assert read_record(Path(paths["json"]))["recommended"][0]["file"] is None
 
 
 def test_a_recipe_that_was_never_run_is_a_user_error(runs: Path) -> None:
-    done = verb(runs, "--recipes", runs.parent / "one.toml", "default")
+    command = [sys.executable, "-m", "pipeline", "report", "--runs", str(runs)]
+    command += ["--recipes", str(runs.parent / "one.toml"), "default"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "make distill RECIPE=default" in done.stderr
