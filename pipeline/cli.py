@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import cli_deploy, cli_devices, cli_measure, cli_report, cli_verify, graph
+from pipeline import cli_cost, cli_deploy, cli_devices, cli_measure, cli_report, cli_verify, graph
 from pipeline.progress import EVENTS_VARIABLE
 from pipeline.recipe_reader import load_recipe, recipe_names
 
@@ -31,6 +31,7 @@ app.command()(cli_verify.verify)
 app.command()(cli_measure.measure)
 app.command(cls=cli_report.ManyValues)(cli_report.report)
 app.command()(cli_report.compare)
+app.command()(cli_cost.cost)
 
 
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)

@@ -34,8 +34,8 @@ def change_profile(folder: Path, name: str = "student-fp32", **changes: Any) -> 
     write_record(path, with_intervals(record | changes, right=0.5))
 
 
-def compared(runs: tuple[Path, Path], **options: float) -> list[Change]:
-    return compare_runs(*runs, **{"threshold": 5.0, "max_drop": 1.0, **options})
+def compared(runs: tuple[Path, Path], *, threshold: float = 5.0, max_drop: float = 1.0) -> list[Change]:
+    return compare_runs(*runs, threshold=threshold, max_drop=max_drop)
 
 
 def one(changes: list[Change], quantity: str, name: str = "student fp32 on local") -> Change:
