@@ -41,7 +41,7 @@ def test_main_table_rows_come_from_the_profiles(made: HandMadeRun) -> None:
         "p99 (ms)": "-",
         "Images/s": "1,234.6",
         "Peak memory": "84 MB",
-        "Trade-off": "undecided",
+        "Trade-off": "on the front",
         "Verdict": "VALID",
         "Reasons": "",
     }
