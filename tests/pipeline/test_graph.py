@@ -19,6 +19,7 @@ from pipeline.graph import locked, roles_in_turns, targets_of
 from pipeline.lineage import lineage
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
+from pipeline.report import KINDS
 
 TINY = """
 extends = "default"
