@@ -33,10 +33,10 @@ def markdown_of(page: Page) -> str:
 
 
 def _advice(advice: Advice, page: Page) -> list[str]:
-    of = f" ({advice.data})" if len(page.advice) > 1 else ""
-    verdict = f" [{advice.choice.verdict}]" if advice.choice else ""
+    of = f"({advice.data})" if len(page.advice) > 1 else ""
+    verdict = f" ({advice.choice.verdict})" if advice.choice else ""
     return [
-        f"## Recommended{_md(of)}: {_md(advice.title)}{_md(verdict)}",
+        f"## Recommended{of and f' {_md(of)}'}: {_md(advice.title)}{verdict}",
         _md(advice.numbers),
         _md(advice.asked),
         _bullets(advice.why),
