@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from afpkd.data.batches import Pixels
-from afpkd.learners import FrozenTeacher, prompted
-from afpkd.losses import soft_target_loss
+from afpkd.learners import CLASSIFICATION, FrozenTeacher, prompted
 from afpkd.prompts import Change, FrequencyPrompts
 from afpkd.record import Json
+from afpkd.tasks.task import Task
 from afpkd.wavelet import band_names, haar_dwt
 
 LEAST_AGREEMENT = 80.0  # percent; a budget of a quarter costs the CIFAR-100 ResNet-56 nine points
@@ -19,22 +18,24 @@ LEAST_KL = 1e-3  # nats: a shuffled mask that changes less drops nothing that ma
 LEAST_SPREAD = 0.1  # of the band whose mask varies most over its pixels: below, the masks choose bands, not pixels
 
 
-def phase_one_report(prompts: FrequencyPrompts, teacher: FrozenTeacher, pixels: Pixels) -> Json:
-    """What the prompts do to the teacher on these images, with three masks of the same area a level.
+def phase_one_report(
+    prompts: FrequencyPrompts, teacher: FrozenTeacher, images: Tensor, task: Task = CLASSIFICATION
+) -> Json:
+    """What the prompts do to the teacher on these normalised images, with three masks of the same area a level.
 
     `own`: the prompts' masks; `shuffled`: the same values at random bands and pixels; `constant`: their mean. For each
-    `kl` (nats, temperature 1, the mean over images) and `agreement` (percent of equal predictions) with the clean
+    `kl` (nats, temperature 1, the mean over images) and `agreement` (percent of equal answers) with the clean
     teacher. `overlap`: mean pairwise soft Jaccard of the tokens; `omega_std`: over channels; `masks`: mean and spread.
     """
-    images = pixels.normalised(pixels.images)
     with torch.no_grad():
         clean = teacher(images)
         found: Json = {}
         for name, change in CHANGES.items():
             outputs, reports = prompted(prompts, teacher, images, clean, change)
-            same = int((outputs.logits.argmax(1) == clean.logits.argmax(1)).sum())
-            kl = float(soft_target_loss(outputs.logits, clean.logits, 1.0))
-            found[name] = {"kl": kl, "agreement": same * 100 / len(images)}
+            found[name] = {
+                "kl": float(task.changed(outputs, clean, 1.0)),
+                "agreement": task.agreement(outputs, clean),
+            }
         found["overlap"] = float(torch.stack([report.overlap for report in reports]).mean())
         omegas = [prompts.position_weight(level, clean.features) for level in prompts.banded_levels()]
         found["omega_std"] = [float(omega.std(dim=1).mean()) for omega in omegas]

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from afpkd.checkpoint import state_sha256
-from afpkd.data.batches import Pixels
+from afpkd.data.batches import Samples
 from afpkd.distillers.distiller import Distiller, Losses
-from afpkd.evaluate import model_top1, top1
-from afpkd.losses import soft_target_loss
-from afpkd.models.outputs import Outputs
 from afpkd.prompts import Change, FrequencyPrompts, Refined
-from afpkd.tasks.classification import task_loss
+from afpkd.tasks.classification import Classification
+from afpkd.tasks.task import Forward, Task, model_scores
 
 CHOOSE_TEMPERATURE = 4.0  # softens a teacher that is sure of its training images; the literature's value of KD
+CLASSIFICATION = Classification()
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,17 @@ class Learner:
 
     trained: all modules that learn and are saved to resume (the teacher never is).
     product: the module whose weights are the result; every loss must reach it.
-    losses: (normalised images, labels, progress in 0..1) -> named, weighted losses.
-    metric: held-out accuracy in percent, which chooses the epoch.
+    losses: (normalised images, target, progress in 0..1) -> named, weighted losses.
+    metric: held-out score in percent, which chooses the epoch, and its name.
     frozen: the teacher, whose state must never change.
     """
 
     trained: nn.Module
     product: nn.Module
-    losses: Callable[[Tensor, Tensor, float], Losses]
+    losses: Callable[[Tensor, Any, float], Losses]
     metric: Callable[[], float]
     frozen: FrozenTeacher | None = None
+    metric_name: str = "top1"
 
 
 class FrozenTeacher:
@@ -53,10 +53,10 @@ class FrozenTeacher:
         self.model = model.eval().requires_grad_(False)
         self._sha256 = state_sha256(model)
 
-    def __call__(self, images: Tensor) -> Outputs:
+    def __call__(self, images: Tensor) -> Any:
         """A clean pass without gradients (no_grad, not inference_mode: student losses touch these features)."""
         with torch.no_grad():
-            return in_float32(self.model(images))
+            return self.model(images).in_float32()
 
     def assert_unchanged(self) -> None:
         """Assert that the teacher is still in eval mode and bit-equal to what it was."""
@@ -64,41 +64,44 @@ class FrozenTeacher:
         assert state_sha256(self.model) == self._sha256, "the frozen teacher's weights changed"
 
 
-def in_float32(outputs: Outputs) -> Outputs:
-    """Logits that mixed precision left in half precision as float32, where losses are computed; features stay."""
-    return outputs._replace(logits=outputs.logits.float())
-
-
-def plain_learner(model: nn.Module, heldout: Pixels) -> Learner:
+def plain_learner(model: nn.Module, heldout: Samples, task: Task = CLASSIFICATION) -> Learner:
     """A network and the task loss: a teacher, or the undistilled student."""
 
-    def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
-        return {"task": task_loss(in_float32(model(images)), labels)}
+    def losses(images: Tensor, target: Any, progress: float) -> Losses:
+        return task.losses(model, model(images).in_float32(), target)
 
-    return Learner(model, model, losses, lambda: model_top1(model, heldout))
+    return Learner(model, model, losses, heldout_score(task, model, heldout), metric_name=task.metric)
 
 
-def student_learner(student: nn.Module, teacher: FrozenTeacher, distiller: Distiller, heldout: Pixels) -> Learner:
+def student_learner(
+    student: nn.Module, teacher: FrozenTeacher, distiller: Distiller, heldout: Samples, task: Task = CLASSIFICATION
+) -> Learner:
     """Phase 2: a student, its teacher and a distillation method."""
 
-    def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
-        outputs = in_float32(student(images))
-        distilled = distiller(outputs, teacher(images), labels, progress)
-        return {"task": distiller.task_weight * task_loss(outputs, labels), **distilled}
+    def losses(images: Tensor, target: Any, progress: float) -> Losses:
+        outputs = student(images).in_float32()
+        own = {name: distiller.task_weight * loss for name, loss in task.losses(student, outputs, target).items()}
+        return {**own, **distiller(outputs, teacher(images), target, progress)}
 
     trained = nn.ModuleDict({"student": student, "distiller": distiller})
-    return Learner(trained, student, losses, lambda: model_top1(student, heldout), teacher)
+    return Learner(trained, student, losses, heldout_score(task, student, heldout), teacher, task.metric)
+
+
+def heldout_score(task: Task, model: nn.Module, heldout: Samples) -> Callable[[], float]:
+    """The score that chooses the epoch."""
+    return lambda: model_scores(task, model, heldout)[task.metric] or 0.0
 
 
 def prompt_learner(
     prompts: FrequencyPrompts,
     teacher: FrozenTeacher,
-    heldout: Pixels,
+    heldout: Samples,
     *,
     objective: Literal["choose", "task"],
     overlap_weight: float,
     area: float,
     area_weight: float,
+    task: Task = CLASSIFICATION,
 ) -> Learner:
     """Phase 1: prompts fine-tuned inside the frozen teacher.
 
@@ -107,14 +110,14 @@ def prompt_learner(
     rho mean over levels of max(area - budget, 0)^2: what may be dropped without changing what the teacher says?
     """
 
-    def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
+    def losses(images: Tensor, target: Any, progress: float) -> Losses:
         clean = teacher(images)
         outputs, reports = prompted(prompts, teacher, images, clean)
         named: Losses = {}
         if objective == "task":
-            named["task"] = task_loss(outputs, labels)
+            named.update(task.losses(teacher.model, outputs, target))
         else:
-            named["teacher"] = soft_target_loss(outputs.logits, clean.logits, CHOOSE_TEMPERATURE)
+            named["teacher"] = task.changed(outputs, clean, CHOOSE_TEMPERATURE)
             excess = torch.stack([report.areas.mean() for report in reports]) - area
             named["area"] = area_weight * excess.clamp_min(0).square().mean()
         if overlap_weight:
@@ -122,17 +125,18 @@ def prompt_learner(
         return named
 
     def metric() -> float:
-        return top1(lambda images: prompted(prompts, teacher, images, teacher(images))[0].logits, heldout)
+        forward: Forward = lambda images: prompted(prompts, teacher, images, teacher(images))[0]  # noqa: E731
+        return task.scores(forward, heldout)[task.metric] or 0.0
 
-    return Learner(prompts, prompts, losses, metric, teacher)
+    return Learner(prompts, prompts, losses, metric, teacher, task.metric)
 
 
 def prompted(
-    prompts: FrequencyPrompts, teacher: FrozenTeacher, images: Tensor, clean: Outputs, change: Change | None = None
-) -> tuple[Outputs, list[Refined]]:
+    prompts: FrequencyPrompts, teacher: FrozenTeacher, images: Tensor, clean: Any, change: Change | None = None
+) -> tuple[Any, list[Refined]]:
     """The teacher with its bands refined, and what each level reports.
 
     A clean pass comes first: the position weights look one level deeper than the level that is being refined.
     """
     reports: list[Refined] = []
-    return in_float32(teacher.model(images, prompts.refiner(clean.features, reports, change))), reports
+    return teacher.model(images, prompts.refiner(clean.features, reports, change)).in_float32(), reports

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from afpkd.checkpoint import State, load_training_state, save_training_state
-from afpkd.data.batches import Pixels, epoch_order, generator_for, random_crop_and_flip
+from afpkd.data.batches import Augmentation, Samples, epoch_order, generator_for
 from afpkd.learners import Learner
 from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings, learning_rate
@@ -42,14 +42,6 @@ class Fitted:
     """In which the networks ran forward: float32, bfloat16 or float16."""
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Random crop from `padding` black pixels a side, and a mirror."""
-
-    padding: int = 4
-    flip: bool = True
-
-
 Report = Callable[[int, int, Json | None], None]
 """report(steps done, steps in all, the finished epoch's row or None): progress for whoever watches."""
 
@@ -60,7 +52,7 @@ class Fitting:
     def __init__(
         self,
         learner: Learner,
-        train: Pixels,
+        train: Samples,
         settings: TrainSettings,
         *,
         augmentation: Augmentation,
@@ -69,13 +61,13 @@ class Fitting:
         digest: str,
     ) -> None:
         """Check the losses, then restore what `checkpoint` holds of an unfinished run of the same `digest`."""
-        if len(train.labels) < settings.batch_size:
-            raise UserError(f"batch_size: {settings.batch_size} is more than the {len(train.labels)} training images")
+        if train.num_images < settings.batch_size:
+            raise UserError(f"batch_size: {settings.batch_size} is more than the {train.num_images} training images")
         self.learner, self.train, self.settings = learner, train, settings
         self.augmentation, self.seed = augmentation, seed
         self.checkpoint, self.digest = checkpoint, digest
-        self.device = train.images.device
-        self.steps_per_epoch = len(train.labels) // settings.batch_size
+        self.device = train.device
+        self.steps_per_epoch = train.num_images // settings.batch_size
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.optimizer = _optimizer(learner.trained, settings)
         self.amp_dtype = _amp_dtype(self.device, settings)
@@ -155,19 +147,19 @@ class Fitting:
         self.sums = {}
         if not all(math.isfinite(value) for value in losses.values()):
             raise UserError(f"training diverged in epoch {len(self.history) + 1}: losses {losses}: lower `lr`")
-        wall_s = self.wall_s + seconds
+        wall_s, score = self.wall_s + seconds, f"heldout_{self.learner.metric_name}"
         row: Json = {
             "epoch": len(self.history) + 1,
             "step": self.step,
             "lr": learning_rate(self.settings, self.step - 1, self.total_steps),
             "losses": losses,
             "gradient_norms": {name: norm for name, (_, norm) in self._norms_of_the_last_batch().items()},
-            "heldout_top1": self.learner.metric(),
+            score: self.learner.metric(),
             "images_per_s": steps * self.settings.batch_size / max(wall_s - self.epoch_started_s, 1e-9),
             "wall_s": round(wall_s, 3),
         }
         self.history.append(row)
-        if row["heldout_top1"] >= max(earlier["heldout_top1"] for earlier in self.history):
+        if row[score] >= max(earlier[score] for earlier in self.history):
             self.best_epoch, self.best_state = row["epoch"], _copied(self.learner.product)
         return row
 
@@ -231,23 +223,18 @@ class Fitting:
         return found
 
     def _losses(self, step: int, progress: float) -> dict[str, Tensor]:
-        images, labels = self._batch(step)
+        images, target = self._batch(step)
         with self.autocast():
-            return self.learner.losses(images, labels, progress)
+            return self.learner.losses(images, target, progress)
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Normalised images and labels of a step: a function of the seed and the step alone."""
+    def _batch(self, step: int) -> tuple[Tensor, Any]:
+        """Normalised images and targets of a step: a function of the seed and the step alone."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
-            self._order = (epoch, epoch_order(len(self.train.labels), self.seed, epoch).to(self.device))
+            self._order = (epoch, epoch_order(self.train.num_images, self.seed, epoch).to(self.device))
         chosen = self._order[1][index * self.settings.batch_size : (index + 1) * self.settings.batch_size]
-        images = random_crop_and_flip(
-            self.train.images[chosen],
-            padding=self.augmentation.padding,
-            flip=self.augmentation.flip,
-            generator=generator_for("augmentation", self.seed, step, self.device),
-        )
-        return self.train.normalised(images), self.train.labels[chosen]
+        generator = generator_for("augmentation", self.seed, step, self.device)
+        return self.train.batch(chosen, self.augmentation, generator)
 
 
 def _optimizer(trained: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from afpkd.data import DATASETS
-from afpkd.data.batches import Pixels, pixels_from_split
+from afpkd.data.batches import Augmentation, Pixels, pixels_from_split
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import AfpkdOptions
 from afpkd.learners import FrozenTeacher, student_learner
@@ -24,7 +24,7 @@ from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings
-from afpkd.train import Augmentation, Fitting
+from afpkd.train import Fitting
 from deploy.measure import profile_bundle
 from export.build import build_bundle
 from export.calibration import calibration_images

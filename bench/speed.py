@@ -26,13 +26,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchdistill.losses.mid_level import HierarchicalContextLoss, KDLoss
 from torchdistill.models.wrapper import Student4KnowledgeReview
-from torchvision import transforms  # type: ignore[import-untyped]
+from torchvision import transforms
 
 from afpkd.data import DATASETS
-from afpkd.data.batches import Pixels, generator_for, pixels_from_split, random_crop_and_flip
+from afpkd.data.batches import Augmentation, Pixels, generator_for, pixels_from_split, random_crop_and_flip
 from afpkd.data.dataset import data_root
 from afpkd.distillers import build_distiller
-from afpkd.distillers.distiller import pooled_map
 from afpkd.distillers.options import OPTIONS
 from afpkd.learners import FrozenTeacher, student_learner
 from afpkd.losses import frequency_loss
@@ -41,7 +40,7 @@ from afpkd.models.outputs import Shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import Json, provenance, write_record
 from afpkd.settings import TrainSettings
-from afpkd.train import Augmentation, Fitting
+from afpkd.train import Fitting
 from afpkd.wavelet import haar_dwt, num_scales
 from bench.command import run
 from bench.rows import RESULTS
@@ -187,9 +186,9 @@ def their_reviewkd_step(student: nn.Module, teacher: nn.Module, images: Tensor) 
         with torch.no_grad():
             target = teacher(images)
         outputs = review(images)
-        review.secondary_forward(dict(enumerate({"o": x} for x in [*outputs.features, pooled_map(outputs)])))
+        review.secondary_forward(dict(enumerate({"o": x} for x in outputs.imitated())))
         loss = nn.functional.cross_entropy(outputs.logits, torch.zeros(len(images), dtype=torch.long))
-        for mine, theirs in zip(fused, [pooled_map(target), *reversed(target.features)], strict=True):
+        for mine, theirs in zip(fused, reversed(target.imitated()), strict=True):
             loss = loss + 0.6 * hcl({".": {"o": mine}}, {".": {"o": theirs}})
         optimizer.zero_grad()
         torch.autograd.backward(loss)

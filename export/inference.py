@@ -1,4 +1,4 @@
-"""The network as it travels: images in, logits out, nothing else."""
+"""The network as it travels: images in, one tensor out: logits, or a detector's boxes and scores."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import copy
 
 import torch
 from torch import Tensor, nn
+
+from afpkd.models.outputs import Detections
+
+LOGITS, DETECTIONS = "logits", "detections"
+"""What the output is called: N, K, or N, A, 4 + K."""
+
+
+def output_name(model: nn.Module) -> str:
+    """How the output of `model` is called."""
+    return DETECTIONS if getattr(model, "detects", False) else LOGITS
 
 
 def logits_only(model: nn.Module) -> LogitsOnly:
@@ -16,7 +26,10 @@ def logits_only(model: nn.Module) -> LogitsOnly:
 
 
 class LogitsOnly(nn.Module):
-    """float32 N, C, H, W, normalised -> logits N, K: the features that a distiller reads do not travel."""
+    """float32 N, C, H, W, normalised -> logits N, K, or of a detector its decoded boxes and scores N, A, 4 + K.
+
+    The features that a distiller reads do not travel.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -25,5 +38,9 @@ class LogitsOnly(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the network and keep the logits: a foreign network returns nothing else."""
         outputs = self.model(x)
+        if isinstance(outputs, Detections):
+            from afpkd.models.fcos import raw_detections
+
+            return raw_detections(outputs)
         logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
         return logits

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from afpkd.record import UserError, atomic_path
-from export.inference import logits_only
+from export.inference import DETECTIONS, LOGITS, logits_only, output_name
 from export.verify import run_onnx
 
 OPSET = 18
@@ -31,7 +31,8 @@ def onnx_from_model(model: nn.Module, example: Tensor, path: Path, *, opset: int
     """Write `model` in eval mode as one ONNX file, atomically; the same weights give the same bytes.
 
     example: 1 or more inputs, float32 N, C, H, W. The file has one input, "input" (batch, C, H, W), and one output,
-    "logits" (batch, K), with a dynamic batch. `model` itself stays as it is. UserError where it cannot be exported.
+    "logits" (batch, K) or "detections" (batch, A, 4 + K), with a dynamic batch. `model` itself stays as it is.
+    UserError where it cannot be exported.
     """
     save_graph(graph_from_model(model, example, opset=opset), path, opset=opset)
 
@@ -41,7 +42,7 @@ def graph_from_model(model: nn.Module, example: Tensor, *, opset: int = OPSET) -
     try:
         proto = _traced(model, example, opset) if opset >= OLDEST_DYNAMO else _scripted(model, example, opset)
         _strip_notes(proto)
-        _check_interface(proto, example, opset)
+        _check_interface(proto, example, opset, output_name(model))
     except Exception as error:  # tracer, decompositions and translator each raise errors of their own
         raise UserError(f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {_cause(error)}") from error
     return proto
@@ -86,7 +87,7 @@ def _traced(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
             dynamo=True,
             opset_version=opset,
             input_names=["input"],
-            output_names=["logits"],
+            output_names=[output_name(model)],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
@@ -108,8 +109,8 @@ def _scripted(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
             dynamo=False,
             opset_version=opset,
             input_names=["input"],
-            output_names=["logits"],
-            dynamic_axes={"input": {0: "batch"}, "logits": {0: "batch"}},
+            output_names=[output_name(model)],
+            dynamic_axes={"input": {0: "batch"}, output_name(model): {0: "batch"}},
         )
     proto = onnx.load_from_string(file.getvalue())
     _drop_aliases(proto.graph)
@@ -137,7 +138,7 @@ def _strip_notes(message: Any) -> None:  # a protobuf message; protobuf ships no
                 _strip_notes(part)
 
 
-def _check_interface(proto: onnx.ModelProto, example: Tensor, opset: int) -> None:
+def _check_interface(proto: onnx.ModelProto, example: Tensor, opset: int, name: str) -> None:
     """The file on disk says what the manifest will say of it."""
     inputs, outputs = (
         {value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
@@ -145,9 +146,11 @@ def _check_interface(proto: onnx.ModelProto, example: Tensor, opset: int) -> Non
     )
     if inputs != {"input": ["batch", *example.shape[1:]]}:
         raise UserError(f"its inputs became {inputs}: the batch must stay dynamic, the rest fixed")
-    shape = outputs.get("logits", [])
-    if len(outputs) != 1 or len(shape) != 2 or shape[0] != "batch" or not isinstance(shape[1], int):
-        raise UserError(f"its outputs became {outputs}, expected {{'logits': ['batch', classes]}}")
+    shape = outputs.get(name, [])
+    rest = {LOGITS: ["classes"], DETECTIONS: ["locations", "4 + classes"]}[name]
+    fixed = all(isinstance(size, int) for size in shape[1:])
+    if len(outputs) != 1 or len(shape) != 1 + len(rest) or shape[0] != "batch" or not fixed:
+        raise UserError(f"its outputs became {outputs}, expected {{'{name}': ['batch', {', '.join(rest)}]}}")
     # The exporter keeps a higher opset, with a mere log line, where it cannot convert down.
     written = {entry.domain: entry.version for entry in proto.opset_import}
     if written != {"": opset}:

@@ -59,4 +59,5 @@ def event_line(event: Json) -> str:
 def _epoch_line(row: Json) -> str:
     losses = "  ".join(f"{name} {value:.3f}" for name, value in row["losses"].items())
     speed = f"{row['images_per_s']:.0f} images/s"
-    return f"epoch {row['epoch']:>3}  {losses}  held-out {row['heldout_top1']:.2f} %  {speed}"
+    score = next(value for name, value in row.items() if name.startswith("heldout_"))
+    return f"epoch {row['epoch']:>3}  {losses}  held-out {score:.2f} %  {speed}"

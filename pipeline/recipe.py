@@ -28,7 +28,9 @@ STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 3, "undistilled": 2, "e
 """Raised when the code of a stage changes what it makes: the stage and all that follows run again."""
 
 
-def _known(what: str, names: dict[str, Any]) -> pydantic.AfterValidator:
+def known(what: str, names: dict[str, Any]) -> pydantic.AfterValidator:
+    """Refuse a name that is not among `names`, naming the nearest."""
+
     def check(name: str) -> str:
         if name not in names:
             raise ValueError(unknown(what, name, names))
@@ -37,14 +39,14 @@ def _known(what: str, names: dict[str, Any]) -> pydantic.AfterValidator:
     return pydantic.AfterValidator(check)
 
 
-Arch = Annotated[str, _known("model", MODELS)]
+Arch = Annotated[str, known("model", MODELS)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Data:
     """Which images, and what happens to them before the network sees them."""
 
-    name: Annotated[str, _known("data set", DATASETS)]
+    name: Annotated[str, known("data set", DATASETS)]
     """Data set."""
     mean: tuple[float, ...]
     """Mean of each channel of pixel / 255; of all networks of the recipe, so a foreign teacher's own values."""
@@ -227,6 +229,8 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
         require_between("seed", self.seed, 0, 2**32 - 1)
+        if not isinstance(self.data, Data):
+            return  # how many scenes there are, their annotation file says
         num_train = self.data.spec.num_train - self.data.heldout
         for section in ("teacher", "prompts", "distill"):
             batch_size = getattr(getattr(self, section), "batch_size", 0)
@@ -236,7 +240,7 @@ class Recipe:
     def stage_digest(self, stage: str) -> str:
         """Identity of one stage: its version and its own part of the recipe, nothing else."""
         parts: Json = {
-            "teacher": [self._data(), _without(self.teacher, "weights", "min_top1"), self.seed],
+            "teacher": [self._data(), _without(self.teacher, "weights", "min_top1", "min_ap50"), self.seed],
             "prompts": [self._data(), dataclasses.asdict(self.prompts), self.seed],
             "student": [self._data(), dataclasses.asdict(self.distill), self.seed],
             "undistilled": [self._data(), self.distill.training(), self.seed],

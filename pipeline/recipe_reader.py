@@ -18,6 +18,7 @@ from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings
 from afpkd.toml_file import read_toml
 from pipeline.recipe import Data, Distill, ForeignTeacher, Prompts, Recipe, TrainedTeacher
+from pipeline.recipe_detection import COCO, CocoData, DistillDetector, ExpectedAp, ForeignDetector, TrainedDetector
 from pipeline.recipe_outputs import STRICT, Export, Profile
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -49,15 +50,19 @@ def recipe_names() -> list[str]:
 
 def teacher_weights(recipe: Recipe, recipe_file: Path) -> Path | None:
     """Where the foreign teacher's file lies; None for a teacher that is trained here. UserError where it is missing."""
-    if not isinstance(recipe.teacher, ForeignTeacher):
+    if not isinstance(recipe.teacher, ForeignTeacher | ForeignDetector):
         return None
-    weights = Path(recipe.teacher.weights).expanduser()
-    places = [recipe_file.parent / weights, data_root() / weights]  # an absolute path stays itself
+    return placed("teacher.weights", recipe.teacher.weights, recipe_file)
+
+
+def placed(key: str, path: str, recipe_file: Path, what: str = "file") -> Path:
+    """Where a path that a recipe names lies: absolute, beside the recipe, or in AFPKD_DATA. UserError: nowhere."""
+    places = [folder / Path(path).expanduser() for folder in (recipe_file.parent, data_root())]
     for place in places:
-        if place.is_file():
+        if place.is_dir() if what == "folder" else place.is_file():
             return place.resolve()
     looked = " or ".join(dict.fromkeys(map(str, places)))
-    raise UserError(f"{recipe_file.name}: teacher.weights: no file at {looked}: put the file there or set AFPKD_DATA")
+    raise UserError(f"{recipe_file.name}: {key}: no {what} at {looked}: put the {what} there or set AFPKD_DATA")
 
 
 def _decoded(raw: Json, path: Path) -> Recipe:
@@ -74,22 +79,36 @@ def _decoded(raw: Json, path: Path) -> Recipe:
 
 
 def _recipe_type(raw: Json) -> type[Recipe]:
-    """The Recipe whose `teacher` and `distill` have just the keys that this recipe's choices give them."""
+    """The Recipe whose `data`, `teacher` and `distill` have just the keys that this recipe's choices give them."""
+    types: dict[str, Any] = {"teacher": _teacher_type(raw), "distill": _distill_type(raw)}
+    if not _detects(raw):
+        return _combined("Recipe", (Recipe,), types)
+    types |= {"data": CocoData, "expected": dict[str, ExpectedAp]}
+    return _combined("Recipe", (Recipe,), types, expected=dataclasses.field(default_factory=dict))
+
+
+def _detects(raw: Json) -> bool:
+    section = raw.get("data")
+    return isinstance(section, dict) and section.get("name") == COCO
+
+
+def _teacher_type(raw: Json) -> type[Any]:
     foreign = isinstance(raw.get("teacher"), dict) and "weights" in raw["teacher"]
-    types = {"teacher": ForeignTeacher if foreign else TrainedTeacher, "distill": _distill_type(raw)}
-    return _combined("Recipe", (Recipe,), types)
+    if _detects(raw):
+        return ForeignDetector if foreign else TrainedDetector
+    return ForeignTeacher if foreign else TrainedTeacher
 
 
 def _distill_type(raw: Json) -> type[Distill]:
-    section = raw.get("distill")
+    section, base = raw.get("distill"), DistillDetector if _detects(raw) else Distill
     method = section.get("method") if isinstance(section, dict) else None
     if not isinstance(method, str) or method not in OPTIONS:
-        return Distill  # which says what is wrong with it
-    return _combined("Distill", (Distill, OPTIONS[method]), {})
+        return base  # which says what is wrong with it
+    return _combined("Distill", (base, OPTIONS[method]), {})
 
 
-def _combined(name: str, bases: tuple[type, ...], annotations: dict[str, Any]) -> type[Any]:
-    made = type(name, bases, {"__annotations__": annotations, "__module__": __name__})
+def _combined(name: str, bases: tuple[type, ...], annotations: dict[str, Any], **defaults: Any) -> type[Any]:
+    made = type(name, bases, {"__annotations__": annotations, "__module__": __name__, **defaults})
     return dataclass(frozen=True, kw_only=True, config=STRICT)(made)
 
 
@@ -153,7 +172,12 @@ def _keys_of(section: list[str], raw: Json) -> list[str]:
     if section == ["distill"]:
         kind = _distill_type(raw)
     elif section == ["teacher"]:
-        kind = ForeignTeacher if "weights" in raw["teacher"] else TrainedTeacher
+        kind = _teacher_type(raw)
     elif section:
-        kind = {"data": Data, "prompts": Prompts, "export": Export, "profile": Profile}.get(section[0], Recipe)
+        kind = {
+            "data": CocoData if _detects(raw) else Data,
+            "prompts": Prompts,
+            "export": Export,
+            "profile": Profile,
+        }.get(section[0], Recipe)
     return [f.name for f in dataclasses.fields(kind)]

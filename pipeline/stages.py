@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from afpkd.models.outputs import Shapes
 
 
-NUM_JUDGED = 1000  # held-out images on which phase 1 is judged
-
-
 def train_teacher(run: Run) -> Json:
     """Stage `teacher`: train it, or take a foreign one in; either way its test accuracy is measured."""
     weights = teacher_weights(run.recipe, run.recipe_file)
@@ -46,8 +43,8 @@ def train_undistilled(run: Run) -> Json:
 def tune_prompts(run: Run) -> Json:
     """Stage `prompts`: fine-tune the frequency prompts inside the frozen teacher (phase 1), and judge them."""
     from afpkd.acceptance import phase_one_report, why_not_accepted
-    from afpkd.evaluate import model_top1
     from afpkd.learners import prompt_learner
+    from afpkd.tasks.task import model_scores
 
     work = Workspace(run, "prompts")
     settings = run.recipe.prompts
@@ -57,6 +54,7 @@ def tune_prompts(run: Run) -> Json:
         prompts,
         teacher,
         work.heldout,
+        task=work.task,
         objective=settings.objective,
         overlap_weight=settings.overlap_weight,
         area=settings.area,
@@ -64,17 +62,19 @@ def tune_prompts(run: Run) -> Json:
     )
     fitted = work.fit(learner, settings)
     prompts.load_state_dict(fitted.last)
-    judged = phase_one_report(prompts, teacher, work.heldout._replace(images=work.heldout.images[:NUM_JUDGED]))
-    pictured = work.heldout.images[:NUM_PICTURED]
+    images = work.heldout.normalised(work.heldout.first(work.task.num_judged))
+    judged = phase_one_report(prompts, teacher, images, work.task)
+    pictured = work.heldout.first(NUM_PICTURED)
     draw_prompts(prompts, teacher(work.heldout.normalised(pictured)).features, pictured, judged["masks"], work.folder)
     refusal = why_not_accepted(judged)
     work.progress.say(f"the masks choose: {refusal is None}{f': {refusal}' if refusal else ''}")
     if refusal and settings.must_choose:
         mend = "raise prompts.epochs or prompts.area, or set must_choose = false"
         raise UserError(f"{run.name}: prompts: {refusal}: {mend}")
+    metric = work.task.metric
     metrics = {
-        "teacher_heldout_top1": model_top1(teacher.model, work.heldout),
-        "prompted_heldout_top1": fitted.history[-1]["heldout_top1"],
+        f"teacher_heldout_{metric}": model_scores(work.task, teacher.model, work.heldout)[metric],
+        f"prompted_heldout_{metric}": fitted.history[-1][f"heldout_{metric}"],
         "median_mask_spread": statistics.median(row["spread"] for row in judged["masks"]),
         "accepted": refusal is None,
         **judged,
@@ -104,39 +104,40 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     torch.manual_seed(
         work.run.recipe.seed
     )  # building the teacher drew numbers: a student starts as the undistilled one
-    student = work.new_model(settings.student)
+    student = work.new_model(settings.student, getattr(settings, "backbone", "none"))
     options: Json = settings.options()
     if settings.uses_prompts:
         untrained = options.get("mask") == "untrained"
         options["prompts"] = (work.new_prompts if untrained else work.prompts)(teacher, teacher_shapes)
-    shapes = probe_shapes(student, in_channels=work.spec.in_channels, image_size=work.spec.image_size)
+    shapes = probe_shapes(student, in_channels=work.in_channels, image_size=work.image_size)
     distiller = build_distiller(settings.method, shapes, teacher_shapes, **options).to(work.device)
-    return student_learner(student, teacher, distiller, work.heldout)
+    return student_learner(student, teacher, distiller, work.heldout, work.task)
 
 
 def _train_plain(run: Run, role: str, arch: str, settings: TrainSettings) -> Json:
     from afpkd.learners import plain_learner
 
     work = Workspace(run, role)
-    model = work.new_model(arch)
-    fitted = work.fit(plain_learner(model, work.heldout), settings)
+    model = work.new_model(arch, getattr(settings, "backbone", "none"))
+    fitted = work.fit(plain_learner(model, work.heldout, work.task), settings)
     return work.write_checkpoint(model, fitted, arch=arch, method="none")
 
 
 def _adopt_teacher(run: Run, weights: Path) -> Json:
     from afpkd.checkpoint import load_weights, save_weights
-    from afpkd.evaluate import model_top1
+    from afpkd.tasks.task import model_scores
 
     started = time.monotonic()
     work = Workspace(run, "teacher")
     arch = run.recipe.teacher.arch
     model = work.empty_model(arch)
     work.progress.say(load_weights(model, weights))
-    top1 = model_top1(model, work.test)
+    scores = model_scores(work.task, model, work.test)
     for left in ("record.json", "metrics.jsonl", "checkpoint.pt"):  # of a teacher that was trained here before
         (work.folder / left).unlink(missing_ok=True)
     save_weights(work.folder / WEIGHTS, model.state_dict())
-    metrics = {"test_top1_last": top1, "test_top1_selected": top1, "heldout_top1": None}
+    metrics = {f"test_{name}_{which}": score for name, score in scores.items() for which in ("last", "selected")}
+    metrics[f"heldout_{work.task.metric}"] = None
     work.inputs["weights"] = sha256_of(weights)
     record = {**work.checkpoint_record(model, arch, None), "metrics": metrics, "selected_epoch": None, "epochs": None}
     return work.finish(record, time.monotonic() - started)

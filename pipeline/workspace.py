@@ -7,23 +7,24 @@ import dataclasses
 import datetime
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from afpkd.record import Json, UserError, provenance, read_record, sha256_of, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.lineage import require_recorded
 from pipeline.progress import StageProgress
-from pipeline.recipe import Recipe
+from pipeline.recipe import Data, Recipe
+from pipeline.recipe_detection import CocoData
 from pipeline.recipe_reader import load_recipe, recipe_path
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from afpkd.data.dataset import Dataset
     from afpkd.learners import FrozenTeacher, Learner
     from afpkd.models.outputs import Shapes
     from afpkd.prompts import FrequencyPrompts
+    from afpkd.tasks.task import Task
     from afpkd.train import Fitted, Fitting
 
 WEIGHTS = "model.safetensors"
@@ -59,9 +60,6 @@ class Workspace:
     def __init__(self, run: Run, stage: str) -> None:
         import torch
 
-        from afpkd.data.batches import pixels_from_split
-        from afpkd.data.dataset import data_root, hold_out
-
         keep_freed_memory()
         torch.manual_seed(run.recipe.seed)  # initial weights are the seed's alone
         provenance()  # of the code that runs now, not of what the folder holds hours later
@@ -69,14 +67,48 @@ class Workspace:
         self.folder = run.role(stage)
         self.progress = StageProgress(stage)
         self.device = _torch_device(run)
-        self.spec = run.recipe.data.spec
-        self.data: Dataset = self.spec.load(data_root())
-        rest, heldout = hold_out(self.data.train, run.recipe.data.heldout, run.recipe.seed)
-        mean, std = run.recipe.data.mean, run.recipe.data.std
+        self.task: Task
+        self.train: Any
+        self.heldout: Any
+        self.test: Any
+        self.label_names: list[str]
+        self.in_channels: int
+        self.image_size: tuple[int, int]
+        self.inputs: Json = {}
+        if isinstance(run.recipe.data, CocoData):
+            self._take_scenes(run.recipe.data)
+        else:
+            self._take_pixels(run.recipe.data)
+
+    def _take_pixels(self, wanted: Data) -> None:
+        """A small data set, whole on the device."""
+        from afpkd.data.batches import pixels_from_split
+        from afpkd.data.dataset import data_root, hold_out
+        from afpkd.learners import CLASSIFICATION
+
+        self.task, data = CLASSIFICATION, wanted.spec.load(data_root())
+        rest, heldout = hold_out(data.train, wanted.heldout, self.run.recipe.seed)
         self.train, self.heldout, self.test = (
-            pixels_from_split(split, mean, std, self.device) for split in (rest, heldout, self.data.test)
+            pixels_from_split(split, wanted.mean, wanted.std, self.device) for split in (rest, heldout, data.test)
         )
-        self.inputs: Json = {"data": self.data.sha256()}
+        self.label_names, self.in_channels = data.label_names, wanted.spec.in_channels
+        self.image_size = wanted.spec.image_size
+        self.inputs["data"] = data.sha256()
+
+    def _take_scenes(self, wanted: CocoData) -> None:
+        """Scenes with boxes; what was left out is said once a run, where the first network is trained."""
+        from afpkd.data.coco_batches import Scenes
+        from pipeline.scenes import detection_task, read_scenery
+
+        scenery = read_scenery(wanted, self.run.recipe_file, self.run.recipe.seed)
+        for line in scenery.told() if self.stage in ("teacher", "undistilled") else ():
+            self.progress.say(line)
+        self.task, self.label_names = detection_task(wanted), scenery.train.names
+        self.in_channels, self.image_size = 3, wanted.image_size
+        self.train, self.heldout, self.test = (
+            Scenes(split, wanted.image_size, wanted.mean, wanted.std, self.device) for split in scenery
+        )
+        self.inputs["data"] = scenery.sha256()
 
     def empty_model(self, arch: str) -> nn.Module:
         """A model on the device, its weights about to be loaded."""
@@ -84,19 +116,24 @@ class Workspace:
 
         from afpkd.models import build_model
 
-        model = build_model(arch, num_classes=self.spec.num_classes, in_channels=self.spec.in_channels)
+        model = build_model(arch, num_classes=len(self.label_names), in_channels=self.in_channels)
         # channels last: a fifth less time for convolutions on most machines, the same numbers
         return model.to(self.device).to(memory_format=torch.channels_last)
 
-    def new_model(self, arch: str) -> nn.Module:
-        """A model to train: known to export before any time is spent on it."""
+    def new_model(self, arch: str, backbone: str = "none") -> nn.Module:
+        """A model to train: known to export before any time is spent on it. backbone: where a detector's starts."""
         import torch
 
         from export.to_onnx import dry_run_export
 
         model = self.empty_model(arch)
         with torch.random.fork_rng():  # the exporter's draws must not move the weights that are drawn next
-            dry_run_export(model, torch.zeros(1, self.spec.in_channels, *self.spec.image_size), arch=arch)
+            dry_run_export(model, torch.zeros(1, self.in_channels, *self.image_size), arch=arch)
+        if backbone != "none":
+            from afpkd.data.dataset import data_root
+
+            detector: Any = model
+            self.progress.say(detector.load_backbone(backbone, (self.run.recipe_file.parent, data_root())))
         return model
 
     def teacher(self) -> tuple[FrozenTeacher, Shapes]:
@@ -107,16 +144,17 @@ class Workspace:
 
         folder = self.run.role("teacher")
         record = read_record(folder / "record.json")
-        top1, least = record["metrics"]["test_top1_selected"], self.run.recipe.teacher.min_top1
-        if top1 < least:
+        key, name = ("min_ap50", "ap50") if self.task.metric == "ap" else ("min_top1", "top1")
+        score, least = record["metrics"][f"test_{name}_selected"], getattr(self.run.recipe.teacher, key)
+        if score < least:
             raise UserError(
-                f"{self.run.name}: the teacher's test accuracy is {top1:.2f} %, below teacher.min_top1 = {least:g}: "
-                "nothing good is distilled from it; train it longer, fix its weights, or lower min_top1"
+                f"{self.run.name}: the teacher's test {name} is {score:.2f} %, below teacher.{key} = {least:g}: "
+                f"nothing good is distilled from it; train it longer, fix its weights, or lower {key}"
             )
         self.inputs["teacher"] = require_recorded(folder, WEIGHTS)
         model = self.empty_model(record["arch"])
         load_weights(model, folder / WEIGHTS)
-        shapes = probe_shapes(model, in_channels=self.spec.in_channels, image_size=self.spec.image_size)
+        shapes = probe_shapes(model, in_channels=self.in_channels, image_size=self.image_size)
         return FrozenTeacher(model), shapes
 
     def new_prompts(self, teacher: FrozenTeacher, shapes: Shapes) -> FrequencyPrompts:
@@ -124,7 +162,8 @@ class Workspace:
         from afpkd.prompts import FrequencyPrompts
 
         prompts = FrequencyPrompts(shapes, **self.run.recipe.prompts.shape()).to(self.device)
-        prompts.calibrate(teacher(self.train.normalised(self.train.images[:NUM_CALIBRATION])).features)
+        num = min(NUM_CALIBRATION, self.task.num_judged)
+        prompts.calibrate(teacher(self.train.normalised(self.train.first(num))).features)
         return prompts
 
     def prompts(self, teacher: FrozenTeacher, shapes: Shapes) -> FrequencyPrompts:
@@ -144,17 +183,18 @@ class Workspace:
     def fitting(self, learner: Learner, settings: TrainSettings) -> Fitting:
         """A training of `learner`, saving to resume beside the outputs (undeclared to the graph, so a kill never
         deletes it)."""
-        from afpkd.train import Augmentation, Fitting
+        from afpkd.data.batches import Augmentation
+        from afpkd.train import Fitting
 
         data = self.run.recipe.data
         if settings.compile:
             learner.product.compile()
-        self.progress.say(f"{settings.epochs:g} epochs of {len(self.train.labels)} images on {self.device}")
+        self.progress.say(f"{settings.epochs:g} epochs of {self.train.num_images} images on {self.device}")
         return Fitting(
             learner,
             self.train,
             settings,
-            augmentation=Augmentation(data.crop_padding, data.flip),
+            augmentation=Augmentation(getattr(data, "crop_padding", 0), data.flip, getattr(data, "scales", (1.0, 1.0))),
             seed=self.run.recipe.seed,
             checkpoint=self.folder / "checkpoint.pt",
             digest=self._resume_digest(),
@@ -162,17 +202,20 @@ class Workspace:
 
     def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, arch: str, method: str) -> Json:
         """Read the test set once, for the last and for the selected epoch; the selected weights travel on."""
-        from afpkd.evaluate import model_top1
+        from afpkd.tasks.task import model_scores
 
+        chosen_by = f"heldout_{self.task.metric}"
         model.load_state_dict(fitted.last)
-        last = model_top1(model, self.test)
+        last = model_scores(self.task, model, self.test)
         model.load_state_dict(fitted.selected)
+        selected = model_scores(self.task, model, self.test)
         metrics = {
-            "test_top1_last": last,
-            "test_top1_selected": model_top1(model, self.test),
-            "heldout_top1": fitted.history[fitted.selected_epoch - 1]["heldout_top1"],
+            **{f"test_{name}_last": score for name, score in last.items()},
+            **{f"test_{name}_selected": score for name, score in selected.items()},
+            chosen_by: fitted.history[fitted.selected_epoch - 1][chosen_by],
         }
-        self.progress.say(f"test top-1 {metrics['test_top1_selected']:.2f} % (selected epoch {fitted.selected_epoch})")
+        told = ", ".join(f"{name} {score:.2f} %" for name, score in selected.items() if score is not None)
+        self.progress.say(f"test {told} (selected epoch {fitted.selected_epoch})")
         record = {
             **self.checkpoint_record(model, arch, method),
             "metrics": metrics,
@@ -188,12 +231,13 @@ class Workspace:
         return {
             "schema": "afpkd.checkpoint/1",
             "role": self.stage,
+            "task": "detection" if self.task.metric == "ap" else "classification",
             "arch": arch,
             "method": method,
             "num_params": num_parameters(model),
-            "num_classes": self.spec.num_classes,
-            "in_channels": self.spec.in_channels,
-            "image_size": list(self.spec.image_size),
+            "num_classes": len(self.label_names),
+            "in_channels": self.in_channels,
+            "image_size": list(self.image_size),
             "inputs": self.inputs,
         }
 

@@ -5,7 +5,8 @@ All randomness is a function of (seed, step): a resumed run draws the crops and 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +14,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afpkd.data.dataset import Split
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to training images at random."""
+
+    padding: int = 4
+    """Of small images: crop from so many black pixels a side."""
+    flip: bool = True
+    """Mirror half of them."""
+    scales: tuple[float, float] = (1.0, 1.0)
+    """Of scenes with boxes: scale by a factor between these."""
+
+
+class Samples(Protocol):
+    """What the training loop reads: images on a device, and what the task compares with."""
+
+    @property
+    def num_images(self) -> int:
+        """How many there are."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are used."""
+
+    def batch(self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator) -> tuple[Tensor, Any]:
+        """Normalised, augmented images of these numbers, and their targets."""
 
 
 class Pixels(NamedTuple):
@@ -23,15 +51,40 @@ class Pixels(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """uint8 N, C, H, W -> float32 (pixel * (1 / 255) - mean) / std, channels last in memory (faster convolutions).
+    @property
+    def num_images(self) -> int:
+        """How many there are."""
+        return len(self.labels)
 
-        The arithmetic of the bundle's manifest, operation by operation: the exported file sees the same inputs.
-        """
-        shape = (1, -1, 1, 1)
-        mean, std = (torch.tensor(v, device=images.device).view(shape) for v in (self.mean, self.std))
-        planes = images.float().mul_(1 / 255).sub_(mean).div_(std)  # a plane, a number: 4x faster than a pixel, three
-        return planes.contiguous(memory_format=torch.channels_last)
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.images.device
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """`normalised` with the mean and std of this split."""
+        return normalised(images, self.mean, self.std)
+
+    def first(self, num: int) -> Tensor:
+        """The first images, uint8 n, C, H, W."""
+        return self.images[:num]
+
+    def batch(self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Normalised images, cropped and mirrored at random, and their labels."""
+        images = random_crop_and_flip(
+            self.images[chosen], padding=augmentation.padding, flip=augmentation.flip, generator=generator
+        )
+        return self.normalised(images), self.labels[chosen]
+
+
+def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 N, C, H, W -> float32 (pixel * (1 / 255) - mean) / std, channels last in memory (faster convolutions).
+
+    The arithmetic of the bundle's manifest, operation by operation: the exported file sees the same inputs.
+    """
+    means, stds = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
+    planes = images.float().mul_(1 / 255).sub_(means).div_(stds)  # a plane, a number: 4x faster than a pixel, three
+    return planes.contiguous(memory_format=torch.channels_last)
 
 
 def pixels_from_split(split: Split, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Pixels:

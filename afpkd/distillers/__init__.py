@@ -34,6 +34,12 @@ def _catkd() -> type[Distiller]:
     return CATKD
 
 
+def _imitation() -> type[Distiller]:
+    from afpkd.distillers.imitation import Imitation
+
+    return Imitation
+
+
 def _reviewkd() -> type[Distiller]:
     from afpkd.distillers.reviewkd import ReviewKD
 
@@ -56,6 +62,7 @@ DISTILLERS: dict[str, Callable[[], type[Distiller]]] = {
     "none": _none,
     "kd": _kd,
     "dkd": _dkd,
+    "imitation": _imitation,
     "reviewkd": _reviewkd,
     "catkd": _catkd,
     "freekd": _freekd,

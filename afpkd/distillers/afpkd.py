@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
-from afpkd.distillers.distiller import Distiller, Losses, pooled_map
+from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.distillers.frequency import FrequencyTerm
 from afpkd.distillers.reviewkd import spatial_loss
 from afpkd.fusion import FeatureFusion, LevelAdapters
 from afpkd.losses import soft_target_loss, standardised, warm_up
-from afpkd.models.outputs import Outputs, Shapes
+from afpkd.models.outputs import AnyOutputs, Shapes
 from afpkd.prompts import FrequencyPrompts
 
 
@@ -44,17 +42,17 @@ class AFPKD(Distiller):
         super().__init__()
         self.mu, self.gamma, self.kappa, self.temperature, self.warm_up = mu, gamma, kappa, temperature, warm_up
         self.standardise = standardise
-        shapes = [*student.channels, student.pooled], [*teacher.channels, teacher.pooled], [*teacher.sizes, (1, 1)]
+        shapes = student.imitated_channels(), teacher.imitated_channels(), teacher.imitated_sizes()
         fused = FeatureFusion(*shapes, local_branch=local_branch) if fusion == "top-down" else LevelAdapters(*shapes)
         self.fusion = fused
         self.frequency = FrequencyTerm(prompts, **frequency)
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
         """{"frequency", "spatial", "kd"}, each where its weight is not 0."""
-        fused = self.fusion([*student.features, pooled_map(student)])
+        fused = self.fusion(student.imitated())
         losses = {}
         if self.mu:
-            losses["frequency"] = self.mu * self.frequency(fused[:-1], teacher.features)
+            losses["frequency"] = self.mu * self.frequency(fused[: len(teacher.features)], teacher.features)
         if self.gamma:
             losses["spatial"] = self.gamma * spatial_loss(fused, teacher)
         if self.kappa:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
 
-from afpkd.models.outputs import Outputs
+from torch import Tensor, nn
 
 Losses = dict[str, Tensor]
 
@@ -19,11 +19,9 @@ class Distiller(nn.Module):
 
     task_weight: float = 1.0
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
-        """Weighted losses by name; `target` is what the task compares with, `progress` in 0..1 of the schedule."""
+    def forward(self, student: Any, teacher: Any, target: Any, progress: float) -> Losses:
+        """Weighted losses by name, of the `Outputs` of both (of `Detections`, where it only looks at features).
+
+        `target` is what the task compares with, `progress` in 0..1 of the schedule.
+        """
         raise NotImplementedError
-
-
-def pooled_map(outputs: Outputs) -> Tensor:
-    """The pooled vector as a 1x1 map N, C, 1, 1: ReviewKD's deepest level."""
-    return outputs.pooled[:, :, None, None]

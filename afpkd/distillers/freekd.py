@@ -9,13 +9,13 @@ followed; its released code, for detectors, leaves out the low band and the posi
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
 
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.distillers.frequency import FrequencyTerm
 from afpkd.fusion import LevelAdapters
 from afpkd.losses import warm_up
-from afpkd.models.outputs import Outputs, Shapes
+from afpkd.models.outputs import AnyOutputs, Shapes
 from afpkd.prompts import FrequencyPrompts
 
 
@@ -30,7 +30,7 @@ class FreeKD(Distiller):
         self.adapters = LevelAdapters(student.channels, teacher.channels, teacher.sizes)
         self.frequency = FrequencyTerm(prompts, normalise="none")
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
         """{"frequency"}."""
         weight = self.mu * warm_up(progress, self.warm_up)
         return {"frequency": weight * self.frequency(self.adapters(student.features), teacher.features)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
 
 from afpkd.distillers.distiller import Distiller, Losses
-from afpkd.models.outputs import Outputs, Shapes
+from afpkd.models.outputs import AnyOutputs, Shapes
 
 
 class NoDistillation(Distiller):
@@ -14,6 +14,6 @@ class NoDistillation(Distiller):
     def __init__(self, student: Shapes, teacher: Shapes) -> None:
         super().__init__()
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
         """No losses."""
         return {}

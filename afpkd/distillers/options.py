@@ -14,6 +14,9 @@ class NoOptions:
     """`none`: the task loss alone."""
 
     uses_prompts: ClassVar[bool] = False
+    """Whether it needs phase 1."""
+    needs_logits: ClassVar[bool] = False
+    """Whether it looks at the logits of a classifier: a detector cannot be distilled by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,7 @@ class KdOptions:
     """`kd`: logits (Hinton et al. 2015); the values are those of the CIFAR-100 literature."""
 
     uses_prompts: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = True
     temperature: float = 4.0
     """T of the softmax."""
     kd_weight: float = 0.9
@@ -36,6 +40,7 @@ class DkdOptions:
     """`dkd`: target and non-target classes apart (Zhao et al. 2022)."""
 
     uses_prompts: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = True
     temperature: float = 4.0
     """T of the softmax."""
     alpha: float = 1.0
@@ -49,10 +54,23 @@ class DkdOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImitationOptions:
+    """`imitation`: 1x1 adapters and the squared error of every level (Romero et al. 2015)."""
+
+    uses_prompts: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = False
+    gamma: float = 1.0
+    """Weight of the mean squared error summed over levels."""
+    warm_up: float = WARM_UP
+    """Fraction of the schedule over which the weight rises from 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReviewKdOptions:
     """`reviewkd`: fused features against all levels of the teacher (Chen et al. 2021)."""
 
     uses_prompts: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = False
     gamma: float = 0.6
     """Weight of the HCL summed over levels; a value a pair: 0.6 (ResNet-56), 1 (110), 5 (WRN, 8x4), 8 (ShuffleV2)."""
     warm_up: float = WARM_UP
@@ -64,6 +82,7 @@ class CatKdOptions:
     """`catkd`: class activation maps (Guo et al. 2023)."""
 
     uses_prompts: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = True
     beta: float = 0.7
     """Weight of the class maps' squared error; a value a pair: 0.7 (R56-R20), 15 (32x4-8x4), 600 (32x4-Shuffle)."""
     pooled_size: int = 2
@@ -77,6 +96,7 @@ class FreeKdOptions:
     """`freekd`: frequency prompts, position weight, 1x1 adapters (Zhang et al. 2024), on classification."""
 
     uses_prompts: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = False
     mu: float = 5.0
     """Weight of the frequency loss (unnormalised mean over tokens, bands, channels and positions)."""
     warm_up: float = WARM_UP
@@ -88,6 +108,7 @@ class AfpkdOptions:
     """`afpkd`: frequency prompts, position weight, feature fusion (Zhang et al. 2025)."""
 
     uses_prompts: ClassVar[bool] = True
+    needs_logits: ClassVar[bool] = False
     mu: float = 5.0
     """Weight of the frequency loss."""
     gamma: float = 0.6
@@ -116,11 +137,22 @@ class AfpkdOptions:
 
 
 OPTIONS: dict[
-    str, type[NoOptions | KdOptions | DkdOptions | ReviewKdOptions | CatKdOptions | FreeKdOptions | AfpkdOptions]
+    str,
+    type[
+        NoOptions
+        | KdOptions
+        | DkdOptions
+        | ImitationOptions
+        | ReviewKdOptions
+        | CatKdOptions
+        | FreeKdOptions
+        | AfpkdOptions
+    ],
 ] = {
     "none": NoOptions,
     "kd": KdOptions,
     "dkd": DkdOptions,
+    "imitation": ImitationOptions,
     "reviewkd": ReviewKdOptions,
     "catkd": CatKdOptions,
     "freekd": FreeKdOptions,

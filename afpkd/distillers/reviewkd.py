@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from afpkd.distillers.distiller import Distiller, Losses, pooled_map
+from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.fusion import FeatureFusion
 from afpkd.losses import hierarchical_context_loss, warm_up
-from afpkd.models.outputs import Outputs, Shapes
+from afpkd.models.outputs import AnyOutputs, Shapes
 
 
 class ReviewKD(Distiller):
-    """gamma x the HCL of fused student features against the teacher's, summed over the stages and the pooled vector."""
+    """gamma x the HCL of fused student features against the teacher's, summed over the stages and the pooled vector, or
+    over the levels of a detector's pyramid."""
 
     def __init__(self, student: Shapes, teacher: Shapes, *, gamma: float, warm_up: float) -> None:
         super().__init__()
         self.gamma, self.warm_up = gamma, warm_up
         self.fusion = fusion_between(student, teacher, local_branch=False)
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
         """{"spatial"}."""
-        fused = self.fusion([*student.features, pooled_map(student)])
+        fused = self.fusion(student.imitated())
         return {"spatial": self.gamma * warm_up(progress, self.warm_up) * spatial_loss(fused, teacher)}
 
 
 def fusion_between(student: Shapes, teacher: Shapes, *, local_branch: bool) -> FeatureFusion:
-    """A fusion module over the stages and the pooled vector of a pair."""
-    sizes = [*teacher.sizes, (1, 1)]
-    channels = [*student.channels, student.pooled], [*teacher.channels, teacher.pooled]
-    return FeatureFusion(*channels, sizes, local_branch=local_branch)
+    """A fusion module over all that the student imitates."""
+    channels = student.imitated_channels(), teacher.imitated_channels()
+    return FeatureFusion(*channels, teacher.imitated_sizes(), local_branch=local_branch)
 
 
-def spatial_loss(fused: list[Tensor], teacher: Outputs) -> Tensor:
+def spatial_loss(fused: list[Tensor], teacher: AnyOutputs) -> Tensor:
     """HCL of each fused level against the teacher's map (pre-activation) and pooled vector, summed."""
-    targets = [*teacher.features, pooled_map(teacher)]
-    losses = [hierarchical_context_loss(ours, target) for ours, target in zip(fused, targets, strict=True)]
+    pairs = zip(fused, teacher.imitated(), strict=True)
+    losses = [hierarchical_context_loss(ours, target) for ours, target in pairs]
     return sum(losses[1:], start=losses[0])

@@ -66,6 +66,27 @@ def _shufflenet_v2(num_classes: int, in_channels: int) -> nn.Module:
     return ShuffleNetV2(num_classes=num_classes, in_channels=in_channels)
 
 
+def _fcos(backbone: str, width: int, num_convs: int) -> Builder:
+    def build(num_classes: int, in_channels: int) -> nn.Module:
+        from afpkd.models.fcos import FcosDetector
+
+        assert in_channels == 3, "scenes with boxes are read as RGB"
+        return FcosDetector(backbone, width=width, num_convs=num_convs, num_classes=num_classes)
+
+    return build
+
+
+DETECTORS: dict[str, Builder] = {
+    "fcos-resnet101": _fcos("resnet101", 256, 4),
+    "fcos-resnet50": _fcos("resnet50", 256, 4),
+    "fcos-resnet18": _fcos("resnet18", 256, 4),
+    "fcos-mobilenetv3": _fcos("mobilenet_v3_large", 256, 4),
+    "fcos-resnet18-128": _fcos("resnet18", 128, 2),
+    "fcos-resnet18-64": _fcos("resnet18", 64, 1),
+    "fcos-mobilenetv3-64": _fcos("mobilenet_v3_large", 64, 1),
+}
+"""FCOS-BACKBONE: neck and head as published, 256 channels, four convolutions a branch; FCOS-BACKBONE-WIDTH: narrow."""
+
 MODELS: dict[str, Builder] = {
     "resnet8": _resnet(8),
     "resnet20": _resnet(20),
@@ -87,15 +108,15 @@ MODELS: dict[str, Builder] = {
 
 
 def build_model(arch: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """Build a randomly initialised network; it returns `Outputs` and takes `refine`. Raises UserError."""
-    return look_up("model", arch, MODELS)(num_classes, in_channels)
+    """Build a randomly initialised network; it takes `refine` and returns `Outputs`, or `Detections`. UserError."""
+    return look_up("model", arch, MODELS | DETECTORS)(num_classes, in_channels)
 
 
 def probe_shapes(model: nn.Module, *, in_channels: int, image_size: tuple[int, int]) -> Shapes:
     """Run one black image through `model` in eval mode and read the shapes of what comes out."""
     import torch
 
-    from afpkd.models.outputs import Shapes
+    from afpkd.models.outputs import Outputs, Shapes
 
     mode, parameter = model.training, next(model.parameters())
     with torch.no_grad():
@@ -104,8 +125,8 @@ def probe_shapes(model: nn.Module, *, in_channels: int, image_size: tuple[int, i
     return Shapes(
         channels=[feature.shape[1] for feature in outputs.features],
         sizes=[(feature.shape[2], feature.shape[3]) for feature in outputs.features],
-        pooled=outputs.pooled.shape[1],
-        num_classes=outputs.logits.shape[1],
+        pooled=outputs.pooled.shape[1] if isinstance(outputs, Outputs) else None,
+        num_classes=outputs.logits.shape[-1],
     )
 
 

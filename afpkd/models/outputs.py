@@ -29,14 +29,58 @@ class Outputs(NamedTuple):
     final: Tensor
     classifier: nn.Linear
 
+    def in_float32(self) -> Outputs:
+        """Logits that mixed precision left in half precision as float32, where losses are computed; features stay."""
+        return self._replace(logits=self.logits.float())
+
+    def imitated(self) -> list[Tensor]:
+        """What a student imitates, shallow to deep: the maps, and the pooled vector as a 1x1 map (as ReviewKD)."""
+        return [*self.features, self.pooled[:, :, None, None]]
+
+
+class Detections(NamedTuple):
+    """One forward pass of a detector, A locations over all levels of its pyramid.
+
+    logits: N, A, K class scores. distances: N, A, 4, to the left, top, right and bottom edge of the box, in strides of
+    the level. centerness: N, A, 1, a logit.
+    features: the levels of the pyramid, fine to coarse, each N, C, H, W: what enters the head.
+    """
+
+    logits: Tensor
+    distances: Tensor
+    centerness: Tensor
+    features: list[Tensor]
+
+    def in_float32(self) -> Detections:
+        """The head's output as float32, where losses are computed; features stay."""
+        return self._replace(
+            logits=self.logits.float(), distances=self.distances.float(), centerness=self.centerness.float()
+        )
+
+    def imitated(self) -> list[Tensor]:
+        """What a student imitates: the levels of the pyramid."""
+        return self.features
+
+
+AnyOutputs = Outputs | Detections
+
 
 class Shapes(NamedTuple):
     """What a distiller must know of a network to size its adapters: probed, never written by hand."""
 
     channels: list[int]
     sizes: list[tuple[int, int]]
-    pooled: int
+    pooled: int | None
+    """Channels of the pooled vector; None of a detector, which has none."""
     num_classes: int
+
+    def imitated_channels(self) -> list[int]:
+        """Channels of `Outputs.imitated`."""
+        return self.channels if self.pooled is None else [*self.channels, self.pooled]
+
+    def imitated_sizes(self) -> list[tuple[int, int]]:
+        """Sizes of `Outputs.imitated`."""
+        return self.sizes if self.pooled is None else [*self.sizes, (1, 1)]
 
 
 def average_pooled(final: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.datasets import ImageFolder  # type: ignore[import-untyped]
+from torchvision.datasets import ImageFolder
 
 from afpkd.data.folder import read_folder, read_image
 from afpkd.record import UserError

@@ -252,7 +252,7 @@ def test_prompts_that_have_learned_nothing_are_not_accepted(seed: int, *, united
     prompts.calibrate(toy.teacher(toy.images).features)
     for parameter in prompts.parameters() if zero else ():
         nn.init.zeros_(parameter)
-    report = phase_one_report(prompts, toy.teacher, toy.pixels)
+    report = phase_one_report(prompts, toy.teacher, toy.pixels.normalised(toy.pixels.images))
     assert why_not_accepted(report) is not None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import torchvision  # type: ignore[import-untyped]
+import torchvision
 from torch import Tensor, nn
 from torchdistill.models.classification.wide_resnet import WideBasicBlock, WideResNet4Cifar
 

@@ -19,7 +19,6 @@ from torchdistill.models.wrapper import AttentionBasedFusion, Student4KnowledgeR
 
 from afpkd.data.batches import Pixels
 from afpkd.distillers import build_distiller
-from afpkd.distillers.distiller import pooled_map
 from afpkd.distillers.options import OPTIONS
 from afpkd.distillers.reviewkd import ReviewKD
 from afpkd.fusion import FusionLevel
@@ -123,7 +122,7 @@ def _take_weights(ours: FusionLevel, theirs: AttentionBasedFusion) -> None:
 
 
 def _maps(outputs: Outputs) -> list[Tensor]:
-    return [*outputs.features, pooled_map(outputs)]
+    return outputs.imitated()
 
 
 @pytest.mark.parametrize("training", [True, False])

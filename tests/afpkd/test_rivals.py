@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from afpkd.distillers import DISTILLERS, build_distiller
 from afpkd.distillers.afpkd import AFPKD
 from afpkd.distillers.catkd import class_maps
-from afpkd.distillers.distiller import Distiller, pooled_map
+from afpkd.distillers.distiller import Distiller
 from afpkd.distillers.freekd import FreeKD
 from afpkd.distillers.frequency import FrequencyTerm
 from afpkd.distillers.options import OPTIONS, WARM_UP
@@ -255,7 +255,7 @@ def test_without_position_weight_all_channels_count_the_same(pair: Pair) -> None
 
 
 def test_fusion_1x1_makes_levels_independent(pair: Pair) -> None:
-    maps = [*pair.student.features, pooled_map(pair.student)]
+    maps = pair.student.imitated()
     for fusion, reached in (("1x1", [False, False, True, False]), ("top-down", [True, True, True, False])):
         distiller = _distiller(pair, "afpkd", fusion=fusion).eval()
         assert isinstance(distiller, AFPKD)
@@ -300,3 +300,19 @@ def test_options_of_the_frequency_loss_leave_the_others_alone(option: str, pair:
 def test_afpkd_without_frequency_local_branch_and_logits_is_reviewkd(pair: Pair) -> None:
     review = _losses(pair, "reviewkd", gamma=0.6)
     assert _losses(pair, "afpkd", mu=0.0, gamma=0.6, local_branch=False) == pytest.approx(review)
+
+
+def test_imitation_is_the_squared_error_of_adapted_maps(pair: Pair) -> None:
+    distiller = build_distiller("imitation", *pair.shapes, gamma=3.0, warm_up=0.0).eval().double()
+    expected = 0.0
+    for level, ours, theirs in zip(
+        distiller.get_submodule("adapters.levels"), pair.student.features, pair.teacher.features, strict=True
+    ):
+        weight = level.get_parameter("0.weight")[:, :, 0, 0].detach().numpy()
+        mapped = np.einsum("oc,nchw->nohw", weight, ours.detach().double().numpy()) / np.sqrt(1 + 1e-5)  # BN at rest
+        expected += float(np.mean((mapped - theirs.double().numpy()) ** 2))
+    doubled = [
+        outputs._replace(features=[f.double() for f in outputs.features]) for outputs in (pair.student, pair.teacher)
+    ]
+    found = distiller(*doubled, LABELS, 1.0)
+    assert float(found["spatial"].detach()) == pytest.approx(3 * expected, rel=1e-6)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from afpkd import train as training
 from afpkd.checkpoint import load_weights, save_weights, state_sha256
-from afpkd.data.batches import Pixels
+from afpkd.data.batches import Augmentation, Pixels
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, student_learner
@@ -20,7 +20,7 @@ from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings, learning_rate
-from afpkd.train import Augmentation, Fitted, Fitting
+from afpkd.train import Fitted, Fitting
 
 SETTINGS = TrainSettings(epochs=3, batch_size=8, lr=0.05, schedule="onecycle")
 

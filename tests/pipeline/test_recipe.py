@@ -11,6 +11,7 @@ from pipeline.recipe import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_names, teacher_weights
 
 SHIPPED = [
+    "bccd-fcos-cpu",
     "cifar100-resnet110-resnet20",
     "cifar100-resnet110-resnet32",
     "cifar100-resnet32x4-resnet8x4",
@@ -24,6 +25,8 @@ SHIPPED = [
     "cifar100-wrn-40-2-shufflenetv1",
     "cifar100-wrn-40-2-wrn-16-2",
     "cifar100-wrn-40-2-wrn-40-1",
+    "coco-fcos-r101-r50",
+    "coco128-fcos-cpu",
     "default",
 ]
 

@@ -1,0 +1,67 @@
+"""A recipe's scenes: read, split, placed on its canvas; and the task that they set."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from afpkd.data.coco import CocoSplit, hold_out_scenes, read_coco, repeated, with_objects
+from afpkd.record import Json, digest
+from deploy.agent.detections import Rule, detections_of
+from pipeline.recipe_detection import CocoData, Split
+from pipeline.recipe_reader import placed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from afpkd.tasks.detection import Detection
+
+
+class Scenery(NamedTuple):
+    """The splits of a recipe."""
+
+    train: CocoSplit
+    heldout: CocoSplit
+    test: CocoSplit
+
+    def sha256(self) -> str:
+        """Hash the annotation files, which name and measure every image: which data a record speaks of."""
+        return digest([split.sha256 for split in self])
+
+    def told(self) -> list[str]:
+        """A line a split."""
+        return [f"{name}: {split.told()}" for name, split in self._asdict().items()]
+
+
+def read_scenery(data: CocoData, recipe_file: Path, seed: int) -> Scenery:
+    """Read the annotation files that a recipe names. UserError: missing, broken, or of other classes than train's."""
+    whole = _read("train", data.train, recipe_file)
+    test = _read("test", data.test, recipe_file, whole)
+    if isinstance(data.heldout, int):
+        rest, heldout = hold_out_scenes(whole, data.heldout, seed)
+    else:
+        rest, heldout = whole, _read("heldout", data.heldout, recipe_file, whole)
+    return Scenery(repeated(with_objects(rest), data.repeat), heldout, test)
+
+
+def detection_task(data: CocoData) -> Detection:
+    """The task, with the suppression that devices run."""
+    from afpkd.tasks.detection import Detection
+
+    return Detection(partial(detections_of, rule=rule_of(data)))
+
+
+def rule_of(data: CocoData) -> Rule:
+    """How the recipe's detectors are read."""
+    return Rule(score=data.score, iou=data.iou, most=data.most)
+
+
+def postprocessing(data: CocoData) -> Json:
+    """The same as a manifest says it."""
+    return rule_of(data)._asdict()
+
+
+def _read(key: str, split: Split, recipe_file: Path, train: CocoSplit | None = None) -> CocoSplit:
+    annotations = placed(f"data.{key}.annotations", split.annotations, recipe_file)
+    images = placed(f"data.{key}.images", split.images, recipe_file, "folder")
+    return read_coco(annotations, images, names=train.names if train else None)
