@@ -71,14 +71,15 @@ def run_of(name: str, variant: Json, seed: int, folder: Path) -> Run:
     file = place / f"{name}.toml"
     file.write_text(recipe_text(variant, seed))
     run = Run(name, load_recipe(str(file))[1], file, place, "cpu", 1)
-    _shared(run, "teacher", folder / "teacher", train_teacher)
+    shared(run, "teacher", folder / "teacher", train_teacher)
     if run.recipe.distill.uses_prompts:
         digest = run.recipe.stage_digest("prompts")[:8]
-        _shared(run, "prompts", folder / f"prompts-{digest}-seed{seed}", tune_prompts)
+        shared(run, "prompts", folder / f"prompts-{digest}-seed{seed}", tune_prompts)
     return run
 
 
-def _shared(run: Run, role: str, place: Path, make: Callable[[Run], Json]) -> None:
+def shared(run: Run, role: str, place: Path, make: Callable[[Run], Json]) -> None:
+    """Make a run's teacher or prompts at `place`, once, and link them into its folder."""
     link, place = run.role(role), place.resolve()
     place.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():

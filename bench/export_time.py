@@ -57,7 +57,7 @@ def _once(folder: Path) -> Json:
     from pipeline.stages import export_bundle
     from pipeline.workspace import open_run
 
-    spent, predict = 0.0, build._predict
+    spent, predict = 0.0, build.outputs_of
 
     def clocked(*arguments: object) -> object:
         nonlocal spent
@@ -66,7 +66,7 @@ def _once(folder: Path) -> Json:
         spent += time.perf_counter() - started
         return found
 
-    build._predict = clocked  # type: ignore[assignment]
+    build.outputs_of = clocked  # type: ignore[assignment]
     manifest = export_bundle(open_run(folder.parent.name, folder.parent.parent), folder.name)
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ def source_from_model(model: nn.Module, image_shape: Sequence[int]) -> Source:
     """A torch network (it returns `Outputs`, or logits alone) that sees images of `image_shape` (C, H, W)."""
     example = torch.zeros(1, *image_shape)
     return Source(
-        _torch_forward(logits_only(model)),
+        torch_forward(logits_only(model)),
         lambda opset: graph_from_model(model, example, opset=opset),
         macs_of(model, example),
     )
@@ -91,16 +91,16 @@ def build_bundle(
     rule = {"layout": "NCHW", "scale": 1 / 255, "mean": list(mean), "std": list(std)}
     source = network if isinstance(network, Source) else source_from_model(network, images.shape[1:])
     name = f"{role} ({arch})"
-    reference = _predict(source.forward, images, rule)
+    reference = outputs_of(source.forward, images, rule)
     _check_inputs(name, reference, labels, label_names, precisions, calibration)
     planned = planned_files(precisions, opset, legacy=legacy, quantizer=settings.quantizer)
     quantizes = calibration is not None and "int8" in precisions
     inputs = preprocess(calibration.images, {"preprocessing": rule}) if quantizes and calibration else None
     maker = Maker(source.graph_of, opset, inputs, settings)
-    checker = _Checker(name, images, labels, rule, reference, max_drop)
+    checker = ClassifierChecker(name, images, labels, rule, reference, max_drop)
     fault = maker.overflow(checker.golden_inputs()) if set(precisions) != {"fp32"} else None
     with tempfile.TemporaryDirectory() as scratch:
-        files, facts = _made(planned, maker, checker, Path(scratch), fault, build_check, say)
+        files, facts = made_files(planned, maker, checker, Path(scratch), fault, build_check, say)
         return write_bundle(
             out,
             facts={
@@ -113,7 +113,7 @@ def build_bundle(
                 **facts,
                 "sensitivity": maker.sensitivity(),
                 "torch_top1": checker.torch_top1,
-                "lineage": {**lineage, "calibration": _calibrated(calibration, settings) if quantizes else None},
+                "lineage": {**lineage, "calibration": calibrated_facts(calibration, settings) if quantizes else None},
             },
             files=files,
             golden=Golden(images[checker.chosen], reference[checker.chosen], checker.tolerances(precisions)),
@@ -121,10 +121,10 @@ def build_bundle(
         )
 
 
-def _made(
+def made_files(
     planned: Sequence[Planned],
     maker: Maker,
-    checker: _Checker,
+    checker: Checker,
     folder: Path,
     fault: str | None,
     build_check: BuildCheck | None,
@@ -137,7 +137,8 @@ def _made(
         path = folder / file.name
         save_graph(maker.graph(file), path, opset=file.opset)
         verification[file.name] = facts = checker.check(file, path, fault)
-        say(f"{file.name}: top-1 {facts['top1']:.2f} %, {facts['status']}{_after(facts['reason'])}")
+        score = f"AP {facts['ap']:.2f} %" if "ap" in facts else f"top-1 {facts['top1']:.2f} %"
+        say(f"{file.name}: {score}, {facts['status']}{_after(facts['reason'])}")
         builds[file.name] = _built(build_check, file, path)
         kept = {key: facts[key] for key in ("status", "reason")}
         entry = {**kept, "tolerances": facts.pop("tolerances")}
@@ -145,7 +146,14 @@ def _made(
     return files, {"verification": verification, "build_check": builds}
 
 
-class _Checker:
+class Checker(Protocol):
+    """What looks at each file that was made."""
+
+    def check(self, file: Planned, path: Path, overflow: str | None) -> Json:
+        """What the manifest says of a file, `tolerances` among it; UserError where it may not be written."""
+
+
+class ClassifierChecker:
     """Holds each file against float32 torch on the golden images and on the whole test set."""
 
     def __init__(
@@ -173,7 +181,7 @@ class _Checker:
     def check(self, file: Planned, path: Path, overflow: str | None) -> Json:
         """Give what the manifest says of a file, and the tolerances it has on a device; UserError where fp32 strays."""
         what, reference = f"{self._name}, {file.name}", self._reference
-        logits = _predict(onnx_forward(path, as_written=file.as_written), self._images, self._rule)
+        logits = outputs_of(onnx_forward(path, as_written=file.as_written), self._images, self._rule)
         golden = compare(reference[self.chosen], logits[self.chosen])
         tolerances = golden_tolerances(file.precision, reference[self.chosen])
         ties = []
@@ -200,7 +208,8 @@ def _built(build_check: BuildCheck | None, file: Planned, path: Path) -> Json:
     return build_check(path, file.precision)
 
 
-def _calibrated(calibration: Calibration | None, settings: Int8) -> Json:
+def calibrated_facts(calibration: Calibration | None, settings: Int8) -> Json:
+    """What the manifest says of the calibration."""
     assert calibration is not None, "int8 is calibrated"
     return {
         **calibration.facts(),
@@ -234,14 +243,16 @@ def _check_inputs(
         raise UserError(f"{name}: its logits hold NaN or infinity: train it again")
 
 
-def _predict(forward: Forward, images: NDArray[np.uint8], rule: Json) -> Logits:
+def outputs_of(forward: Forward, images: NDArray[np.uint8], rule: Json) -> Logits:
     """Logits N, K of pixels, preprocessed a batch at a time: a large test set need not fit in memory as floats."""
     manifest = {"preprocessing": rule}
     batches = (images[i : i + _BATCH_SIZE] for i in range(0, len(images), _BATCH_SIZE))
     return np.concatenate([forward(preprocess(batch, manifest)) for batch in batches])
 
 
-def _torch_forward(network: LogitsOnly) -> Forward:
+def torch_forward(network: LogitsOnly) -> Forward:
+    """The reference: float32 torch on the CPU."""
+
     def forward(images: NDArray[np.float32]) -> Logits:
         with torch.inference_mode():
             logits: Logits = network(torch.from_numpy(images)).numpy()

@@ -6,6 +6,7 @@ No torch: a measuring host reads, checks and writes bundles with numpy alone.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ MANIFEST = "manifest.json"
 NUM_GOLDEN = 64
 
 GOLDEN, LABELS, EVAL, EVAL_LABELS = "golden.npz", "labels.txt", "eval.npy", "eval_labels.npy"
+EVAL_BOXES = "eval_boxes.json"
 
 
 class ModelFile(NamedTuple):
@@ -41,7 +43,8 @@ class ModelFile(NamedTuple):
 
 
 class Golden(NamedTuple):
-    """Images uint8 N, C, H, W; the logits float32 N, K torch gives them; how far each precision may stray."""
+    """Images uint8 N, C, H, W; the logits float32 N, K torch gives them, of a detector its raw output N, A, 4 + K; how
+    far each precision may stray."""
 
     images: NDArray[np.uint8]
     logits: NDArray[np.float32]
@@ -49,10 +52,11 @@ class Golden(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """The whole test set: images uint8 N, C, H, W; labels int64 N; the name of each class."""
+    """The whole test set: images uint8 N, C, H, W; labels int64 N, of a detector the boxes as a COCO document, whose
+    images are in the same order; the name of each class."""
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | Json
     label_names: Sequence[str]
 
 
@@ -148,7 +152,10 @@ def write_bundle(out: Path, *, facts: Json, files: Sequence[ModelFile], golden: 
             shutil.copyfile(path, folder / path.name)
         np.savez(folder / GOLDEN, images=golden.images, logits=golden.logits)
         np.save(folder / EVAL, evaluation.images, allow_pickle=False)
-        np.save(folder / EVAL_LABELS, evaluation.labels, allow_pickle=False)
+        if isinstance(evaluation.labels, dict):
+            write_text(folder / EVAL_BOXES, json.dumps(evaluation.labels, allow_nan=False))
+        else:
+            np.save(folder / EVAL_LABELS, evaluation.labels, allow_pickle=False)
         write_text(folder / LABELS, "".join(f"{name}\n" for name in evaluation.label_names))
         manifest = _manifest(folder, facts, files, golden, evaluation)
         write_record(folder / MANIFEST, manifest)
@@ -157,18 +164,22 @@ def write_bundle(out: Path, *, facts: Json, files: Sequence[ModelFile], golden: 
 
 def _manifest(folder: Path, facts: Json, files: Sequence[ModelFile], golden: Golden, evaluation: Evaluation) -> Json:
     hashes = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-    num_classes = golden.logits.shape[1]
+    task, name, truth = (
+        ("detection", "detections", EVAL_BOXES)
+        if isinstance(evaluation.labels, dict)
+        else ("classification", "logits", EVAL_LABELS)
+    )
     return {
         "schema": SCHEMA,
         **facts,
-        "task": "classification",
-        "num_classes": num_classes,
+        "task": task,
+        "num_classes": len(evaluation.label_names),
         "input": {"name": "input", "shape": ["batch", *golden.images.shape[1:]], "dtype": "float32"},
-        "output": {"name": "logits", "shape": ["batch", num_classes], "dtype": "float32"},
+        "output": {"name": name, "shape": ["batch", *golden.logits.shape[1:]], "dtype": "float32"},
         "files": [_file_entry(file, hashes[file.path.name]) for file in files],
         "golden": {"path": GOLDEN, "num": len(golden.images), "tolerances": golden.tolerances},
         "labels": LABELS,
-        "evaluation": {"images": EVAL, "labels": EVAL_LABELS, "num": len(evaluation.images)},
+        "evaluation": {"images": EVAL, "labels": truth, "num": len(evaluation.images)},
         "hashes": hashes,
         **provenance(),
     }
@@ -184,7 +195,7 @@ def _refuse_other_files(out: Path) -> None:
     """What stands at `out` will be replaced: never a folder that holds anything but a bundle's files."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file: name a folder for the bundle")
-    known = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS}
+    known = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS, EVAL_BOXES}
     for path in sorted(out.iterdir()) if out.exists() else ():
         if path.name not in known and path.suffix != ".onnx":
             raise UserError(f"{path}: no part of a bundle, and would be lost: name another folder or move it away")

@@ -11,6 +11,7 @@ TensorRT 10 reads, and brings gigabytes of packages.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal, NamedTuple
 
@@ -79,7 +80,7 @@ def quantized(proto: onnx.ModelProto, inputs: NDArray[np.float32], settings: Int
     return Quantized(
         full,
         half=lambda opset: half_from_quantized(full, opset),
-        sensitivity=lambda: sensitivity(proto, ranges, inputs[:NUM_JUDGED]),
+        sensitivity=lambda: sensitivity(proto, ranges, inputs[: _num_judged(proto)]),
     )
 
 
@@ -103,9 +104,43 @@ def with_qdq(
         dict(_OPTIONS),
     )
     quantizer.quantize_model()
+    _unshare_weights(quantizer.model.model.graph)
     placed = sorted_graph(quantizer.model.model)
     placed.producer_name, placed.producer_version = proto.producer_name, proto.producer_version
     return placed
+
+
+def _unshare_weights(graph: onnx.GraphProto) -> None:
+    """Give every further user of an int8 weight a copy: a detector's head has one for all its levels.
+
+    ONNX Runtime, told to sum int8 products exactly, rewrites each user's weight under one name and fails on the second.
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    sources = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    sources = {name: node for name, node in sources.items() if node.input[0] in stored}
+    seen: Counter[str] = Counter()
+    for node in list(graph.node):
+        for position, name in enumerate(node.input):
+            if name not in sources:
+                continue
+            if seen[name]:
+                copy = onnx.NodeProto()
+                copy.CopyFrom(sources[name])
+                suffix = f"_{seen[name]}"
+                copy.name, copy.output[0] = copy.name + suffix, name + suffix
+                for index, part in enumerate(copy.input):
+                    tensor = onnx.TensorProto()
+                    tensor.CopyFrom(stored[part])
+                    copy.input[index] = tensor.name = part + suffix
+                    graph.initializer.append(tensor)
+                graph.node.append(copy)
+                node.input[position] = copy.output[0]
+            seen[name] += 1
+
+
+def _num_judged(proto: onnx.ModelProto) -> int:
+    """Fewer of a detector's, whose images are larger and whose layers are more."""
+    return NUM_JUDGED if len(proto.graph.output[0].type.tensor_type.shape.dim) == 2 else NUM_JUDGED // 8
 
 
 def sensitivity(proto: onnx.ModelProto, ranges: Ranges, inputs: NDArray[np.float32]) -> list[Json]:
@@ -115,11 +150,11 @@ def sensitivity(proto: onnx.ModelProto, ranges: Ranges, inputs: NDArray[np.float
     """
     reference: Logits = graph_forward(proto)(inputs)
     rows = []
-    for node in layers(proto):
-        logits = graph_forward(with_qdq(proto, ranges, only=[node.name]))(inputs)
+    for name, nodes in _by_layer(proto).items():
+        logits = graph_forward(with_qdq(proto, ranges, only=[node.name for node in nodes]))(inputs)
         found = compare(reference, logits)
         kept = {key: found[key] for key in ("sqnr_db", "max_abs_error")}
-        rows.append({"layer": layer_name(node), "node": node.name, **kept})
+        rows.append({"layer": name, "node": nodes[0].name, **kept})
     return sorted(rows, key=lambda row: np.inf if row["sqnr_db"] is None else row["sqnr_db"])
 
 
@@ -127,6 +162,14 @@ def layers(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes that can be quantised: convolutions and linear layers with constant weights."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     return [node for node in proto.graph.node if node.op_type in OP_TYPES and node.input[1] in weights]
+
+
+def _by_layer(proto: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes of each layer: several where it is used several times, as a detector's head on every level."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in layers(proto):
+        found.setdefault(layer_name(node), []).append(node)
+    return found
 
 
 def layer_name(node: onnx.NodeProto) -> str:
@@ -143,10 +186,11 @@ def layer_name(node: onnx.NodeProto) -> str:
 
 def excluded_nodes(proto: onnx.ModelProto, names: Sequence[str]) -> list[str]:
     """The nodes that these names of layers or nodes mean; UserError naming the nearest where there is none."""
-    known: dict[str, str] = {}
-    for node in layers(proto):
-        known |= {layer_name(node): node.name, node.name: node.name}
+    known: dict[str, list[str]] = {}
+    for layer, nodes in _by_layer(proto).items():
+        known[layer] = [node.name for node in nodes]
+        known |= {node.name: [node.name] for node in nodes if node.name != layer}
     for name in names:
         if name not in known:
             raise UserError(f"export.int8_exclude: {unknown('layer', name, known)}")
-    return [known[name] for name in names]
+    return [node for name in names for node in known[name]]

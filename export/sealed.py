@@ -101,17 +101,17 @@ def _check_files(bundle_dir: Path, hashes: dict[str, str]) -> None:
 
 def _check_arrays(bundle_dir: Path, manifest: Json) -> None:
     """The arrays are those the manifest describes: a header may promise any size, and any type."""
-    image, num_classes = tuple(manifest["input"]["shape"][1:]), manifest["num_classes"]
+    image, output = tuple(manifest["input"]["shape"][1:]), tuple(manifest["output"]["shape"][1:])
     evaluation, golden = manifest["evaluation"], manifest["golden"]
-    for name, dtype, shape in (
-        (evaluation["images"], "uint8", (evaluation["num"], *image)),
-        (evaluation["labels"], "int64", (evaluation["num"],)),
-    ):
+    arrays = [(evaluation["images"], "uint8", (evaluation["num"], *image))]
+    if manifest["task"] == "classification":
+        arrays.append((evaluation["labels"], "int64", (evaluation["num"],)))
+    for name, dtype, shape in arrays:
         path = bundle_dir / name
         with path.open("rb") as file:
             _check_array(file, path.stat().st_size, np.dtype(dtype), shape, str(path))
     path = bundle_dir / golden["path"]
-    wanted = {"images.npy": ("uint8", (golden["num"], *image)), "logits.npy": ("float32", (golden["num"], num_classes))}
+    wanted = {"images.npy": ("uint8", (golden["num"], *image)), "logits.npy": ("float32", (golden["num"], *output))}
     try:
         with zipfile.ZipFile(path) as archive:
             found = {entry.filename: entry for entry in archive.infolist()}

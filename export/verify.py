@@ -48,6 +48,8 @@ _TIE = 1e-5
 def compare(reference: Logits, candidate: Logits) -> Json:
     """Compare logits N, K in float64: the worst image counts, the agreement and the SQNR excepted.
 
+    Of a detector's raw output, N, A, 4 + K, its scores are compared (`detector_checks` looks at its boxes).
+
     max_abs_error: largest |difference|. max_rel_error: largest over the images of (largest |difference|) / (largest
     |reference|), so that a logit near 0 does not blow it up. sqnr_db: 10 log10(sum reference^2 / sum difference^2),
     None where there is no difference. argmax_agreement: percent. cosine: smallest over the images, 0 where either is
@@ -58,7 +60,7 @@ def compare(reference: Logits, candidate: Logits) -> Json:
         raise UserError(
             f"logits of shape {candidate.shape}, expected {reference.shape}: the file is of another network"
         )
-    want, got = reference.astype(np.float64), candidate.astype(np.float64)
+    want, got = (_answers(outputs).astype(np.float64) for outputs in (reference, candidate))
     if not np.isfinite(want).all():
         raise UserError("the network's logits hold NaN or infinity: check the weights and their training")
     finite = np.isfinite(got).all(axis=1)
@@ -69,6 +71,11 @@ def compare(reference: Logits, candidate: Logits) -> Json:
         "num_not_finite": int((~finite).sum()),
         "num": len(want),
     }
+
+
+def _answers(outputs: Logits) -> Logits:
+    """Logits as they are; of a detector's raw output the scores, flat."""
+    return outputs if outputs.ndim == 2 else outputs[..., 4:].reshape(len(outputs), -1)
 
 
 _ERRORS = ("max_abs_error", "max_rel_error", "sqnr_db", "cosine")
@@ -106,12 +113,22 @@ def file_tolerances(tolerances: Json, measured: Json) -> Json:
     }
 
 
+_WORDS = {"top1": "top-1", "ap": "AP"}
+
+
 def status_of(
-    comparison: Json, accuracy: float, torch_top1: float, max_drop: float, name: str, fault: str | None = None
+    comparison: Json,
+    accuracy: float,
+    torch_top1: float,
+    max_drop: float,
+    name: str,
+    fault: str | None = None,
+    *,
+    metric: str = "top1",
 ) -> Json:
     """Judge a file by its budget: {"top1", "drop", "max_drop", "status": "ok" | "over budget", "reason"}; percent.
 
-    fault: what is wrong with the file whatever its accuracy here.
+    metric: what the accuracy is, `ap` of a detector. fault: what is wrong with the file whatever its accuracy here.
     """
     drop, reason = torch_top1 - accuracy, None
     if fault:
@@ -119,9 +136,10 @@ def status_of(
     elif comparison["num_not_finite"]:
         reason = f"{name} gives NaN or infinity for {comparison['num_not_finite']} of {comparison['num']} images"
     elif drop > max_drop:
-        reason = f"{name} loses {drop:.2f} points of top-1 against float32 ({torch_top1:.2f} %), more than {max_drop:g}"
+        lost = f"loses {drop:.2f} points of {_WORDS[metric]} against float32 ({torch_top1:.2f} %)"
+        reason = f"{name} {lost}, more than {max_drop:g}"
     status = "ok" if reason is None else "over budget"
-    return {"top1": accuracy, "drop": drop, "max_drop": max_drop, "status": status, "reason": reason}
+    return {metric: accuracy, "drop": drop, "max_drop": max_drop, "status": status, "reason": reason}
 
 
 def require_within(comparison: Json, tolerances: Json, what: str) -> None:

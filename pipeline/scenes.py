@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from afpkd.data.coco import CocoSplit, hold_out_scenes, read_coco, repeated, with_objects
-from afpkd.record import Json, digest
-from deploy.agent.detections import Rule, detections_of
+from afpkd.data.coco import CocoSplit, hold_out_scenes, read_canvas, read_coco, repeated, with_objects
+from afpkd.record import digest
+from deploy.agent.detections import Rule, agreement, box_error, detections_of
 from pipeline.recipe_detection import CocoData, Split
 from pipeline.recipe_reader import placed
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from afpkd.tasks.detection import Detection
+    from export.calibration import Calibration
+    from export.detector import Reading
+
+MOST_CALIBRATION_BYTES = 2 << 30
+"""Of preprocessed scenes in memory."""
 
 
 class Scenery(NamedTuple):
@@ -56,12 +61,29 @@ def rule_of(data: CocoData) -> Rule:
     return Rule(score=data.score, iou=data.iou, most=data.most)
 
 
-def postprocessing(data: CocoData) -> Json:
-    """The same as a manifest says it."""
-    return rule_of(data)._asdict()
-
-
 def _read(key: str, split: Split, recipe_file: Path, train: CocoSplit | None = None) -> CocoSplit:
     annotations = placed(f"data.{key}.annotations", split.annotations, recipe_file)
     images = placed(f"data.{key}.images", split.images, recipe_file, "folder")
     return read_coco(annotations, images, names=train.names if train else None)
+
+
+def reading(data: CocoData) -> Reading:
+    """How exported detectors are read: with the functions that devices run."""
+    from export.detector import Reading
+
+    return Reading(partial(detections_of, rule=rule_of(data)), agreement, box_error, rule_of(data)._asdict())
+
+
+def scenes_for_calibration(train: CocoSplit, canvas: tuple[int, int], seed: int, most: int) -> Calibration:
+    """Training scenes that calibrate int8, drawn with the recipe's seed; a small set gives fewer than is wished."""
+    import numpy as np
+
+    from export.calibration import NUM_IMAGES, Calibration
+
+    distinct = list({scene.path: index for index, scene in enumerate(train.scenes)}.values())
+    num = max(1, min(most, len(distinct), MOST_CALIBRATION_BYTES // (3 * canvas[0] * canvas[1] * 4)))
+    drawn = np.random.Generator(np.random.PCG64(seed)).choice(len(distinct), size=num, replace=False)
+    ids = sorted(distinct[index] for index in drawn)
+    warning = f"calibrated on {num} images, fewer than {NUM_IMAGES}" if num < NUM_IMAGES else None
+    canvases = np.stack([read_canvas(train.scenes[index], canvas)[0] for index in ids])
+    return Calibration(canvases, ids, warning=warning)

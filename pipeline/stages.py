@@ -17,10 +17,13 @@ from afpkd.settings import TrainSettings
 from pipeline.lineage import require_recorded
 from pipeline.progress import StageProgress
 from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
+from pipeline.recipe_detection import CocoData
 from pipeline.recipe_reader import teacher_weights
 from pipeline.workspace import WEIGHTS, Run, Workspace
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from afpkd.learners import FrozenTeacher, Learner
     from afpkd.models.outputs import Shapes
 
@@ -146,52 +149,87 @@ def _adopt_teacher(run: Run, weights: Path) -> Json:
 def export_bundle(run: Run, role: str) -> Json:
     """Stage `export`: the role's selected weights as one bundle that travels."""
     from afpkd.checkpoint import load_weights
-    from afpkd.data.dataset import data_root
     from afpkd.models import build_model
     from deploy.build_check import build_check
-    from export.build import build_bundle
-    from export.calibration import calibration_images
     from export.quantize import Int8
 
-    folder, recipe = run.role(role), run.recipe
+    folder, wanted = run.role(role), run.recipe.export
     record, weights = read_record(folder / "record.json"), require_recorded(folder, WEIGHTS)
     model = build_model(record["arch"], num_classes=record["num_classes"], in_channels=record["in_channels"])
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))
-    data, wanted = recipe.data.spec.load(data_root()), recipe.export
-    quantizes = "int8" in wanted.precisions
     started = time.monotonic()
-    manifest = build_bundle(
+    common: Json = {
+        "role": role,
+        "arch": record["arch"],
+        "mean": run.recipe.data.mean,
+        "std": run.recipe.data.std,
+        "precisions": wanted.precisions,
+        "opset": wanted.opset,
+        "out": folder / "bundle",
+        "int8": Int8(wanted.quantizer, wanted.calibration, wanted.int8_exclude),
+        "legacy": wanted.legacy,
+        "max_drop": wanted.max_drop,
+        "build_check": build_check,
+        "say": progress.say,
+    }
+    lineage = {
+        "config_digest": run.recipe.stage_digest("export"),
+        # teacher -> prompts -> student; null where a network comes from none
+        **{kind: record["inputs"].get(kind) for kind in ("teacher", "prompts")},
+        "weights": weights,
+        "record": sha256_of(folder / "record.json"),
+    }
+    export = _export_detector if isinstance(run.recipe.data, CocoData) else _export_classifier
+    manifest = export(run, model, lineage, common)
+    progress.say(f"{len(manifest['verification'])} files in {time.monotonic() - started:.1f} s")
+    return manifest
+
+
+def _export_classifier(run: Run, model: nn.Module, lineage: Json, common: Json) -> Json:
+    from afpkd.data.dataset import data_root
+    from export.build import build_bundle
+    from export.calibration import calibration_images
+
+    data, wanted = run.recipe.data.spec.load(data_root()), run.recipe.export
+    quantizes = "int8" in wanted.precisions
+    return build_bundle(
         model,
-        role=role,
-        arch=record["arch"],
         images=data.test.images,
         labels=data.test.labels,
         label_names=data.label_names,
-        mean=recipe.data.mean,
-        std=recipe.data.std,
-        precisions=wanted.precisions,
-        opset=wanted.opset,
-        lineage={
-            "config_digest": recipe.stage_digest("export"),
-            "data": data.sha256(),
-            # teacher -> prompts -> student; null where a network comes from none
-            **{kind: record["inputs"].get(kind) for kind in ("teacher", "prompts")},
-            "weights": weights,
-            "record": sha256_of(folder / "record.json"),
-        },
-        out=folder / "bundle",
-        calibration=calibration_images(data.train.images, recipe.seed, wanted.calibration_images)
+        lineage={**lineage, "data": data.sha256()},
+        calibration=calibration_images(data.train.images, run.recipe.seed, wanted.calibration_images)
         if quantizes
         else None,
-        int8=Int8(wanted.quantizer, wanted.calibration, wanted.int8_exclude),
-        legacy=wanted.legacy,
-        max_drop=wanted.max_drop,
-        build_check=build_check,
-        say=progress.say,
+        **common,
     )
-    progress.say(f"{len(manifest['verification'])} files in {time.monotonic() - started:.1f} s")
-    return manifest
+
+
+def _export_detector(run: Run, model: nn.Module, lineage: Json, common: Json) -> Json:
+    import numpy as np
+
+    from afpkd.data.coco import read_canvas
+    from export.detector import EvaluatedScenes, build_detector_bundle
+    from pipeline.scenes import read_scenery, reading, scenes_for_calibration
+
+    data, wanted = run.recipe.data, run.recipe.export
+    assert isinstance(data, CocoData)
+    scenery = read_scenery(data, run.recipe_file, run.recipe.seed)
+    canvases, scales = zip(*(read_canvas(scene, data.image_size) for scene in scenery.test.scenes), strict=True)
+    drawn = (
+        scenes_for_calibration(scenery.train, data.image_size, run.recipe.seed, wanted.calibration_images)
+        if "int8" in wanted.precisions
+        else None
+    )
+    return build_detector_bundle(
+        model,
+        test=EvaluatedScenes(np.stack(canvases), scales, scenery.test),
+        reading=reading(data),
+        lineage={**lineage, "data": scenery.sha256()},
+        calibration=drawn,
+        **common,
+    )
 
 
 def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list[Json]:

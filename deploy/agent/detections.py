@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+SEEN = 0.2
+"""From this score on an object is seen, where raw outputs are compared: torchvision's threshold of what it shows."""
+
+
 class Rule(NamedTuple):
     """How raw output becomes detections; the defaults are FCOS's on COCO."""
 
@@ -62,6 +66,27 @@ def detections_of(raw: NDArray[np.float32], size: tuple[int, int], scale: float,
     """
     found = detections(raw, (size[0] * scale, size[1] * scale), rule)
     return found._replace(boxes=found.boxes / np.float32(scale))
+
+
+def agreement(expected: NDArray[np.float32], raw: NDArray[np.float32]) -> float:
+    """Give the percent of the objects seen in `expected` (N, A, 4 + K) that `raw` sees too; 100 where none is seen.
+
+    Seen: scored `SEEN` or more. Seen too: a detection of that class overlaps by a half, with at least half that score.
+    """
+    anywhere = (np.inf, np.inf)
+    seen = same = 0
+    for want, got in zip(expected, raw):  # noqa: B905 (strict= is Python 3.10)
+        theirs, ours = detections(want, anywhere, Rule(score=SEEN)), detections(got, anywhere, Rule(score=SEEN / 2))
+        near = intersection_over_union(theirs.boxes, ours.boxes) >= 0.5
+        found = (near & (theirs.classes[:, None] == ours.classes[None, :])).any(axis=1)
+        seen, same = seen + len(found), same + int(found.sum())
+    return 100.0 * same / seen if seen else 100.0
+
+
+def box_error(expected: NDArray[np.float32], raw: NDArray[np.float32]) -> float:
+    """Give the largest difference in pixels between boxes at the locations that see something in `expected`."""
+    seen = expected[..., 4:].max(axis=-1) >= SEEN
+    return float(np.abs(expected[..., :4] - raw[..., :4])[seen].max(initial=0.0))
 
 
 def suppressed(boxes: NDArray[np.float32], classes: NDArray[np.int64], iou: float, most: int) -> NDArray[np.int64]:

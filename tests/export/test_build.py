@@ -95,7 +95,7 @@ def test_a_file_that_strays_is_refused_and_the_old_bundle_stays(
 def test_one_image_of_another_class_is_refused_though_the_golden_ones_agree(
     net: TinyNet, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict, calls = build._predict, 0
+    predict, calls = build.outputs_of, 0
 
     def change_one(*arguments: Any) -> NDArray[np.float32]:
         nonlocal calls
@@ -105,7 +105,7 @@ def test_one_image_of_another_class_is_refused_though_the_golden_ones_agree(
             logits[1, logits[1].argmin()] = logits[1].max() + 1
         return logits
 
-    monkeypatch.setattr(build, "_predict", change_one)
+    monkeypatch.setattr(build, "outputs_of", change_one)
     with pytest.raises(UserError, match="1 of 300 images get another class than in torch, the first is number 1 "):
         built(net, images, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
