@@ -9,6 +9,10 @@ the image's own band energy gives an offset a token, o_i = W_i mean|R| + b_i: th
     averaged   m_i = sigmoid(M_i),  w = sum_i softmax(o)_i m_i,  R_hat = 2 w R  as FreeKD and AFPKD have it
     united     m_i = sigmoid(M_i / s + o_i),  w = 1 - prod_i (1 - m_i),  R_hat = w R  s: amplitude of the band
 
+What a mask drops becomes zero, or (`dropped="swapped"`) what the batch's next image has there. Zero tells nothing where
+the next layers normalise, as FCOS's head does with GroupNorm: any constant mask then leaves the teacher's answer as it
+is, meets every budget of area, and the masks need not choose.
+
 Averaged tokens (FreeKD, Zhang et al., CVPR 2024) collapse: sigmoid(z) + sigmoid(-z) = 1, so P_2 = -P_1 meets the
 overlap penalty with w = 1/2 everywhere, and the mask marks nothing. United tokens cannot: a pixel counts where *any*
 token says so, and P_2 = -P_1 then marks large details of either sign. Both start with R_hat near R.
@@ -17,7 +21,7 @@ token says so, and P_2 = -P_1 then marks large details of either sign. Both star
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -115,10 +119,17 @@ class FrequencyPrompts(nn.Module):
     """
 
     def __init__(
-        self, teacher: Shapes, *, tokens: int = 2, scales: int = 3, united: bool = True, gate: bool = True
+        self,
+        teacher: Shapes,
+        *,
+        tokens: int = 2,
+        scales: int = 3,
+        united: bool = True,
+        gate: bool = True,
+        dropped: Literal["zero", "swapped"] = "zero",
     ) -> None:
         super().__init__()
-        self.united = united
+        self.united, self.dropped = united, dropped
         self.level_scales = [num_scales(size, scales) for size in teacher.sizes]
         banded = [level for level, found in enumerate(self.level_scales) if found]
         following = [*teacher.channels[1:], teacher.channels[-1]]
@@ -177,6 +188,9 @@ class FrequencyPrompts(nn.Module):
             reports.append(Refined(overlap, areas))
             gain = self.level(level).gain
             refined = [gain * mask.unsqueeze(1) * band for mask, band in zip(masks, bands, strict=True)]
+            if self.dropped == "swapped":
+                others = [(1 - mask.unsqueeze(1)) * band.roll(1, 0) for mask, band in zip(masks, bands, strict=True)]
+                refined = [kept + other for kept, other in zip(refined, others, strict=True)]
             return omega[:, :, None, None] * haar_idwt(refined, (feature.shape[-2], feature.shape[-1]))
 
         return refine

@@ -104,12 +104,11 @@ def _record(job: ProfileJob, measured: dict[str, list[Run]]) -> Json:
     by_mode = {mode: rows_of(about, runs, _remarks(job, entry, runs, failed)) for mode, runs in measured.items()}
     # the single streams of all modes first: what they had and what is quoted is the first
     rows = [rows[0] for rows in by_mode.values()] + [row for rows in by_mode.values() for row in rows[1:]]
-    num_images = len(about.labels) if about.labels is not None else 0
     return {
         "schema": SCHEMA,
         **rows[0],
         "rows": rows,
-        "top1_interval": statistics.top1_interval(round(rows[0]["top1"] / 100 * num_images), num_images),
+        "top1_interval": _interval(rows[0]["top1"], job.manifest()["evaluation"]["num"]),
         "arch": job.manifest()["arch"],
         "preset": job.preset.name,
         **facts_of(quoted, job.preset, job.threads),
@@ -118,6 +117,11 @@ def _record(job: ProfileJob, measured: dict[str, list[Run]]) -> Json:
         "machine": answer["machine"],
         "inputs": {"manifest.json": sha256_of(job.bundle_dir / "manifest.json"), entry["path"]: entry["sha256"]},
     }
+
+
+def _interval(top1: float | None, num: int) -> list[float] | None:
+    """None for a detector, which has no top-1."""
+    return None if top1 is None else statistics.top1_interval(round(top1 / 100 * num), num)
 
 
 def _remarks(job: ProfileJob, entry: Json, runs: Sequence[Run], failed: list[str]) -> list[str]:

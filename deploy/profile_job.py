@@ -52,6 +52,8 @@ class ProfileJob:
         manifest = self.manifest()
         models = [entry["path"] for entry in self.entries()]
         names = ["manifest.json", *models, manifest["golden"]["path"], manifest["evaluation"]["images"]]
+        if manifest["task"] == "detection":  # how each image lies on its canvas
+            names.append(manifest["evaluation"]["labels"])
         for name in names:
             if not (self.bundle_dir / name).is_file():
                 raise UserError(f"{self.bundle_dir / name}: missing from the bundle: export it again")
@@ -93,6 +95,7 @@ class ProfileJob:
     def about(self, entry: Json) -> About:
         """What is known of the file that `entry` lists."""
         manifest = self.manifest()
+        labels, detects = self.bundle_dir / manifest["evaluation"]["labels"], manifest["task"] == "detection"
         return About(
             device=self.device.name,
             role=manifest["role"],
@@ -102,6 +105,7 @@ class ProfileJob:
             macs=manifest["macs"]["macs"],
             num_params=manifest["num_params"],
             size_bytes=entry["size_bytes"],
-            labels=np.load(self.bundle_dir / manifest["evaluation"]["labels"]),
+            labels=None if detects else np.load(labels),
+            truth=labels if detects else None,
             batch=_BATCH,
         )

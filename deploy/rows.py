@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from afpkd.record import Json
 from deploy import energy, machine_state, series, statistics
+from deploy.found import average_precision_of
 from deploy.presets import Preset
 from deploy.verdict import Facts, Verdict, verdict
 
@@ -36,6 +38,8 @@ class About:
     size_bytes: int
     labels: NDArray[np.int64] | None
     """Of the evaluation images; None where there are none."""
+    truth: Path | None = None
+    """Of a detector: the COCO document of what is on the evaluation images."""
     batch: int = 1
 
 
@@ -148,6 +152,7 @@ def _head(about: About, run: Run) -> Json:
         "num_params": about.num_params,
         "size_bytes": about.size_bytes,
         "top1": statistics.top1_percent(right, about.labels) if known else None,  # type: ignore[arg-type] # known
+        **({} if about.truth is None else average_precision_of(run.arrays, about.truth)),
     }
 
 

@@ -68,7 +68,8 @@ def ranges_of(
     enters or leaves an operator of `op_types`.
 
     mse: the range whose int8 grid leaves the least squared error; percentile: 99.99 % of the absolute values lie
-    within; minmax: the extremes; entropy: the threshold of least Kullback-Leibler divergence.
+    within; minmax: the extremes; entropy: the threshold of least Kullback-Leibler divergence. UserError where a tensor
+    hardly varies, so that no histogram can be made.
     """
     kind, options = _METHODS[method]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
@@ -83,7 +84,10 @@ def ranges_of(
         )
         name = proto.graph.input[0].name
         for start in range(0, len(inputs), _BATCH):  # batch by batch: all intermediate maps at once fill gigabytes
-            calibrator.collect_data(_Reader(name, inputs[start : start + _BATCH]))
+            try:
+                calibrator.collect_data(_Reader(name, inputs[start : start + _BATCH]))
+            except ValueError as error:  # numpy's, of a tensor whose values are all but equal
+                raise UserError(f"export.calibration = '{method}': no histogram ({error}): use 'minmax'") from None
         if method == "mse":
             histograms = calibrator.collector.histogram_dict
             return {tensor: _least_error(counts, edges) for tensor, (counts, edges, *_) in histograms.items()}

@@ -139,6 +139,9 @@ class Prompts(TrainSettings):
     """lambda of the mask-overlap loss (FreeKD: 1); averaged tokens meet it with a constant mask."""
     united: bool = True
     """A pixel is of interest where any token says so; false: where the tokens' average does, as FreeKD has it."""
+    dropped: Literal["zero", "swapped"] = "zero"
+    """What takes the place of what a mask drops: zero, or what another image of the batch has there (for teachers whose
+    next layer normalises, as FCOS's head does: there a constant mask of zeros would cost nothing)."""
     must_choose: bool = True
     """Stop where the masks are no better than random ones of equal area; false: only say so."""
 
@@ -160,7 +163,7 @@ class Prompts(TrainSettings):
 
     def shape(self) -> Json:
         """What the prompts are, as opposed to how they are trained: the keywords of `FrequencyPrompts`."""
-        return {key: getattr(self, key) for key in ("tokens", "scales", "united", "gate")}
+        return {key: getattr(self, key) for key in ("tokens", "scales", "united", "gate", "dropped")}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -156,6 +156,9 @@ def _with_pyramid(backbone: str, width: int) -> BackboneWithFPN:
         chosen = [strided[-2] - 1, strided[-1] - 1, len(body) - 1]
         layers = {str(index): str(number) for number, index in enumerate(chosen)}
         channels = [body[index].out_channels for index in chosen]
+    for module in body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # MobileNetV3's 0.01 is for ImageNet's schedule: thousands of steps lag behind here
     return BackboneWithFPN(body, layers, channels, width, LastLevelP6P7(width, width))
 
 

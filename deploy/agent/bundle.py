@@ -59,6 +59,11 @@ class Bundle:
         images: NDArray[np.uint8] = np.load(self._checked(self.manifest["evaluation"]["images"]), mmap_mode="r")
         return images
 
+    def evaluation_scenes(self) -> list[tuple[tuple[int, int], float]]:
+        """Give of each evaluation image of a detector its height and width, and its scale on the canvas."""
+        text = self._checked(self.manifest["evaluation"]["labels"]).read_text(encoding="utf-8")
+        return [((image["height"], image["width"]), image["scale"]) for image in json.loads(text)["images"]]
+
     def preprocess(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Turn pixels (uint8, N,C,H,W) into the network's input: `(pixels * scale - mean) / std` per channel."""
         rule = self.manifest["preprocessing"]

@@ -1,6 +1,7 @@
 """`agent.pyz predict IMAGE…`, on the device: the deployed student says what it sees. One JSON line an image.
 
-`--stdin` reads lines from stdin instead: a path, or {"image": path}. `--top N` says how many classes (5).
+`--stdin` reads lines from stdin instead: a path, or {"image": path}. `--top N` says how many classes (5), or of a
+detector how many boxes (all); `--draw FOLDER` leaves copies with the boxes there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .classes import best_classes
 from .deployment import loaded
 from .errors import AgentError
 from .images import read_images
+from .objects import is_detector, seen_objects
 from .releases import CURRENT, FACTS
 
 if TYPE_CHECKING:
@@ -31,10 +33,14 @@ if TYPE_CHECKING:
     Json = dict[str, Any]
 
 
+_TOP = 5
+
+
 class _Arguments(NamedTuple):
     images: Sequence[str]
     stdin: bool
-    top: int
+    top: int | None
+    draw: Path | None
 
 
 class Deployed:
@@ -52,15 +58,21 @@ class Deployed:
         self._labels = (folder / "bundle" / self._bundle.manifest["labels"]).read_text(encoding="utf-8").splitlines()
         self.release = facts["id"]
 
-    def predict(self, path: str, top: int) -> Iterator[Json]:
-        """Give one answer an image of the file: the `top` best classes with their probability, and the call's time."""
+    def predict(self, path: str, top: int | None, draw: Path | None = None) -> Iterator[Json]:
+        """Give one answer an image of the file: the `top` best classes with their probability, and the call's time.
+
+        Of a detector: its boxes (`objects.seen_objects`), drawn into copies in the folder `draw`.
+        """
+        if is_detector(self._bundle):
+            yield from seen_objects(self._runtime, self._bundle, self._labels, path, top, draw)
+            return
         _, channels, height, width = self._bundle.manifest["input"]["shape"]
         for index, pixels in enumerate(read_images(path, (channels, height, width))):
             images = self._bundle.preprocess(pixels[None])
             begin = time.perf_counter_ns()
             logits = self._runtime.infer(images)[0]
             elapsed_ms = (time.perf_counter_ns() - begin) / 1e6
-            yield {"image": path, "index": index, "top": self._best(logits, top), "ms": elapsed_ms}
+            yield {"image": path, "index": index, "top": self._best(logits, top or _TOP), "ms": elapsed_ms}
 
     def _best(self, logits: NDArray[np.float32], top: int) -> list[Json]:
         found = best_classes(logits, top)
@@ -78,7 +90,7 @@ def main(words: Sequence[str], archive: Path) -> int:
         deployed = Deployed(_release_of(archive))
         for path in _asked(arguments):
             try:
-                for answer in deployed.predict(path, arguments.top):
+                for answer in deployed.predict(path, arguments.top, arguments.draw):
                     output.write(json.dumps(answer) + "\n")
             except AgentError as error:  # the next image may be fine
                 output.write(json.dumps({"image": path, "error": _told(error)}) + "\n")
@@ -91,7 +103,7 @@ def main(words: Sequence[str], archive: Path) -> int:
 
 
 def _parsed(words: Sequence[str]) -> _Arguments:
-    rest, stdin, top = list(words), False, 5
+    rest, stdin, top, draw = list(words), False, None, None
     if "--stdin" in rest:
         rest.remove("--stdin")
         stdin = True
@@ -101,9 +113,15 @@ def _parsed(words: Sequence[str]) -> _Arguments:
         if not number.isdigit() or int(number) == 0:
             raise AgentError("E_USAGE", "--top wants a number of classes")
         rest[at : at + 2], top = [], int(number)
+    if "--draw" in rest:
+        at = rest.index("--draw")
+        folder = rest[at + 1] if at + 1 < len(rest) else ""
+        if not folder or folder.startswith("--"):
+            raise AgentError("E_USAGE", "--draw wants a folder")
+        rest[at : at + 2], draw = [], Path(folder)
     if stdin == bool(rest) or any(word.startswith("--") for word in rest):
-        raise AgentError("E_USAGE", "predict [--top N] IMAGE…, or predict [--top N] --stdin")
-    return _Arguments(rest, stdin, top)
+        raise AgentError("E_USAGE", "predict [--top N] [--draw FOLDER] IMAGE…, or predict [--top N] --stdin")
+    return _Arguments(rest, stdin, top, draw)
 
 
 def _asked(arguments: _Arguments) -> Iterable[str]:

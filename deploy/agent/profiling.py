@@ -12,6 +12,7 @@ from .bundle import Bundle
 from .errors import AgentError
 from .golden import golden_check
 from .measuring import BATCHES, SINGLE_STREAM, STEPS, Subject, measure
+from .objects import found_in_evaluation, is_detector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,7 +54,8 @@ def profile(document: Json) -> Json:
     """Measure one file of a bundle in this process, which must be fresh. Nothing is timed where the golden check fails.
 
     Writes to `out` (.npz), in ns: `samples_ns`, `begun_ns`, `warmup_ns`, a call's parts (`h2d_ns`, …), `periodic_…_ns`,
-    `offline_…_ns`; the sensors' `state_times_ns`, `state_values`; and `predictions` (int64, N) where asked to evaluate.
+    `offline_…_ns`; the sensors' `state_times_ns`, `state_values`; and where asked to evaluate `predictions` (int64, N),
+    or of a detector `found_images`, `found_boxes`, `found_scores` and `found_classes`.
     """
     request = _request(document)
     opened = _Opened(request)
@@ -62,7 +64,7 @@ def profile(document: Json) -> Json:
     )
     if request.evaluate:  # last: its batches are larger than what was timed, and so is their memory
         events.say("evaluating", done=2, total=STEPS)
-        arrays["predictions"] = _predictions(runtime, opened.bundle)
+        arrays.update(_answers(runtime, opened.bundle))
     np.savez_compressed(request.out, **arrays)
     events.say("measured", done=STEPS, total=STEPS)
     answer["timing"]["num_inputs"] = opened.num_inputs if "after" in answer["golden"] else None
@@ -131,6 +133,13 @@ def prepared_inputs(bundle: Bundle, batch: int) -> tuple[list[NDArray[np.float32
     ready = bundle.preprocess(np.asarray(images[chosen]))
     rows = np.arange(wanted).reshape(NUM_INPUTS, batch) % len(ready)
     return [np.ascontiguousarray(ready[row]) for row in rows], len(chosen)
+
+
+def _answers(runtime: Runtime, bundle: Bundle) -> dict[str, Any]:
+    """What the network says of every evaluation image: `predictions`, or the boxes that a detector finds."""
+    if is_detector(bundle):
+        return found_in_evaluation(runtime, bundle)
+    return {"predictions": _predictions(runtime, bundle)}
 
 
 def _predictions(runtime: Runtime, bundle: Bundle) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def _student_learner(method: str) -> Learner:
     return student_learner(student, teacher, build_distiller(method, *shapes, **options), _pixels(seed=9))
 
 
-BUDGET = {"overlap_weight": 1.0, "area": 0.25, "area_weight": 30.0}
+BUDGET: dict[str, Any] = {"overlap_weight": 1.0, "area": 0.25, "area_weight": 30.0}
 
 
 class _KilledError(Exception):
