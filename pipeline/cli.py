@@ -119,7 +119,7 @@ def evaluate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure top-1 accuracy on the test set: {"top1": percent, "n": images}."""
+    """Measure accuracy on the test set: {"top1": percent, "n": images}; of a detector's bundle AP, AP50, ..."""
     from pipeline.evaluation import accuracies_told, evaluate_path
 
     _show(evaluate_path(path, arch=arch, data=data, recipe=recipe), as_json, accuracies_told)

@@ -19,6 +19,8 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
         return _of_bundle(path)
     if (path / "record.json").is_file():
         record = read_record(path / "record.json")
+        if record.get("task") == "detection":
+            raise UserError(f"{path}: a detector is scored as it travels: name its bundle, {path / 'bundle'}")
         if "arch" not in record:
             raise UserError(f"{path}: holds no network that classifies alone: name the student's or teacher's folder")
         return _of_weights(path / WEIGHTS, record["arch"], record["data"], record["preprocessing"])
@@ -32,10 +34,14 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
 
 def accuracies_told(found: Json) -> str:
     """What `evaluate_path` gave in words: one line, or one a precision."""
-    rows = {"": found} if "top1" in found else found
-    return "\n".join(
-        f"{name}{': ' if name else ''}top-1 {row['top1']:.2f} % of {row['n']} images" for name, row in rows.items()
-    )
+    rows = {"": found} if "n" in found else found
+    return "\n".join(f"{name}{': ' if name else ''}{_words(row)} of {row['n']} images" for name, row in rows.items())
+
+
+def _words(row: Json) -> str:
+    if "top1" in row:
+        return f"top-1 {row['top1']:.2f} %"
+    return f"AP {row['ap']:.2f} %, AP50 {row['ap50']:.2f} %, AP75 {row['ap75']:.2f} %"
 
 
 def _of_bundle(path: Path) -> Json:
@@ -45,6 +51,8 @@ def _of_bundle(path: Path) -> Json:
     from export.verify import run_onnx, top1
 
     manifest = read_manifest(path)
+    if manifest["task"] == "detection":
+        return _of_detector_bundle(path, manifest)
     images = np.load(path / manifest["evaluation"]["images"], allow_pickle=False)
     labels = np.load(path / manifest["evaluation"]["labels"], allow_pickle=False)
     found = {}
@@ -52,6 +60,23 @@ def _of_bundle(path: Path) -> Json:
         logits = run_onnx(path / file_for(manifest, precision)["path"], preprocess(images, manifest))
         found[precision] = {"top1": top1(logits, labels), "n": len(labels)}
     return found if len(found) > 1 else next(iter(found.values()))
+
+
+def _of_detector_bundle(path: Path, manifest: Json) -> Json:
+    """{precision: {"ap", "ap50", ..., "n"}}, by the suppression that devices run."""
+    from deploy.agent import onnx_runtime
+    from deploy.agent.bundle import Bundle
+    from deploy.agent.objects import found_in_evaluation
+    from deploy.found import average_precision_of
+    from export.bundle import file_for
+
+    truth, names = path / manifest["evaluation"]["labels"], (manifest["input"]["name"], manifest["output"]["name"])
+    found = {}
+    for precision in dict.fromkeys(entry["precision"] for entry in manifest["files"]):
+        runtime = onnx_runtime.load_precise(path / file_for(manifest, precision)["path"], *names, 0)
+        scores = average_precision_of(found_in_evaluation(runtime, Bundle(str(path))), truth)
+        found[precision] = {**scores, "n": manifest["evaluation"]["num"]}
+    return found
 
 
 def _of_weights(path: Path, arch: str, data: str, normalisation: Json) -> Json:

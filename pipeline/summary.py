@@ -50,10 +50,10 @@ def facts(folder: Path) -> Json:
 def closing(folder: Path, goals: Sequence[str], variables: dict[str, str]) -> str:
     """A table of what was reached, and the next command with make's `variables`."""
     found = facts(folder)
-    lines = [f"{'':<12} {'arch':<12} {'test top-1':>10} {'parameters':>12}"]
+    key, title = _score(found["roles"])
+    lines = [f"{'':<12} {'arch':<12} {title:>10} {'parameters':>12}"]
     for role, row in found["roles"].items():
-        top1 = row["metrics"]["test_top1_selected"]
-        lines.append(f"{role:<12} {row['arch']:<12} {top1:>8.2f} % {row['num_params']:>12,}")
+        lines.append(f"{role:<12} {row['arch']:<12} {row['metrics'][key]:>8.2f} % {row['num_params']:>12,}")
     if found["profiles"]:
         lines += ["", f"{'':<12} {'file':<6} {'device':<10} {'p50':>9} {'p90':>9}  verdict"]
         lines += [_profile_line(profile) for profile in found["profiles"]]
@@ -64,6 +64,12 @@ def closing(folder: Path, goals: Sequence[str], variables: dict[str, str]) -> st
     elif found["report"]:
         lines += ["", f"report: {_shown(Path(found['report']))}", "next: open it in a browser"]
     return "\n".join(lines)
+
+
+def _score(roles: Json) -> tuple[str, str]:
+    """The key of the roles' score, and its title: AP where they detect."""
+    detects = any("test_ap_selected" in row["metrics"] for row in roles.values())
+    return ("test_ap_selected", "test AP") if detects else ("test_top1_selected", "test top-1")
 
 
 def _profile_line(profile: Json) -> str:

@@ -71,8 +71,8 @@ class Workspace:
         self.train: Any
         self.heldout: Any
         self.test: Any
-        self.label_names: list[str]
-        self.in_channels: int
+        self.label_names: list[str] = []
+        self.in_channels = 3
         self.image_size: tuple[int, int]
         self.inputs: Json = {}
         if isinstance(run.recipe.data, CocoData):
@@ -96,7 +96,7 @@ class Workspace:
         self.inputs["data"] = data.sha256()
 
     def _take_scenes(self, wanted: CocoData) -> None:
-        """Scenes with boxes; what was left out is said once a run, where the first network is trained."""
+        """Scenes with boxes; what was left out is said where a first network is trained."""
         from afpkd.data.coco_batches import Scenes
         from pipeline.scenes import detection_task, read_scenery
 
@@ -104,7 +104,7 @@ class Workspace:
         for line in scenery.told() if self.stage in ("teacher", "undistilled") else ():
             self.progress.say(line)
         self.task, self.label_names = detection_task(wanted), scenery.train.names
-        self.in_channels, self.image_size = 3, wanted.image_size
+        self.image_size = wanted.image_size
         self.train, self.heldout, self.test = (
             Scenes(split, wanted.image_size, wanted.mean, wanted.std, self.device) for split in scenery
         )
@@ -124,14 +124,13 @@ class Workspace:
         """A model to train: known to export before any time is spent on it. backbone: where a detector's starts."""
         import torch
 
+        from afpkd.data.dataset import data_root
         from export.to_onnx import dry_run_export
 
         model = self.empty_model(arch)
         with torch.random.fork_rng():  # the exporter's draws must not move the weights that are drawn next
             dry_run_export(model, torch.zeros(1, self.in_channels, *self.image_size), arch=arch)
         if backbone != "none":
-            from afpkd.data.dataset import data_root
-
             detector: Any = model
             self.progress.say(detector.load_backbone(backbone, (self.run.recipe_file.parent, data_root())))
         return model

@@ -69,7 +69,8 @@ def _size_of(path: str) -> tuple[int, int]:
     try:
         import PIL.Image
     except ImportError:
-        return _opened_by_opencv(path, grey=True).shape[:2]
+        height, width = _opened_by_opencv(path, grey=True).shape[:2]
+        return int(height), int(width)
     try:
         with PIL.Image.open(path) as image:
             return int(image.height), int(image.width)

@@ -31,6 +31,7 @@ from export.calibration import Calibration
 from export.detector import PREDICTIONS, EvaluatedScenes, Reading, build_detector_bundle
 from export.quantize import Int8
 from export.sealed import verify_bundle
+from export.verify import onnx_forward
 from tests.scenes import CANVAS, NAMES, write_scenes
 
 RULE = Rule()
@@ -216,15 +217,13 @@ def test_the_agents_letterbox_is_the_trainings(split: CocoSplit) -> None:
 def test_a_file_that_loses_ap_is_over_budget(
     detector: FcosDetector, split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from export import detector as module
-
-    half = module.onnx_forward
+    half = onnx_forward
 
     def worse(path: Path, *, as_written: bool = False) -> Any:
         forward = half(path, as_written=as_written)
         return lambda images: forward(images) * (0.5 if path.name == "fp16.onnx" else 1)
 
-    monkeypatch.setattr(module, "onnx_forward", worse)
+    monkeypatch.setattr("export.detector.onnx_forward", worse)
     manifest = build(detector, split, tmp_path / "bundle", ("fp32", "fp16"), max_drop=2.0)
     assert [entry["status"] for entry in manifest["files"]] == ["ok"] * 2 + ["over budget"] * 2
     assert "points of AP against float32" in manifest["verification"]["fp16.onnx"]["reason"]
@@ -233,16 +232,14 @@ def test_a_file_that_loses_ap_is_over_budget(
 def test_a_float32_file_that_moves_boxes_is_not_written(
     detector: FcosDetector, split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from export import detector as module
-
-    right = module.onnx_forward
+    right = onnx_forward
 
     def moved(path: Path, *, as_written: bool = False) -> Any:
         forward, offset = right(path, as_written=as_written), np.zeros(7, np.float32)
         offset[:4] = 0.5
         return lambda images: forward(images) + offset
 
-    monkeypatch.setattr(module, "onnx_forward", moved)
+    monkeypatch.setattr("export.detector.onnx_forward", moved)
     with pytest.raises(UserError, match=r"fp32\.onnx: moves boxes by 0\.5 pixels"):
         build(detector, split, tmp_path / "bundle", ("fp32",))
     assert not (tmp_path / "bundle").exists()

@@ -1,0 +1,120 @@
+"""The README's story "your own COCO JSON": its recipe with smaller numbers, and the documented commands."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from afpkd.record import Json, UserError, read_record
+from pipeline.recipe import TrainedTeacher
+from pipeline.recipe_detection import CocoData, DistillDetector, TrainedDetector
+from pipeline.recipe_reader import load_recipe
+from pipeline.scenes import read_scenery
+from tests.scenes import CANVAS, NAMES, write_scenes
+
+MINE = """extends = "bccd-fcos-cpu"
+
+[data]
+train = { annotations = "mine/train/instances.json", images = "mine/train" }
+test = { annotations = "mine/test/instances.json", images = "mine/test" }
+heldout = 4
+image_size = [64, 96]
+repeat = 1
+
+[teacher]
+arch = "fcos-mobilenetv3-64"
+min_ap50 = 0.0
+epochs = 2
+
+[prompts]
+epochs = 1
+
+[distill]
+epochs = 2
+
+[export]
+precisions = ["fp32"]
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """Somebody's folder: scenes in COCO's format, and a recipe beside them."""
+    write_scenes(tmp_path / "mine" / "train", 20)
+    write_scenes(tmp_path / "mine" / "test", 4, seed=1)
+    (tmp_path / "mine.toml").write_text(MINE)
+    return tmp_path
+
+
+def test_a_recipe_of_scenes_has_the_sections_of_a_detector(mine: Path) -> None:
+    recipe = load_recipe(str(mine / "mine.toml"))[1]
+    assert isinstance(recipe.data, CocoData)
+    assert isinstance(recipe.teacher, TrainedDetector)
+    assert not isinstance(recipe.teacher, TrainedTeacher)
+    assert isinstance(recipe.distill, DistillDetector)
+    scenery = read_scenery(recipe.data, mine / "mine.toml", recipe.seed)
+    assert [len(split.scenes) for split in scenery] == [16, 4, 4]
+    assert scenery.train.names == NAMES
+    train, heldout = ({scene.id for scene in split.scenes} for split in (scenery.train, scenery.heldout))
+    assert not train & heldout
+
+
+BAD = {
+    "a method on logits": ('[distill]\nmethod = "kd"\n', "distill.method: kd compares a classifier's logits"),
+    "the logit term": ("[distill]\nkappa = 1.0\n", "distill.kappa: the logit term is a classifier's"),
+    "a classifier": ('[distill]\nstudent = "resnet20"\n', "distill.student: unknown detector 'resnet20'"),
+    "a key of small images": ("[data]\ncrop_padding = 2\n", "data.crop_padding: unknown key"),
+    "scales the wrong way": ("[data]\nscales = [1.2, 0.8]\n", "data.scales: a smaller and a larger factor"),
+    "a canvas of nothing": ("[data]\nimage_size = [8, 8]\n", "data.image_size: height and width"),
+    "no held-out": ("[data]\nheldout = 0\n", "heldout"),
+    "a missing split": ('[data]\ntest = { annotations = "a.json" }\n', "data.test.images: missing"),
+    "top-1 of a detector": ("[teacher]\nmin_top1 = 3.0\n", "teacher.min_top1: unknown key"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_line_that_names_the_key(case: str, tmp_path: Path) -> None:
+    changed, said = BAD[case]
+    (tmp_path / "mine.toml").write_text(f'extends = "bccd-fcos-cpu"\n{changed}')
+    with pytest.raises(UserError) as caught:
+        load_recipe(str(tmp_path / "mine.toml"))
+    assert str(caught.value).startswith("mine.toml: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_annotations_and_images_are_named_with_where_they_were_looked_for(mine: Path) -> None:
+    for key, kind, path in (("annotations", "file", "mine/train/instances.json"), ("images", "folder", "mine/train")):
+        (mine / "gone.toml").write_text(MINE.replace(f'{key} = "{path}"', f'{key} = "nowhere"', 1))
+        recipe = load_recipe(str(mine / "gone.toml"))[1]
+        assert isinstance(recipe.data, CocoData)
+        with pytest.raises(UserError, match=rf"gone\.toml: data\.train\.{key}: no {kind} at .*nowhere"):
+            read_scenery(recipe.data, mine / "gone.toml", 0)
+
+
+def afpkd(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_my_coco_json_from_annotations_to_a_bundle_that_names_my_classes(mine: Path) -> None:
+    done = afpkd(mine, "run", "distill", "export", "--recipe", "mine.toml", "--train-device", "cpu")
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = mine / "runs" / "mine"
+    for role, arch in (("teacher", "fcos-mobilenetv3-64"), ("student", "fcos-mobilenetv3-64")):
+        record = read_record(run / role / "record.json")
+        assert (record["task"], record["arch"], record["image_size"]) == ("detection", arch, list(CANVAS))
+        assert {"test_ap_selected", "test_ap50_selected", "heldout_ap"} <= record["metrics"].keys()
+    assert (run / "student" / "bundle" / "labels.txt").read_text().split() == NAMES
+    assert list((run / "prompts").glob("level*.png"))
+    scored = afpkd(mine, "evaluate", str(run / "student" / "bundle"), "--json")
+    found: Json = json.loads(scored.stdout)
+    manifest = read_record(run / "student" / "bundle" / "manifest.json")
+    assert found["fp32"]["n"] == 4
+    assert found["fp32"]["ap"] == pytest.approx(manifest["verification"]["fp32.onnx"]["ap"])
+    assert "AP50" in afpkd(mine, "evaluate", str(run / "student" / "bundle")).stdout
+    assert "name its bundle" in afpkd(mine, "evaluate", str(run / "student")).stderr
+    assert afpkd(mine, "bundle", "verify", str(run / "student" / "bundle")).returncode == 0
