@@ -21,7 +21,7 @@ from afpkd.distillers.options import OPTIONS
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, student_learner
 from afpkd.models import DETECTORS, build_model, probe_shapes
 from afpkd.models.fcos import STRIDES, FcosDetector, location_cells, raw_detections
-from afpkd.models.outputs import Detections
+from afpkd.models.outputs import Detections, Shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings
@@ -316,3 +316,20 @@ def test_an_unreachable_network_is_one_line(source: str, tmp_path: Path, monkeyp
     network = FcosDetector("resnet18", width=64, num_convs=1, num_classes=2)
     with pytest.raises(UserError, match=r'cannot be fetched .*: name a file that you have, or set backbone = "none"'):
         network.load_backbone(source)
+
+
+def test_what_a_mask_drops_is_zero_or_the_next_images() -> None:
+    feature = torch.randn(3, 4, 8, 8)
+    shapes = Shapes(channels=[4], sizes=[(8, 8)], pooled=4, num_classes=2)
+    kept = 0.3
+
+    def refined(dropped: Literal["zero", "swapped"]) -> Tensor:
+        torch.manual_seed(0)
+        prompts = FrequencyPrompts(shapes, dropped=dropped)
+        prompts.calibrate([feature])
+        change = lambda masks: [torch.full_like(mask, kept) for mask in masks]  # noqa: E731
+        omega = prompts.position_weight(0, [feature])
+        return prompts.refiner([feature], [], change)(0, feature) / omega[:, :, None, None]
+
+    assert torch.allclose(refined("zero"), kept * feature, atol=1e-5)
+    assert torch.allclose(refined("swapped"), kept * feature + (1 - kept) * feature.roll(1, 0), atol=1e-5)
