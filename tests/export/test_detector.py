@@ -252,3 +252,15 @@ def test_a_changed_truth_breaks_the_seal(folder: Path, tmp_path: Path) -> None:
         file.write(" ")
     with pytest.raises(UserError, match=r"eval_boxes\.json: its bytes are not"):
         verify_bundle(copy)
+
+
+def test_a_profile_says_ap_and_times_the_suppression(folder: Path, manifest: Json, tmp_path: Path) -> None:
+    from deploy.measure import profile_bundle
+
+    how = {"device": "local", "preset": "quick", "threads": 1, "recipe": "r", "config_digest": "d"}
+    record = profile_bundle(folder, precision="fp32", out=tmp_path / "student-fp32.json", **how)
+    assert record["top1"] is None
+    assert record["top1_interval"] is None
+    assert record["ap"] == pytest.approx(manifest["verification"]["fp32.onnx"]["ap"], abs=0.5)
+    assert record["golden"]["after"]["ok"]
+    assert record["quantities_ms"]["post"]["p50"] > 0
