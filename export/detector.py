@@ -102,6 +102,7 @@ def build_detector_bundle(
                 "arch": arch,
                 "num_params": source.cost["num_params"],
                 "macs": {key: value for key, value in source.cost.items() if key != "num_params"},
+                "activations": maker.activations(test.canvases.shape[1:]),
                 "preprocessing": rule,
                 "postprocessing": reading.rule,
                 **facts,

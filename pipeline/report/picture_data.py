@@ -74,7 +74,8 @@ def curves_of(run: Records) -> list[Curve]:
     """Give a curve for each role whose epochs were tested on the held-out split."""
     curves = []
     for role, epochs in run.curves.items():
-        tested = [(e["epoch"], e["heldout_top1"]) for e in epochs if e["heldout_top1"] is not None]
+        scored = [(e["epoch"], e.get("heldout_ap", e.get("heldout_top1"))) for e in epochs]
+        tested = [(epoch, score) for epoch, score in scored if score is not None]
         if tested:
             numbers, top1 = map(list, zip(*tested, strict=True))
             curves.append(Curve(role, ROLES[role], numbers, top1, run.records.get(role, {}).get("selected_epoch")))

@@ -88,7 +88,7 @@ def read_records(
 
 def top1_of(record: Json) -> float | None:
     """Give the test top-1 in percent of the epoch whose weights travel on; None where it was not tested."""
-    top1: float | None = record["metrics"]["test_top1_selected"]
+    top1: float | None = record["metrics"].get("test_top1_selected")
     return top1
 
 

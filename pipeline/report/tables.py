@@ -92,7 +92,8 @@ def accuracy_table(run: Records) -> Table:
     for role, record in run.records.items():
         metrics, selected = record["metrics"], record["selected_epoch"]
         epoch = NONE if selected is None else f"{selected} of {record['epochs']}"
-        keys = ("test_top1_last", "test_top1_selected", "heldout_top1")
+        score = "ap" if "test_ap_selected" in metrics else "top1"
+        keys = (f"test_{score}_last", f"test_{score}_selected", f"heldout_{score}")
         rows.append([ROLES[role], record["arch"], *(percent(metrics[key]) for key in keys), epoch])
     columns = [
         "Model",
@@ -111,12 +112,24 @@ def files_table(run: Records) -> Table:
     for role, manifest in run.manifests.items():
         sizes = {entry["path"]: si(entry["size_bytes"], "B") for entry in manifest["files"] if "size_bytes" in entry}
         for name, found in manifest.get("verification", {}).items():
+            score = "ap" if "ap" in found else "top1"
             sqnr = NONE if found["sqnr_db"] is None else f"{found['sqnr_db']:.1f}"
             built = manifest.get("build_check", {}).get(name, {})
-            row = [ROLES[role], name, sizes.get(name, NONE), percent(found["top1"]), f"{0 - found['drop']:+.2f}", sqnr]
+            row = [ROLES[role], name, sizes.get(name, NONE), percent(found[score]), f"{0 - found['drop']:+.2f}", sqnr]
             rows.append([*row, f"{found['argmax_agreement']:.2f} %", built.get("status") or "not checked"])
             rows[-1].append(f"{found['status']}{': ' + found['reason'] if found['reason'] else ''}")
-    columns = ["Model", "File", "Size", "Top-1", "Against float32", "SQNR (dB)", "Same class", "Build", "Status"]
+    detects = any(manifest.get("task") == "detection" for manifest in run.manifests.values())
+    columns = [
+        "Model",
+        "File",
+        "Size",
+        "AP" if detects else "Top-1",
+        "Against float32",
+        "SQNR (dB)",
+        "Same class",
+        "Build",
+        "Status",
+    ]
     notes = [
         "Top-1 on the whole test set, SQNR and class against float32 torch, run here by ONNX Runtime. A file that loses"
         " more points than the recipe allows (`export.max_drop`) stays listed as over budget.",

@@ -116,5 +116,8 @@ def test_my_coco_json_from_annotations_to_a_bundle_that_names_my_classes(mine: P
     assert found["fp32"]["n"] == 4
     assert found["fp32"]["ap"] == pytest.approx(manifest["verification"]["fp32.onnx"]["ap"])
     assert "AP50" in afpkd(mine, "evaluate", str(run / "student" / "bundle")).stdout
+    report = afpkd(mine, "report", "--recipe", "mine.toml")
+    assert report.returncode == 0, report.stderr[-2000:]
+    assert "| AP |" in (run / "report.md").read_text()
     assert "name its bundle" in afpkd(mine, "evaluate", str(run / "student")).stderr
     assert afpkd(mine, "bundle", "verify", str(run / "student" / "bundle")).returncode == 0
