@@ -23,6 +23,7 @@ from afpkd.train import Fitted, Fitting
 from bench import rows
 from bench.command import run
 from bench.variants import SEEDS, VARIANTS, recipe_text
+from pipeline.networks import network_of
 from pipeline.recipe_reader import load_recipe
 from pipeline.stages import distillation, train_teacher, tune_prompts
 from pipeline.workspace import Run, Workspace
@@ -59,7 +60,8 @@ def train_seed(variants: list[str], seed: int, folder: Path) -> None:
     works = [Workspace(run_of(name, VARIANTS[name], seed, folder), "student") for name in variants]
     for name, (work, learner_product, fitted) in zip(variants, train_side_by_side(works), strict=True):
         distill = work.run.recipe.distill
-        work.write_checkpoint(learner_product, fitted, arch=distill.student, method=distill.method)
+        network = network_of(work.run.recipe, "student")
+        work.write_checkpoint(learner_product, fitted, network=network, method=distill.method)
         variant = "default" if name == distill.method else name
         rows.append(RESULT, [rows.row_of(work.run.folder, "student", variant)])
 

@@ -62,7 +62,9 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
     means, stds = [], []
     values = np.arange(256) / 255
     for channel in range(images.shape[1]):
-        counts = sum(np.bincount(part[:, channel].ravel(), minlength=256) for part in _parts(images))
+        counts = np.zeros(256)
+        for part in _parts(images):
+            counts += np.bincount(part[:, channel].ravel(), minlength=256)
         share = counts / counts.sum()
         means.append(round(float(share @ values), 6))
         stds.append(round(float(np.sqrt(share @ (values - share @ values) ** 2)), 6))

@@ -118,8 +118,14 @@ def build_model(
         from afpkd.models.foreign import foreign_model
 
         assert image_size is not None, "stages are found at a size"
-        shape = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
-        return foreign_model(arch, **shape, stages=stages, published=published)
+        return foreign_model(
+            arch,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            stages=stages,
+            published=published,
+        )
     build = look_up("model", arch, MODELS)
     if stages or published:
         raise UserError(f"{arch}: its stages are its own and it has no published weights: leave both out")

@@ -5,6 +5,8 @@ They start at random, or from the weights that their library publishes, which it
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -129,7 +131,10 @@ def _timm() -> Any:
 def _downloaded(arch: str, published: bool, make: Callable[[], Any]) -> nn.Module:
     """Build quietly; where the library cannot fetch its weights, say so in one line."""
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sys.stderr),
+        ):  # torchvision announces a download there
             warnings.simplefilter("ignore")  # of layers that a library builds in an old way
             made: nn.Module = make()
     except Exception as error:  # each library, and each of its download clients, raises errors of its own

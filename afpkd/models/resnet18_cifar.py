@@ -38,8 +38,9 @@ class ResNet18(nn.Module):
         """Classify `x`; `refine` may change each stage's pre-activation feature on its way (see `Refine`)."""
         x = F.relu(self.bn1(self.conv1(x)))
         features: list[Tensor] = []
-        for level, (first, last) in enumerate(self.stages):
-            feature = last(F.relu(first(x)))
+        for level, stage in enumerate(self.stages):
+            assert isinstance(stage, nn.Sequential)
+            feature: Tensor = stage[1](F.relu(stage[0](x)))
             if refine is not None:
                 feature = refine(level, feature)
             features.append(feature)

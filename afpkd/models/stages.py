@@ -22,19 +22,24 @@ _TRIES = 60  # modules tried a resolution: where none of them is a cut, branches
 
 
 class Call(NamedTuple):
-    """One module call of a forward pass, in the order in which calls end."""
+    """One module call of a forward pass, in the order in which calls end; versions count writes into a tensor."""
 
     name: str
     output: Tensor
     input: Tensor | None
+    versions: tuple[int, int]
 
 
 class Tap(NamedTuple):
-    """Where a stage's map is read: what `module` returns, or with `before` what it is given, in its `call`-th call."""
+    """Where a stage's map is read: what `module` returns, or with `before` what it is given, in its `call`-th call.
+
+    copied: the network writes over the map later (`F.relu(x, inplace=True)`), so it goes on with a copy.
+    """
 
     module: str
     before: bool
     call: int
+    copied: bool
 
 
 Logits = Callable[[Tensor], Tensor]
@@ -47,7 +52,8 @@ def recorded(network: nn.Module, logits: Logits, image: Tensor) -> tuple[list[Ca
     def note(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
             if isinstance(output, Tensor):
-                calls.append(Call(name, output, next((x for x in inputs if isinstance(x, Tensor)), None)))
+                given = next((x for x in inputs if isinstance(x, Tensor)), None)
+                calls.append(Call(name, output, given, (output._version, -1 if given is None else given._version)))
 
         return hook
 
@@ -102,8 +108,9 @@ def tap_of(network: nn.Module, calls: list[Call], name: str) -> Tap:
     (end,) = (call for call in calls if call.name == name)
     for at, call in enumerate(calls):
         if call.output is end.output and isinstance(modules[call.name], _ACTIVATIONS) and call.input is not None:
-            return Tap(call.name, True, sum(other.name == call.name for other in calls[:at]))
-    return Tap(name, False, 0)
+            before = sum(other.name == call.name for other in calls[:at])
+            return Tap(call.name, True, before, copied=call.input._version != call.versions[1])
+    return Tap(name, False, 0, copied=end.output._version != end.versions[0])
 
 
 def last_linear(network: nn.Module, calls: list[Call], logits: Tensor) -> str:

@@ -98,7 +98,7 @@ class _Stage:
         if self.refine is not None:
             feature = self.refine(self.level, feature)
         self.seen[f"stage {self.level}"] = feature
-        return feature
+        return feature.clone() if self.tap.copied else feature
 
 
 class Renormalised(nn.Module):
@@ -139,8 +139,8 @@ def bare_network(model: nn.Module) -> nn.Module:
 
 def keep_names(module: nn.Module) -> None:
     """Let the state dict of a module that holds a `network` have the network's own names."""
-    module.register_state_dict_post_hook(_strip_prefix)
-    module.register_load_state_dict_pre_hook(_add_prefix)
+    module.register_state_dict_post_hook(_strip_prefix)  # type: ignore[no-untyped-call]
+    module.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
 
 
 def logits_of(returned: Any) -> Tensor:
