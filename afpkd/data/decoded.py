@@ -33,13 +33,13 @@ class Decoded(NamedTuple):
 
 def decode(root: Path, files: Sequence[Path], *, size: tuple[int, int], channels: int) -> Decoded:
     """Decode `files` (all below `root`) to `size` (H, W); see `read_image`. UserError where over 1 % are unreadable."""
-    content = digest(file_hashes(root, files))
+    content = _content(root, files)
     name = digest([str(root.resolve()), list(size), channels])[:16]
     with _alone(name):
         found = _kept(name, content)
         if found is None:
             found = _decode_all(root, files, size, channels)
-            if digest(file_hashes(root, files)) != content:
+            if _content(root, files) != content:
                 raise UserError(f"{root}: files changed while they were read: start again when they rest")
             _keep(name, content, found)
     require_mostly_readable(root, found.unreadable, len(files))
@@ -61,6 +61,11 @@ def file_hashes(root: Path, files: Sequence[Path]) -> dict[str, str]:
         with suppress(OSError):
             write_record(kept, before | {name: [*facts, known[name]] for name, facts in seen.items()})
     return {name: known[name] for name in seen}
+
+
+def _content(root: Path, files: Sequence[Path]) -> str:
+    """What is decoded: these files in this order."""
+    return digest(list(file_hashes(root, files).items()))
 
 
 def _decode_all(root: Path, files: Sequence[Path], size: tuple[int, int], channels: int) -> Decoded:
