@@ -9,6 +9,7 @@ from afpkd.data import DATASETS
 from afpkd.distillers import DISTILLERS
 from afpkd.models import MODELS
 from bench import default_seeds, rows
+from bench.variants import PROTOCOLS
 from deploy.presets import find_preset
 from pipeline.cli import app, bundle_app
 from pipeline.recipe_reader import recipe_names
@@ -101,7 +102,9 @@ def test_the_snakefile_is_short() -> None:
 
 def test_the_results_in_the_readme_are_those_of_the_rows() -> None:
     assert default_seeds.table(rows.read("default")) in README
-    assert rows.comparison(rows.read("cifar100_cpu")) in README
+    for protocol in PROTOCOLS.values():
+        found = rows.read(protocol.result)
+        assert not found or rows.comparison(found) in README, protocol.result
 
 
 def test_the_readme_shows_no_unfilled_place() -> None:
