@@ -62,7 +62,7 @@ gpu-check: $(SETUP) ## on a machine with an NVIDIA GPU: mixed precision, compile
 
 lock: ## resolve constraints.txt anew (new versions of everything)
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install -q '.[train,rtx,dev]'
+	.venv-lock/bin/pip install -q '.[train,timm,rtx,dev]'
 	( head -n 1 constraints.txt; .venv-lock/bin/pip freeze --exclude afpkd-edge ) > constraints.new
 	mv constraints.new constraints.txt && rm -rf .venv-lock
 
@@ -80,7 +80,7 @@ $(SETUP): pyproject.toml constraints.txt
 	  || { echo "error: $$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 2; }
 	@echo "setting up $(VENV) (several GB of packages, minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,rtx,dev]'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,timm,rtx,dev]'
 	@touch $@
 	@echo "ready; next: make distill export profile"
 

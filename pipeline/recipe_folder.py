@@ -53,8 +53,8 @@ class FolderData:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
-        if min(self.size) < 8:
-            raise ValueError(f"image_size: 8 pixels a side at least, got {self.image_size}")
+        if not 8 <= min(self.size) <= max(self.size) <= 4096:
+            raise ValueError(f"image_size: 8 to 4096 pixels a side, got {self.image_size}")
         for key, least, most in (
             ("test_share", 0.01, 0.9),
             ("heldout_share", 0.01, 0.9),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def teacher_weights(recipe: Recipe, recipe_file: Path) -> Path | None:
 
 def _found(name: str, recipe_file: Path, what: str) -> Path:
     """A path that a recipe names: absolute, or beside the recipe file, or below AFPKD_DATA. UserError: not there."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  pathlib's raises on the home of nobody
     places = [recipe_file.parent / path, data_root() / path]  # an absolute path stays itself
     for place in places:
         if place.exists():

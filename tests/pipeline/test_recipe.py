@@ -17,6 +17,7 @@ SHIPPED = [
     "cifar100-resnet32x4-shufflenetv1",
     "cifar100-resnet32x4-shufflenetv2",
     "cifar100-resnet50-mobilenetv2",
+    "cifar100-resnet56-mobilenetv2-cpu",
     "cifar100-resnet56-resnet20",
     "cifar100-resnet56-resnet20-cpu",
     "cifar100-vgg13-mobilenetv2",
@@ -25,6 +26,9 @@ SHIPPED = [
     "cifar100-wrn-40-2-wrn-16-2",
     "cifar100-wrn-40-2-wrn-40-1",
     "default",
+    "tinyimagenet-cpu",
+    "tinyimagenet-resnet18-mobilenetv2",
+    "tinyimagenet-resnet18-shufflenetv2",
 ]
 
 
