@@ -11,7 +11,7 @@ from afpkd.data.dataset import DatasetSpec, data_root
 from afpkd.names import look_up
 from afpkd.record import Json, UserError, read_record
 from pipeline.networks import build_network, recorded_network
-from pipeline.recipe_folder import FolderData
+from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
 from pipeline.workspace import WEIGHTS
 
@@ -27,7 +27,7 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
         record = read_record(path / "record.json")
         if "arch" not in record:
             raise UserError(f"{path}: holds no network that classifies alone: name the student's or teacher's folder")
-        spec = FolderData(**record["folder"]).spec if "folder" in record else DATASETS[record["data"]]
+        spec = folder_in(record).spec if "folder" in record else DATASETS[record["data"]]
         return _measured(recorded_network(record), path / WEIGHTS, spec, record["preprocessing"])
     if not path.is_file():
         raise UserError(f"{path}: neither a weights file nor a folder with a record or a manifest")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import Literal
 
+import pydantic
 from pydantic.dataclasses import dataclass
 
 from afpkd.data.dataset import DatasetSpec
 from afpkd.data.image_folder import Layout, folder_content, folder_spec
+from afpkd.record import Json
 from afpkd.settings import require_between
 from pipeline.recipe_outputs import STRICT
 
@@ -102,6 +105,11 @@ class FolderData:
     def content(self) -> list[str]:
         """What the stages' identity holds beside these keys: the images themselves, hashed once a process."""
         return [_content(self.layout)]
+
+
+def folder_in(record: Json) -> FolderData:
+    """The images of a role's record, which holds the section as `folder`."""
+    return pydantic.TypeAdapter(FolderData).validate_json(json.dumps(record["folder"]))
 
 
 _content = functools.cache(folder_content)

@@ -58,12 +58,12 @@ def teacher_weights(recipe: Recipe, recipe_file: Path) -> Path | None:
     return _found(recipe.teacher.weights, recipe_file, "teacher.weights: no file")
 
 
-def _found(name: str, recipe_file: Path, what: str) -> Path:
+def _found(name: str, recipe_file: Path, what: str, *, folder: bool = False) -> Path:
     """A path that a recipe names: absolute, or beside the recipe file, or below AFPKD_DATA. UserError: not there."""
     path = Path(os.path.expanduser(name))  # noqa: PTH111  pathlib's raises on the home of nobody
     places = [recipe_file.parent / path, data_root() / path]  # an absolute path stays itself
     for place in places:
-        if place.exists():
+        if place.is_dir() if folder else place.is_file():
             return place.resolve()
     looked = " or ".join(dict.fromkeys(map(str, places)))
     raise UserError(f"{recipe_file.name}: {what} at {looked}: put it there or set AFPKD_DATA")
@@ -74,7 +74,7 @@ def _located(raw: Json, recipe_file: Path) -> Json:
     located = {name: dict(section) if isinstance(section, dict) else section for name, section in raw.items()}
     data, teacher, distill = (located.get(name) for name in ("data", "teacher", "distill"))
     if isinstance(data, dict) and data.get("name") == "folder" and isinstance(data.get("path"), str):
-        data["path"] = str(_found(data["path"], recipe_file, "data.path: no folder"))
+        data["path"] = str(_found(data["path"], recipe_file, "data.path: no folder", folder=True))
     for section, key, where in ((teacher, "arch", "teacher.arch"), (distill, "student", "distill.student")):
         if not isinstance(section, dict):
             continue

@@ -78,6 +78,12 @@ class Workspace:
         self.data: Dataset = self.spec.load(data_root())
         for note in self.data.notes:
             self.progress.say(note)
+        exported, num_train = run.recipe.export, len(self.data.train.labels)
+        if "int8" in exported.precisions and num_train < exported.calibration_images:  # not after hours of training
+            raise UserError(
+                f"{run.name}: int8 is calibrated on {exported.calibration_images} training images, there are "
+                f'{num_train}: set export.precisions = ["fp32", "fp16"]'
+            )
         if self.data.heldout is None:
             num = wanted.num_heldout(len(self.data.train.labels))
             rest, heldout = hold_out(self.data.train, num, run.recipe.seed)
