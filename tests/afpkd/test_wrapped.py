@@ -80,6 +80,33 @@ def test_stages_end_where_nothing_goes_around() -> None:
     assert [name for name, module in net.named_modules() if module._forward_hooks or module._forward_pre_hooks] == []
 
 
+class Odd(nn.Module):
+    """Two stages, then a larger map; or with `tokens` maps whose channels come last, as Swin's do."""
+
+    def __init__(self, *, tokens: bool) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.first, self.second = (nn.Linear(48, 8), nn.Linear(8, 6)) if tokens else (conv(3, 8), conv(8, 6))
+        self.larger, self.fc = nn.Upsample(size=(24, 24)), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.tokens:
+            x = x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(3)  # N, 16, 16, 48
+            x = self.second(self.first(x)[:, ::2, ::2])
+            return self.fc(x.mean(dim=(1, 2)))  # type: ignore[no-any-return]
+        return self.fc(self.larger(self.second(self.first(x))).mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+def conv(before: int, after: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, stride=2, padding=1)
+
+
+def test_what_grows_again_and_what_has_its_channels_last_are_no_stages() -> None:
+    for tokens, sizes in ((False, [(32, 32), (16, 16)]), (True, [])):
+        model = Wrapped(Odd(tokens=tokens), in_channels=3, image_size=SIZE)
+        assert probe_shapes(model, in_channels=3, image_size=SIZE).sizes == sizes
+
+
 def test_torchvisions_resnet_is_read_before_the_last_relu_of_each_layer() -> None:
     model = built("torchvision:resnet18")
     images = torch.randn(2, 3, *SIZE)
