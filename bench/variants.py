@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from afpkd.record import Json
 
-ALL, ONE = (0, 1, 2), (0,)
+ALL: tuple[int, ...] = (0, 1, 2)
+ONE: tuple[int, ...] = (0,)
 
 # Phase 1 as FreeKD and AFPKD read: tokens averaged, the task's loss, an overlap penalty. Its masks need not choose.
 AS_WRITTEN = {"objective": "task", "united": False, "overlap_weight": 1.0, "must_choose": False}

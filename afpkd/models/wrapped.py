@@ -176,7 +176,7 @@ def _without_inplace(network: nn.Module) -> nn.Module:
     """An in-place activation would overwrite the map that was read before it."""
     for module in network.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     return network
 
 

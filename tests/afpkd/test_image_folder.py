@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,12 @@ def test_the_identity_is_the_images_and_nothing_else(photos: Path, tmp_path: Pat
 def test_images_are_decoded_once_and_again_when_they_change(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     real = decoded._decode_all
-    monkeypatch.setattr(decoded, "_decode_all", lambda *given: (calls.append("again"), real(*given))[1])
+
+    def counted(*given: Any) -> decoded.Decoded:
+        calls.append("again")
+        return real(*given)
+
+    monkeypatch.setattr(decoded, "_decode_all", counted)
     first = _loaded(_layout(photos))
     again = _loaded(_layout(photos, seed=3))  # another split of the same files, in another order
     assert (len(calls), first.sha256() == again.sha256()) == (2, False)

@@ -86,7 +86,8 @@ class Odd(nn.Module):
     def __init__(self, *, tokens: bool) -> None:
         super().__init__()
         self.tokens = tokens
-        self.first, self.second = (nn.Linear(48, 8), nn.Linear(8, 6)) if tokens else (conv(3, 8), conv(8, 6))
+        self.first: nn.Module = nn.Linear(48, 8) if tokens else conv(3, 8)
+        self.second: nn.Module = nn.Linear(8, 6) if tokens else conv(8, 6)
         self.larger, self.fc = nn.Upsample(size=(24, 24)), nn.Linear(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -326,7 +327,8 @@ def test_published_weights_for_other_classes_and_grey_images(monkeypatch: pytest
 
     def fetched(name: str, weights: str) -> nn.Module:
         assert (name, weights) == ("shufflenet_v2_x0_5", "DEFAULT")
-        return copy.deepcopy(published)
+        made: nn.Module = copy.deepcopy(published)
+        return made
 
     monkeypatch.setattr(torchvision.models, "get_model", fetched)
     first = published.conv1[0].weight.detach().clone()
@@ -348,10 +350,14 @@ def test_levels_meet_by_size() -> None:
     assert matched_levels([], sizes(8, 4)) == matched_levels(sizes(8, 4), []) == []
 
 
-TEACHERS = ("resnet8x4", "torchvision:resnet18", "torchvision:densenet121", "torchvision:regnet_y_400mf")
-TEACHERS += ("timm:convnext_atto", "timm:repvgg_a0")
-STUDENTS = ("mobilenetv2", "shufflenetv2", "torchvision:mobilenet_v3_small", "torchvision:mnasnet0_5")
-STUDENTS += ("timm:efficientnet_lite0", "timm:ghostnet_050")
+TEACHERS = [
+    *("resnet8x4", "torchvision:resnet18", "torchvision:densenet121", "torchvision:regnet_y_400mf"),
+    *("timm:convnext_atto", "timm:repvgg_a0"),
+]
+STUDENTS = [
+    *("mobilenetv2", "shufflenetv2", "torchvision:mobilenet_v3_small", "torchvision:mnasnet0_5"),
+    *("timm:efficientnet_lite0", "timm:ghostnet_050"),
+]
 GREYER = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
