@@ -174,6 +174,18 @@ def test_stages_can_be_named(tmp_path: Path) -> None:
             built("torchvision:resnet18", stages=(name,))
 
 
+def test_a_new_network_is_ready_to_learn_and_draws_what_it_draws_alone() -> None:
+    torch.manual_seed(0)
+    model = build_model("torchvision:resnet18", num_classes=5, in_channels=3, image_size=SIZE)
+    drawn = torch.rand(3)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+    torch.manual_seed(0)
+    alone = torchvision.models.resnet18(num_classes=5)
+    assert state_sha256(model) == state_sha256(alone)
+    assert torch.equal(drawn, torch.rand(3))
+
+
 def test_any_size_and_any_shape() -> None:
     for size in ((48, 80), (32, 32), (65, 65)):
         shapes = probe_shapes(built("timm:resnet10t", size), in_channels=3, image_size=size)
@@ -382,7 +394,7 @@ def test_one_step_of_afpkd_between_any_two_families(
 ) -> None:
     given = (0.3, 0.3, 0.3), (0.3, 0.3, 0.3)
     teacher = renormalised(networks(teacher_arch), given, GREYER)
-    student = networks(student_arch).requires_grad_(True).train()
+    student = networks(student_arch).train()
     student.zero_grad(set_to_none=True)
     shapes = [probe_shapes(model, in_channels=3, image_size=SIZE) for model in (student, teacher)]
     frozen, before = FrozenTeacher(teacher), state_sha256(teacher)
