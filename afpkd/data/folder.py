@@ -72,9 +72,11 @@ def require_mostly_readable(folder: Path, unreadable: list[str], num: int) -> No
 
 def try_read_image(path: Path, root: Path, *, size: tuple[int, int], channels: int) -> Images | str:
     """`read_image`, or for a broken file its path below `root` and the cause; call it within `bombs_are_errors`."""
+    from PIL import Image
+
     try:
         return _read_image(path, size=size, channels=channels)
-    except (OSError, ValueError, SyntaxError, Warning) as error:  # what Pillow raises on broken files
+    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:  # Pillow's, broken files
         return f"{path.relative_to(root)}: {' '.join(str(error).split()) or type(error).__name__}"
 
 
