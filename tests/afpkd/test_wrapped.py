@@ -250,6 +250,10 @@ def test_a_network_for_other_classes_gives_all_but_its_last_layer(tmp_path: Path
     assert "(fc.bias starts anew) (fc.weight starts anew)" in said
     assert torch.equal(model.state_dict()["fc.weight"], before)
     assert torch.equal(model.state_dict()["conv1.weight"], torch.load(tmp_path / "nine.pt")["conv1.weight"])
+    narrow = torchvision.models.resnet18(num_classes=9).state_dict() | {"fc.weight": torch.zeros(9, 40)}
+    torch.save(narrow, tmp_path / "narrow.pt")
+    with pytest.raises(UserError, match=r"fc\.weight is 9x40, expected 5x512"):
+        load_weights(model, tmp_path / "narrow.pt", new_classes=5)
     torch.save(torchvision.models.resnet34(num_classes=9).state_dict(), tmp_path / "other.pt")
     with pytest.raises(UserError, match="does not fit"):
         load_weights(model, tmp_path / "other.pt", new_classes=5)
