@@ -1,4 +1,4 @@
-"""Own images, networks and weights in a recipe: what is part of a stage's identity, what is inherited, what is refused."""
+"""Own images, networks and weights in a recipe: what is part of a stage's identity, what is inherited, refused."""
 
 import dataclasses
 import json
