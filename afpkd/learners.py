@@ -5,7 +5,7 @@ Each function gives the one training loop (`afpkd.train`) a `Learner`: parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,14 +74,23 @@ def plain_learner(model: nn.Module, heldout: Samples, task: Task = CLASSIFICATIO
 
 
 def student_learner(
-    student: nn.Module, teacher: FrozenTeacher, distiller: Distiller, heldout: Samples, task: Task = CLASSIFICATION
+    student: nn.Module,
+    teacher: FrozenTeacher,
+    distiller: Distiller,
+    heldout: Samples,
+    levels: Sequence[int] | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Learner:
-    """Phase 2: a student, its teacher and a distillation method."""
+    """Phase 2: a student, its teacher and a distillation method.
+
+    levels: which of the student's features imitates each of the teacher's (`matched_levels`); without, one by one.
+    """
 
     def losses(images: Tensor, target: Any, progress: float) -> Losses:
         outputs = student(images).in_float32()
+        seen = outputs if levels is None else outputs._replace(features=[outputs.features[i] for i in levels])
         own = {name: distiller.task_weight * loss for name, loss in task.losses(student, outputs, target).items()}
-        return {**own, **distiller(outputs, teacher(images), target, progress)}
+        return {**own, **distiller(seen, teacher(images), target, progress)}
 
     trained = nn.ModuleDict({"student": student, "distiller": distiller})
     return Learner(trained, student, losses, heldout_score(task, student, heldout), teacher, task.metric)

@@ -20,7 +20,18 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "onnxscript", "fvcore", "tensorrt-rtx", "snakemake")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "fvcore",
+    "tensorrt-rtx",
+    "snakemake",
+)
 
 
 class UserError(ValueError):

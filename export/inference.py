@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from afpkd.models.outputs import Detections
+from afpkd.models.wrapped import bare_network
 
 LOGITS, DETECTIONS = "logits", "detections"
 """What the output is called: N, K, or N, A, 4 + K."""
@@ -21,7 +22,7 @@ def output_name(model: nn.Module) -> str:
 def logits_only(model: nn.Module) -> LogitsOnly:
     """Copy `model` to the CPU in eval mode, cut down to its logits; `model` stays as it is."""
     # Channels-last weights would give the exported nodes other names, so the same weights other bytes.
-    network = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(bare_network(model)).cpu().to(memory_format=torch.contiguous_format)
     return LogitsOnly(network).eval()
 
 

@@ -51,6 +51,7 @@ def run_goals(
     name, decoded = load_recipe(recipe)
     # What is missing is said before anything starts.
     teacher_weights(decoded, recipe_path(recipe))
+    decoded.stage_digest("teacher")  # reads own images and files
     for device in devices:
         find_device(device)
     folder = runs.resolve() / name

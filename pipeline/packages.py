@@ -24,7 +24,7 @@ OURS = "afpkd-edge"
 
 _NO_TIME = datetime.fromtimestamp(0, UTC)  # a document of the packages, not of the day
 
-SHIPPED = ("train", "rtx")
+SHIPPED = ("train", "timm", "rtx")
 """The extras that `make setup` installs for users; what only developers need (`dev`) is not shipped with."""
 
 _FROM_THE_LICENCE_FILE = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -72,11 +72,25 @@ class CocoData:
         for key, least, most in (("score", 0, 1), ("iou", 0, 1), ("most", 1, 1000), ("repeat", 1, 1000)):
             require_between(key, getattr(self, key), least, most)
 
+    @property
+    def num_fitted(self) -> None:
+        """How many scenes are trained on, their annotation file says."""
+        return
+
+    def content(self) -> list[str]:
+        """What the stages' identity holds beside these keys: nothing; records hold the hash of the annotations."""
+        return []
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainedDetector(TrainSettings):
     """A teacher that is trained here first."""
 
+    weights: ClassVar[str] = "none"
+    stages: ClassVar[tuple[str, ...]] = ()
+    mean: ClassVar[None] = None
+    std: ClassVar[None] = None
+    """Its levels are its own, and it wants what [data] says."""
     arch: Arch
     """Detector."""
     backbone: str = "none"
@@ -94,6 +108,10 @@ class TrainedDetector(TrainSettings):
 class ForeignDetector:
     """A teacher whose weights come from elsewhere."""
 
+    stages: ClassVar[tuple[str, ...]] = ()
+    mean: ClassVar[None] = None
+    std: ClassVar[None] = None
+    """Its levels are its own, and it wants what [data] says."""
     arch: Arch
     """Detector."""
     weights: str

@@ -9,7 +9,7 @@ from afpkd.data.coco import CocoSplit, hold_out_scenes, read_canvas, read_coco, 
 from afpkd.record import digest
 from deploy.agent.detections import Rule, agreement, box_error, detections_of
 from pipeline.recipe_detection import CocoData, Split
-from pipeline.recipe_reader import placed
+from pipeline.recipe_reader import found_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,8 +62,8 @@ def rule_of(data: CocoData) -> Rule:
 
 
 def _read(key: str, split: Split, recipe_file: Path, train: CocoSplit | None = None) -> CocoSplit:
-    annotations = placed(f"data.{key}.annotations", split.annotations, recipe_file)
-    images = placed(f"data.{key}.images", split.images, recipe_file, "folder")
+    annotations = found_path(split.annotations, recipe_file, f"data.{key}.annotations: no file")
+    images = found_path(split.images, recipe_file, f"data.{key}.images: no folder", folder=True)
     return read_coco(annotations, images, names=train.names if train else None)
 
 

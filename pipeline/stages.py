@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 from afpkd.record import Json, UserError, read_record, sha256_of
 from afpkd.settings import TrainSettings
 from pipeline.lineage import require_recorded
+from pipeline.networks import network_of, recorded_network
 from pipeline.progress import StageProgress
 from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
-from pipeline.recipe_detection import CocoData
+from pipeline.recipe import Distill
+from pipeline.recipe_detection import CocoData, TrainedDetector
+from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import teacher_weights
 from pipeline.workspace import WEIGHTS, Run, Workspace
 
@@ -30,28 +33,28 @@ if TYPE_CHECKING:
 
 def train_teacher(run: Run) -> Json:
     """Stage `teacher`: train it, or take a foreign one in; either way its test accuracy is measured."""
-    weights = teacher_weights(run.recipe, run.recipe_file)
-    if weights is not None:
-        return _adopt_teacher(run, weights)
     settings = run.recipe.teacher
-    assert isinstance(settings, TrainSettings)
-    return _train_plain(run, "teacher", run.recipe.teacher.arch, settings)
+    if not isinstance(settings, TrainSettings):
+        return _adopt_teacher(run, teacher_weights(run.recipe, run.recipe_file))
+    return _train_plain(run, "teacher", settings)
 
 
 def train_undistilled(run: Run) -> Json:
     """Stage `undistilled`: the student by the same recipe without its teacher, the control."""
-    return _train_plain(run, "undistilled", run.recipe.distill.student, run.recipe.distill)
+    return _train_plain(run, "undistilled", run.recipe.distill)
 
 
 def tune_prompts(run: Run) -> Json:
     """Stage `prompts`: fine-tune the frequency prompts inside the frozen teacher (phase 1), and judge them."""
     from afpkd.acceptance import phase_one_report, why_not_accepted
+    from afpkd.distillers import require_maps
     from afpkd.learners import prompt_learner
     from afpkd.tasks.task import model_scores
 
     work = Workspace(run, "prompts")
     settings = run.recipe.prompts
     teacher, shapes = work.teacher()
+    require_maps(run.recipe.distill.method, "teacher", shapes)
     prompts = work.new_prompts(teacher, shapes)
     learner = prompt_learner(
         prompts,
@@ -92,7 +95,8 @@ def train_student(run: Run) -> Json:
     learner = distillation(work, *work.teacher())
     settings = run.recipe.distill
     fitted = work.fit(learner, settings)
-    return work.write_checkpoint(learner.product, fitted, arch=settings.student, method=settings.method)
+    network = network_of(run.recipe, "student")
+    return work.write_checkpoint(learner.product, fitted, network=network, method=settings.method)
 
 
 def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes) -> Learner:
@@ -100,6 +104,7 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     import torch
 
     from afpkd.distillers import build_distiller
+    from afpkd.fusion import matched_levels
     from afpkd.learners import student_learner
     from afpkd.models import probe_shapes
 
@@ -107,63 +112,65 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     torch.manual_seed(
         work.run.recipe.seed
     )  # building the teacher drew numbers: a student starts as the undistilled one
-    student = work.new_model(settings.student, getattr(settings, "backbone", "none"))
+    student = work.new_model(network_of(work.run.recipe, "student"), settings)
     options: Json = settings.options()
     if settings.uses_prompts:
         untrained = options.get("mask") == "untrained"
         options["prompts"] = (work.new_prompts if untrained else work.prompts)(teacher, teacher_shapes)
     shapes = probe_shapes(student, in_channels=work.in_channels, image_size=work.image_size)
-    distiller = build_distiller(settings.method, shapes, teacher_shapes, **options).to(work.device)
-    return student_learner(student, teacher, distiller, work.heldout, work.task)
+    levels = matched_levels(shapes.sizes, teacher_shapes.sizes)
+    distiller = build_distiller(settings.method, shapes.at(levels), teacher_shapes, **options).to(work.device)
+    return student_learner(student, teacher, distiller, work.heldout, levels, work.task)
 
 
-def _train_plain(run: Run, role: str, arch: str, settings: TrainSettings) -> Json:
+def _train_plain(run: Run, role: str, settings: TrainedTeacher | TrainedDetector | Distill) -> Json:
     from afpkd.learners import plain_learner
 
-    work = Workspace(run, role)
-    model = work.new_model(arch, getattr(settings, "backbone", "none"))
+    work, network = Workspace(run, role), network_of(run.recipe, role)
+    model = work.new_model(network, settings)
     fitted = work.fit(plain_learner(model, work.heldout, work.task), settings)
-    return work.write_checkpoint(model, fitted, arch=arch, method="none")
+    return work.write_checkpoint(model, fitted, network=network, method="none")
 
 
-def _adopt_teacher(run: Run, weights: Path) -> Json:
+def _adopt_teacher(run: Run, weights: Path | None) -> Json:
+    """Take the weights of a file, or (None) those that the network's library publishes."""
     from afpkd.checkpoint import load_weights, save_weights
     from afpkd.tasks.task import model_scores
 
     started = time.monotonic()
-    work = Workspace(run, "teacher")
-    arch = run.recipe.teacher.arch
-    model = work.empty_model(arch)
-    work.progress.say(load_weights(model, weights))
+    work, network = Workspace(run, "teacher"), network_of(run.recipe, "teacher")
+    model = work.empty_model(network, published=weights is None)
+    if weights is not None:
+        work.progress.say(load_weights(model, weights))
     scores = model_scores(work.task, model, work.test)
     for left in ("record.json", "metrics.jsonl", "checkpoint.pt"):  # of a teacher that was trained here before
         (work.folder / left).unlink(missing_ok=True)
     save_weights(work.folder / WEIGHTS, model.state_dict())
     metrics = {f"test_{name}_{which}": score for name, score in scores.items() for which in ("last", "selected")}
     metrics[f"heldout_{work.task.metric}"] = None
-    work.inputs["weights"] = sha256_of(weights)
-    record = {**work.checkpoint_record(model, arch, None), "metrics": metrics, "selected_epoch": None, "epochs": None}
+    work.inputs["weights"] = sha256_of(weights) if weights else sha256_of(work.folder / WEIGHTS)
+    facts = {"metrics": metrics, "selected_epoch": None, "epochs": None}
+    record = {**work.checkpoint_record(model, network, None), **facts}
     return work.finish(record, time.monotonic() - started)
 
 
 def export_bundle(run: Run, role: str) -> Json:
     """Stage `export`: the role's selected weights as one bundle that travels."""
     from afpkd.checkpoint import load_weights
-    from afpkd.models import build_model
     from deploy.build_check import build_check
     from export.quantize import Int8
 
     folder, wanted = run.role(role), run.recipe.export
     record, weights = read_record(folder / "record.json"), require_recorded(folder, WEIGHTS)
-    model = build_model(record["arch"], num_classes=record["num_classes"], in_channels=record["in_channels"])
+    model = recorded_network(record)
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))
     started = time.monotonic()
     common: Json = {
         "role": role,
         "arch": record["arch"],
-        "mean": run.recipe.data.mean,
-        "std": run.recipe.data.std,
+        "mean": record["preprocessing"]["mean"],
+        "std": record["preprocessing"]["std"],
         "precisions": wanted.precisions,
         "opset": wanted.opset,
         "out": folder / "bundle",

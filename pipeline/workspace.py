@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 from afpkd.record import Json, UserError, provenance, read_record, sha256_of, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.lineage import require_recorded
+from pipeline.networks import build_network, facts_of, label, network_in
 from pipeline.progress import StageProgress
-from pipeline.recipe import Data, Recipe
-from pipeline.recipe_detection import CocoData
+from pipeline.recipe import Distill, Recipe
+from pipeline.recipe_detection import DistillDetector, TrainedDetector
+from pipeline.recipe_folder import FolderData
+from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_path
+from pipeline.splits import augmentation_of, splits_of
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +28,6 @@ if TYPE_CHECKING:
     from afpkd.learners import FrozenTeacher, Learner
     from afpkd.models.outputs import Shapes
     from afpkd.prompts import FrequencyPrompts
-    from afpkd.tasks.task import Task
     from afpkd.train import Fitted, Fitting
 
 WEIGHTS = "model.safetensors"
@@ -67,72 +70,50 @@ class Workspace:
         self.folder = run.role(stage)
         self.progress = StageProgress(stage)
         self.device = _torch_device(run)
-        self.task: Task
-        self.train: Any
-        self.heldout: Any
-        self.test: Any
-        self.label_names: list[str] = []
-        self.in_channels = 3
-        self.image_size: tuple[int, int]
-        self.inputs: Json = {}
-        if isinstance(run.recipe.data, CocoData):
-            self._take_scenes(run.recipe.data)
-        else:
-            self._take_pixels(run.recipe.data)
+        run.recipe.stage_digest(stage)  # before anything is read: what changes later is another run's
+        found = splits_of(run.recipe, run.recipe_file, self.device)
+        self.notes = found.notes
+        for note in self.notes:
+            self.progress.say(note)
+        self.task, self.train, self.heldout, self.test = found.task, found.train, found.heldout, found.test
+        self.label_names, self.in_channels, self.image_size = found.label_names, found.in_channels, found.image_size
+        self.normalisation = found.normalisation
+        self.inputs: Json = {"data": found.sha256}
 
-    def _take_pixels(self, wanted: Data) -> None:
-        """A small data set, whole on the device."""
-        from afpkd.data.batches import pixels_from_split
-        from afpkd.data.dataset import data_root, hold_out
-        from afpkd.learners import CLASSIFICATION
-
-        self.task, data = CLASSIFICATION, wanted.spec.load(data_root())
-        rest, heldout = hold_out(data.train, wanted.heldout, self.run.recipe.seed)
-        self.train, self.heldout, self.test = (
-            pixels_from_split(split, wanted.mean, wanted.std, self.device) for split in (rest, heldout, data.test)
-        )
-        self.label_names, self.in_channels = data.label_names, wanted.spec.in_channels
-        self.image_size = wanted.spec.image_size
-        self.inputs["data"] = data.sha256()
-
-    def _take_scenes(self, wanted: CocoData) -> None:
-        """Scenes with boxes; what was left out is said where a first network is trained."""
-        from afpkd.data.coco_batches import Scenes
-        from pipeline.scenes import detection_task, read_scenery
-
-        scenery = read_scenery(wanted, self.run.recipe_file, self.run.recipe.seed)
-        for line in scenery.told() if self.stage in ("teacher", "undistilled") else ():
-            self.progress.say(line)
-        self.task, self.label_names = detection_task(wanted), scenery.train.names
-        self.image_size = wanted.image_size
-        self.train, self.heldout, self.test = (
-            Scenes(split, wanted.image_size, wanted.mean, wanted.std, self.device) for split in scenery
-        )
-        self.inputs["data"] = scenery.sha256()
-
-    def empty_model(self, arch: str) -> nn.Module:
-        """A model on the device, its weights about to be loaded."""
+    def empty_model(self, network: Json, *, published: bool = False) -> nn.Module:
+        """A model on the device, its weights about to be loaded; or, with `published`, those of its library."""
         import torch
 
-        from afpkd.models import build_model
-
-        model = build_model(arch, num_classes=len(self.label_names), in_channels=self.in_channels)
+        model = build_network(
+            network,
+            num_classes=len(self.label_names),
+            in_channels=self.in_channels,
+            image_size=self.image_size,
+            given=self.normalisation,
+            published=published,
+        )
         # channels last: a fifth less time for convolutions on most machines, the same numbers
         return model.to(self.device).to(memory_format=torch.channels_last)
 
-    def new_model(self, arch: str, backbone: str = "none") -> nn.Module:
-        """A model to train: known to export before any time is spent on it. backbone: where a detector's starts."""
+    def new_model(self, network: Json, settings: TrainedTeacher | TrainedDetector | Distill) -> nn.Module:
+        """A model to train, known to export before any time is spent on it; it starts where its settings say."""
         import torch
 
+        from afpkd.checkpoint import load_weights
         from afpkd.data.dataset import data_root
         from export.to_onnx import dry_run_export
 
-        model = self.empty_model(arch)
+        weights = settings.weights
+        model = self.empty_model(network, published=weights == "default")
         with torch.random.fork_rng():  # the exporter's draws must not move the weights that are drawn next
-            dry_run_export(model, torch.zeros(1, self.in_channels, *self.image_size), arch=arch)
-        if backbone != "none":
+            example = torch.zeros(1, self.in_channels, *self.image_size)
+            dry_run_export(model, example, arch=label(network["arch"]))
+        if weights not in ("none", "default"):
+            self.progress.say(load_weights(model, Path(weights), new_classes=len(self.label_names)))
+        if isinstance(settings, TrainedDetector | DistillDetector) and settings.backbone != "none":
             detector: Any = model
-            self.progress.say(detector.load_backbone(backbone, (self.run.recipe_file.parent, data_root())))
+            folders = (self.run.recipe_file.parent, data_root())
+            self.progress.say(detector.load_backbone(settings.backbone, folders))
         return model
 
     def teacher(self) -> tuple[FrozenTeacher, Shapes]:
@@ -151,7 +132,7 @@ class Workspace:
                 f"nothing good is distilled from it; train it longer, fix its weights, or lower {key}"
             )
         self.inputs["teacher"] = require_recorded(folder, WEIGHTS)
-        model = self.empty_model(record["arch"])
+        model = self.empty_model(network_in(record))
         load_weights(model, folder / WEIGHTS)
         shapes = probe_shapes(model, in_channels=self.in_channels, image_size=self.image_size)
         return FrozenTeacher(model), shapes
@@ -182,10 +163,8 @@ class Workspace:
     def fitting(self, learner: Learner, settings: TrainSettings) -> Fitting:
         """A training of `learner`, saving to resume beside the outputs (undeclared to the graph, so a kill never
         deletes it)."""
-        from afpkd.data.batches import Augmentation
         from afpkd.train import Fitting
 
-        data = self.run.recipe.data
         if settings.compile:
             learner.product.compile()
         self.progress.say(f"{settings.epochs:g} epochs of {self.train.num_images} images on {self.device}")
@@ -193,13 +172,13 @@ class Workspace:
             learner,
             self.train,
             settings,
-            augmentation=Augmentation(getattr(data, "crop_padding", 0), data.flip, getattr(data, "scales", (1.0, 1.0))),
+            augmentation=augmentation_of(self.run.recipe.data),
             seed=self.run.recipe.seed,
             checkpoint=self.folder / "checkpoint.pt",
             digest=self._resume_digest(),
         )
 
-    def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, arch: str, method: str) -> Json:
+    def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, network: Json, method: str) -> Json:
         """Read the test set once, for the last and for the selected epoch; the selected weights travel on."""
         from afpkd.tasks.task import model_scores
 
@@ -216,14 +195,14 @@ class Workspace:
         told = ", ".join(f"{name} {score:.2f} %" for name, score in selected.items() if score is not None)
         self.progress.say(f"test {told} (selected epoch {fitted.selected_epoch})")
         record = {
-            **self.checkpoint_record(model, arch, method),
+            **self.checkpoint_record(model, network, method),
             "metrics": metrics,
             "selected_epoch": fitted.selected_epoch,
             "epochs": len(fitted.history),
         }
         return self.write(fitted, fitted.selected, record)
 
-    def checkpoint_record(self, model: nn.Module, arch: str, method: str | None) -> Json:
+    def checkpoint_record(self, model: nn.Module, network: Json, method: str | None) -> Json:
         """What every role's record says of its network."""
         from afpkd.models import num_parameters
 
@@ -231,7 +210,7 @@ class Workspace:
             "schema": "afpkd.checkpoint/1",
             "role": self.stage,
             "task": "detection" if self.task.metric == "ap" else "classification",
-            "arch": arch,
+            **facts_of(network),
             "method": method,
             "num_params": num_parameters(model),
             "num_classes": len(self.label_names),
@@ -254,11 +233,14 @@ class Workspace:
 
     def finish(self, record: Json, wall_s: float) -> Json:
         """Add what every record has, and write it."""
+        data = self.run.recipe.data
         whole = {
             **record,
             "recipe": self.run.name,
-            "data": self.run.recipe.data.name,
-            "preprocessing": {"mean": self.run.recipe.data.mean, "std": self.run.recipe.data.std},
+            "data": data.name,
+            **({"folder": dataclasses.asdict(data)} if isinstance(data, FolderData) else {}),
+            **({"data_notes": list(self.notes)} if self.notes else {}),
+            "preprocessing": dict(zip(("mean", "std"), map(list, self.normalisation), strict=True)),
             "seed": self.run.recipe.seed,
             "config_digest": self.run.recipe.stage_digest(self.stage),
             "outputs": {WEIGHTS: sha256_of(self.folder / WEIGHTS)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -73,6 +73,11 @@ class Shapes(NamedTuple):
     pooled: int | None
     """Channels of the pooled vector; None of a detector, which has none."""
     num_classes: int
+
+    def at(self, levels: Sequence[int]) -> Shapes:
+        """These levels only, in this order."""
+        channels, sizes = [self.channels[level] for level in levels], [self.sizes[level] for level in levels]
+        return self._replace(channels=channels, sizes=sizes)
 
     def imitated_channels(self) -> list[int]:
         """Channels of `Outputs.imitated`."""

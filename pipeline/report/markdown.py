@@ -26,6 +26,7 @@ def markdown_of(page: Page) -> str:
         *(["## How it was measured", _bullets(page.protocol)] if page.protocol else []),
         _table(page.provenance),
         _bullets(page.environment),
+        "Every package of the environment that wrote this: [report.cdx.json](report.cdx.json) (SBOM, CycloneDX).",
         "## Make it again",
         "\n".join(f"    {line}" for line in page.commands),
     ]

@@ -1,6 +1,7 @@
 """The stage `report`: records of one recipe or several -> one page for people, tables and pictures for documents.
 
-Everything said comes from the records: the same records give the same report.
+Everything said comes from the records: the same records give the same report. Beside it lies report.cdx.json, the
+packages of this environment with versions and licences (SBOM, CycloneDX).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import jinja2
 from plotly.offline import get_plotlyjs
 
 from afpkd.record import Json, atomic_path, write_record, write_text
+from pipeline.packages import write_sbom
 from pipeline.report import KINDS
 from pipeline.report.candidates import candidates_of
 from pipeline.report.data_files import csv_of, json_of
@@ -39,7 +41,7 @@ _CAPTIONS = {
 
 
 def write_report(runs: Sequence[Records], out: Path, budget: Budget | None = None) -> dict[str, Path]:
-    """Write report.{html,md,csv,json,png,svg} into `out`, each atomically; give their paths by kind.
+    """Write report.{html,md,csv,json,png,svg,cdx.json} into `out`, each atomically; give their paths by kind.
 
     runs: of the recipes to compare, one at least. What is missing (a role, a profile) is named in the page with the
     command that makes it. budget: what the recommended file must keep to.
@@ -65,6 +67,7 @@ def write_report(runs: Sequence[Records], out: Path, budget: Budget | None = Non
     if curves:
         figures["training"] = {"": curves_figure(curves)}
     write_text(paths["html"], _html(page, figures))
+    write_sbom(paths["cdx.json"])
     return paths
 
 

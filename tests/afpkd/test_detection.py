@@ -238,7 +238,7 @@ def test_a_student_is_distilled_by_every_method_that_needs_no_logits(
     if OPTIONS[method].uses_prompts:
         options["prompts"] = FrequencyPrompts(shapes[1])
         assert options["prompts"].level_scales == [2, 1, 0, 0, 0]
-    learner = student_learner(student, teacher, build_distiller(method, *shapes, **options), scenes, TASK)
+    learner = student_learner(student, teacher, build_distiller(method, *shapes, **options), scenes, task=TASK)
     before = state_sha256(student)
     row = fitted(learner, scenes, tmp_path, epochs=0.5).run(lambda *_: None).history[0]
     assert row["losses"].keys() == {"classification", "boxes", "centerness", *METHODS[method]}

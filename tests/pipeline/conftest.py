@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from afpkd.record import Json, write_record
+from pipeline.report import KINDS
 from pipeline.report.records import Records, read_records
 from pipeline.report.writing import write_report
 
@@ -64,7 +65,7 @@ class HandMadeRun:
         """Write the report; options: of `read_records`, and `budget`."""
         budget = options.pop("budget", None)
         paths = write_report([self.records(**options)], self.folder, budget)
-        assert paths == {kind: self.folder / f"report.{kind}" for kind in ("html", "md", "csv", "json", "png", "svg")}
+        assert paths == {kind: self.folder / f"report.{kind}" for kind in KINDS}
         return report_at(self.folder)
 
 

@@ -1,4 +1,4 @@
-"""The README's story "your own COCO JSON": its recipe with smaller numbers, and the documented commands."""
+"""The story of docs/own-coco.md: its recipe with smaller numbers, and the documented commands."""
 
 import json
 import subprocess
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from afpkd.record import Json, UserError, read_record
-from pipeline.recipe import TrainedTeacher
 from pipeline.recipe_detection import CocoData, DistillDetector, TrainedDetector
+from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
 from pipeline.scenes import read_scenery
 from tests.scenes import CANVAS, NAMES, write_scenes
