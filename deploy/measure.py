@@ -137,7 +137,7 @@ class _Measured(NamedTuple):
 
     preset: Preset
     answer: Json
-    arrays: dict[str, NDArray[np.int64]]
+    arrays: dict[str, NDArray[Any]]
 
     @property
     def passed(self) -> bool:
@@ -163,7 +163,7 @@ def _measure(job: _Job, progress: Progress) -> list[_Measured]:
     return sorted(measured, key=lambda found: not found.passed)
 
 
-def _samples(measured: list[_Measured]) -> dict[str, NDArray[np.int64]]:
+def _samples(measured: list[_Measured]) -> dict[str, NDArray[Any]]:
     """The arrays of the mode to quote under their own names, those of another with `_<mode>` behind."""
     quoted, *others = measured
     named = {f"{name}_{other.answer['mode']}": array for other in others for name, array in other.arrays.items()}
@@ -223,7 +223,7 @@ def _row(job: _Job, measured: _Measured, entry: Json, labels: NDArray[np.int64],
         "macs": manifest["macs"]["macs"],
         "num_params": manifest["num_params"],
         "size_bytes": entry["size_bytes"],
-        "top1": statistics.top1_percent(measured.arrays["predictions"], labels),
+        "top1": statistics.top1_percent(measured.arrays["logits"].argmax(axis=1), labels),
         "verdict": verdict,
         "reasons": reasons,
     }

@@ -43,9 +43,9 @@ class HandMadeBundle:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> HandMadeBundle:
-    folder, rng = tmp_path / "bundle", np.random.default_rng(0)
+    folder, rng = tmp_path / "bundle", np.random.default_rng(1)
     folder.mkdir()
-    weight = rng.normal(size=(CHANNELS * SIDE * SIDE, CLASSES))
+    weight = linear_weight()
     images = rng.integers(0, 256, size=(80, CHANNELS, SIDE, SIDE), dtype=np.uint8)
     logits = reference_logits(images, weight)
     labels, wrong = logits.argmax(axis=1), 8
@@ -86,6 +86,11 @@ def onnx_path(bundle: HandMadeBundle) -> Path:
 def cache(tmp_path: Path) -> Path:
     """Where engines are kept."""
     return tmp_path / "engines"
+
+
+def linear_weight() -> NDArray[np.float64]:
+    """The weight of the hand-made bundle's network."""
+    return np.random.default_rng(0).normal(size=(CHANNELS * SIDE * SIDE, CLASSES))
 
 
 def reference_logits(images: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:

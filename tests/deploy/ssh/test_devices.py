@@ -66,7 +66,7 @@ def test_a_profile_through_ssh_is_the_local_one_on_another_machine(
     assert there["clocks"] == "as-is"
     assert there["outputs"] == {"there.npz": sha256_of(tmp_path / "there.npz")}
     with np.load(tmp_path / "there.npz") as ours, np.load(tmp_path / "here.npz") as theirs:
-        np.testing.assert_array_equal(ours["predictions"], theirs["predictions"])
+        np.testing.assert_array_equal(ours["logits"], theirs["logits"])
     assert list((board.work / "jobs").iterdir()) == []
     inodes = {path: path.stat().st_ino for path in [*board.work.glob("blobs/*"), board.work / "agent.pyz"]}
     profiled(bundle, tmp_path / "again.json")
