@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import AgentError
+from .interpreter import command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,13 +33,13 @@ importlib.import_module(request["package"] + ".child").answer(request)
 def run_in_child(operation: str, arguments: Json) -> Json:
     """Do `operation` in a fresh process that imports what this one would, and give its answer.
 
-    AgentError: the child's own, or E_CRASH with the signal it died of.
+    AgentError: the child's own, E_OUT_OF_MEMORY where it was killed as the kernel does, or E_CRASH with its signal.
     """
     # This very package first, be it a folder or the archive: the child must run what its parent runs.
     path = [str(Path(__file__).parents[__package__.count(".") + 1]), *sys.path]
     request = {"path": path, "package": __package__, "operation": operation, "arguments": arguments}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", _START],
+        [*command(), "-I", "-c", _START],
         input=json.dumps(request),
         capture_output=True,
         encoding="utf-8",
@@ -49,7 +50,8 @@ def run_in_child(operation: str, arguments: Json) -> Json:
     try:
         answer: Json = json.loads(done.stdout)
     except ValueError:
-        raise AgentError("E_CRASH", f"{operation}: {_death(done)}") from None
+        code = "E_OUT_OF_MEMORY" if done.returncode == -signal.SIGKILL else "E_CRASH"
+        raise AgentError(code, f"{operation}: {_death(done)}") from None
     if "error" in answer:
         raise AgentError(**answer["error"])
     return answer
@@ -92,7 +94,7 @@ def _death(done: subprocess.CompletedProcess[str]) -> str:
     lines = done.stderr.strip().splitlines()
     last = f"; its last line: {lines[-1]}" if lines else ""
     if done.returncode == -signal.SIGKILL:
-        return f"killed (SIGKILL): out of memory? free some, or take a smaller workspace{last}"
+        return f"killed (SIGKILL): out of memory? end other programs, add swap, or take a smaller batch{last}"
     if done.returncode < 0:
         return f"the library died of {signal.Signals(-done.returncode).name}: try another version of it{last}"
     return f"ended without an answer (exit code {done.returncode}){last}"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import clocks, events, store
 from .errors import AgentError
+from .interpreter import command_from
 from .machine import boot_id
 from .supervisor import CANCEL, HEARTBEAT, RESULT, write_json
 
@@ -204,7 +205,7 @@ def _start_supervisor(job: Job, folder: Path, locks: tuple[int, int]) -> None:
     """In a session of its own, with none of our pipes: the connection may end while it works."""
     with (folder / "log.txt").open("wb") as log:
         supervisor = subprocess.Popen(
-            [*job.python, "-I", "agent.pyz", "supervise", *map(str, locks)],
+            [*command_from(job.python), "-I", "agent.pyz", "supervise", *map(str, locks)],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,

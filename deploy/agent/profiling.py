@@ -53,7 +53,7 @@ def profile(document: Json) -> Json:
     """Measure one file of a bundle in this process, which must be fresh. Nothing is timed where the golden check fails.
 
     Writes to `out` (.npz): `samples_ns` and `warmup_ns` (int64), and `logits` (float32, N,K) where asked to evaluate:
-    whole, since the host then makes any metric of them, compares devices to the bit, and a hundred classes weigh little.
+    whole, since the host then makes any metric of them, compares devices to the bit, and they weigh little.
     """
     request = _request(document)
     bundle = Bundle(request.bundle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from afpkd.record import sha256_of
+from deploy.agent import child, interpreter
+from deploy.agent.errors import AgentError
 from deploy.jobs import Work, run_job
 from deploy.local import LocalTarget
 from deploy.target import DeviceError
@@ -139,3 +142,42 @@ def test_a_second_job_waits_for_the_first(target: LocalTarget, work: Work) -> No
         run_job(target, lasting(work), Heard(wait_and_give_way), QUICK)
     waiting.join(60)
     assert heard[-1] == "measured"
+
+
+def written_down(folder: Path, name: str, environment: str = "") -> Path:
+    """An interpreter that writes down what it is started for."""
+    (folder / "bin").mkdir()
+    path = folder / "bin" / name
+    path.write_text(f'#!/bin/sh\necho "$*" >> {folder}/started\n{environment} exec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_every_process_of_a_job_starts_through_the_devices_prefix(
+    target: LocalTarget, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under an emulator nothing else starts at all."""
+    prefixed = replace(target, python=(str(written_down(tmp_path, "emulator")), "-B"))
+    assert run_job(prefixed, work, Heard(), QUICK)["golden"]["after"]["ok"]
+    started = (tmp_path / "started").read_text()
+    for verb in ("missing", "submit", "supervise", "profile", "follow"):
+        assert f"-B -I agent.pyz {verb}" in started
+    # what the work starts in turn, such as TensorRT's builder, takes the prefix from its environment
+    monkeypatch.setenv(interpreter.VARIABLE, json.dumps(prefixed.python))
+    with pytest.raises(AgentError, match="no_such_library"):
+        child.run_in_child("check_engine", {"library": "no_such_library", "plan": "x", "dla_core": None})
+    assert "\n-B -I -c " in (tmp_path / "started").read_text()
+    assert interpreter.environment(prefixed.python)[interpreter.VARIABLE] == json.dumps(prefixed.python)
+
+
+def test_inside_of_a_container_nothing_enters_it_once_more(
+    target: LocalTarget, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is found outside alone starts the agent, which then starts itself."""
+    inside = written_down(tmp_path, "enter-box", "PATH=/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(inside.parent), prepend=os.pathsep)
+    boxed = replace(target, python=("enter-box",))
+    assert run_job(boxed, work, Heard(), QUICK)["golden"]["after"]["ok"]
+    started = (tmp_path / "started").read_text()
+    assert "agent.pyz submit" in started
+    assert "agent.pyz supervise" not in started

@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy import ssh
 from deploy.devices import Device, find_device
+from deploy.jobs import Progress
+from deploy.measure import profile_bundle
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 RELAY = Path(__file__).with_name("relay.py")
@@ -169,6 +172,12 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
     monkeypatch.setattr(ssh, "OPTIONS", {**ssh.OPTIONS, "ServerAliveInterval": "1", "ServerAliveCountMax": "2"})
     yield made
     made.stop()
+
+
+def profiled(bundle: Path, out: Path, progress: Progress = lambda *event: None, **changes: Any) -> dict[str, Any]:
+    """The stage `profile` of a bundle on the board."""
+    asked = {"device": "board", "precision": "fp32", "preset": "instant", "threads": 1, **changes}
+    return profile_bundle(bundle, out=out, recipe="tiny", config_digest="0", progress=progress, **asked)
 
 
 def keygen(*arguments: str | Path) -> None:

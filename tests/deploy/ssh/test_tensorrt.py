@@ -1,0 +1,121 @@
+"""A board with TensorRT behind a real sshd: probe, profile, deploy, predict, once a release of TensorRT.
+
+The engine is the fake one, put where the board's Python finds its packages: nothing in the program knows of it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import deploy.agent
+from afpkd.record import sha256_of
+from deploy.agent import fake_tensorrt
+from deploy.deployment import deploy_bundle
+from deploy.devices import open_target, probe
+from tests.deploy.conftest import linear_weight, reference_logits
+from tests.deploy.ssh.conftest import Board, profiled
+
+if TYPE_CHECKING:
+    from tests.deploy.conftest import HandMadeBundle
+
+LIBRARY = """
+import sys
+
+import agent
+
+agent.__path__.append({folder!r})  # the fakes are not in the archive
+
+from agent import cuda, fake_cuda, fake_tensorrt
+
+cuda.LIBRARIES.clear()
+cuda.LIBRARIES["fake"] = fake_cuda.FakeCuda
+sys.modules[__name__] = fake_tensorrt.api({level!r}, **{knobs!r})
+"""
+
+BoardWith = Callable[..., str]
+"""(level, **knobs) -> the interpreter whose packages hold that TensorRT."""
+
+
+@pytest.fixture
+def board_with(board: Board, tmp_path: Path) -> BoardWith:
+    def make(level: str, **knobs: Any) -> str:
+        venv.create(tmp_path / "system", system_site_packages=True, symlinks=True)
+        packages = tmp_path / "system/lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+        (packages / "ours.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+        folder = str(Path(deploy.agent.__file__).parent)
+        (packages / "tensorrt.py").write_text(LIBRARY.format(folder=folder, level=level, knobs=knobs))
+        python = str(tmp_path / "system" / "bin" / "python")
+        board.describe(python=python)
+        return python
+
+    return make
+
+
+def two_files(bundle: HandMadeBundle) -> None:
+    """The same network for old and for new releases: which is taken, TensorRT's version there decides."""
+    manifest = bundle.manifest()
+    (entry,) = manifest["files"]
+    (bundle.folder / "legacy.onnx").write_bytes((bundle.folder / "fp32.onnx").read_bytes())
+    bounds = {"fp32.onnx": ("10.0", None), "legacy.onnx": ("8.5", "8.6")}
+    manifest["files"] = [
+        {**entry, "path": name, "runtime": "tensorrt", "min_version": low, "max_version": high}
+        for name, (low, high) in bounds.items()
+    ]
+    manifest["hashes"]["legacy.onnx"] = entry["sha256"]
+    (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.usefixtures("instant")
+@pytest.mark.parametrize(
+    ("level", "file", "typing"),
+    [("8.5", "legacy.onnx", "weak"), ("10.3", "fp32.onnx", "strong"), ("11.4", "fp32.onnx", "strong")],
+)
+def test_a_board_with_each_release_is_profiled_and_used(
+    board: Board, board_with: BoardWith, bundle: HandMadeBundle, tmp_path: Path, level: str, file: str, typing: str
+) -> None:
+    python = board_with(level)
+    two_files(bundle)
+    with open_target(board.device()) as target:
+        assert probe(target)["runtimes"] == ["tensorrt", "onnxruntime"]
+    record = profiled(bundle.folder, tmp_path / "row.json")
+    assert (record["golden"]["after"]["ok"], record["n"]) == (True, 200)
+    runtime = record["runtime"]
+    assert (runtime["name"], runtime["version"]) == ("tensorrt", fake_tensorrt.VERSIONS[level])
+    assert (runtime["engine"]["typing"], runtime["engine"]["built_because"]) == (typing, "never built here")
+    assert record["inputs"][file] == sha256_of(bundle.folder / file)
+    assert record["top1"] == 100 * (80 - bundle.wrong) / 80
+    (row,) = deploy_bundle(bundle.folder, ["board"], precision="fp32", keep=3, progress=lambda *event: None)
+    facts = row["release"]["runtime_facts"]
+    assert (facts["version"], row["release"]["file"]) == (fake_tensorrt.VERSIONS[level], file)
+    assert facts["engine"]["built_because"] is None  # the engine of the profile is the engine of the release
+    images = np.load(bundle.folder / "eval.npy")[:4]
+    np.save(tmp_path / "four.npy", images)
+    command = [python, "-I", str(board.work / "current" / "agent.pyz"), "predict", str(tmp_path / "four.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    classes = [json.loads(line)["top"][0]["class"] for line in done.stdout.splitlines()]
+    assert classes == list(reference_logits(images, linear_weight()).argmax(axis=1))
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_build_the_kernel_kills_is_tried_again_and_the_record_says_so(
+    board: Board, board_with: BoardWith, bundle: HandMadeBundle, tmp_path: Path
+) -> None:
+    python, prefix = board_with("10.3", memory_bytes=1 << 30, kills=True), tmp_path / "prefix"
+    prefix.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/started\nexec {python} "$@"\n')
+    prefix.chmod(0o755)
+    board.describe(python=str(prefix))
+    record = profiled(bundle.folder, tmp_path / "row.json")
+    assert record["golden"]["after"]["ok"]
+    told = record["runtime"]["engine"]["out_of_memory"]
+    assert (told["asked_workspace_bytes"], told["workspace_bytes"]) == (None, 256 << 20)
+    work = (tmp_path / "started").read_text().partition("agent.pyz profile\n")[2]
+    assert work.count("-I -c \n") == 3  # two builds and a look at the engine, each through the device's prefix
