@@ -191,6 +191,7 @@ def _record(job: _Job, measured: list[_Measured]) -> Json:
         "golden": {"before": None, "after": None, **quoted["golden"]},
         "modes": {found.answer["mode"]: {"golden": found.answer["golden"]} for found in measured},
         "clocks": quoted["clocks"],
+        "clock": quoted["clock"],
         **provenance(),
         "machine": quoted["machine"],
         "inputs": {"manifest.json": sha256_of(job.bundle_dir / "manifest.json"), entry["path"]: entry["sha256"]},

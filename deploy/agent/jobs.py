@@ -62,13 +62,14 @@ class Job:
 def submit(document: Json) -> Json:
     """Start a job and return at once; a job that is running or done is left as it is (`resumed`).
 
+    `time_s` is the device's clock, which nothing but the host's record of how far it is off depends on.
     One that failed is started anew. AgentError E_BUSY names who has the device.
     """
     job = _job(document)
     folder = _folder(job.id)
     known = _state(folder) if folder.exists() else None
     if known in ("running", "done"):
-        return {"id": job.id, "state": known, "resumed": True}
+        return {"id": job.id, "state": known, "resumed": True, "time_s": time.time()}
     device = _take_device(job)
     clocks.restore(Path(clocks.STORED))  # of a job that a crash kept from it
     try:
@@ -77,7 +78,7 @@ def submit(document: Json) -> Json:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return {"id": job.id, "state": "running", "resumed": False}
+    return {"id": job.id, "state": "running", "resumed": False, "time_s": time.time()}
 
 
 def follow(document: Json) -> Json:

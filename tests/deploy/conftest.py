@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deploy import presets
 from deploy.presets import Preset, WarmUp
 from tests.deploy.fakes import Install, installer
+from tests.deploy.reaper import start_reaper
 
 CHANNELS, SIDE, CLASSES = 3, 4, 5
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -39,6 +40,13 @@ class HandMadeBundle:
         manifest = self.manifest()
         manifest["hashes"][name] = hashlib.sha256(data).hexdigest()
         (self.folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _reaper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a test started outlives the test run, be it killed."""
+    with start_reaper(tmp_path_factory.getbasetemp()):
+        yield
 
 
 @pytest.fixture

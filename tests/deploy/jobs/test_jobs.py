@@ -43,17 +43,6 @@ def test_what_is_there_is_not_sent_again(target: LocalTarget, work: Work) -> Non
     assert sorted(before) == sorted(sha256_of(path) for path in work.files.values())
 
 
-def test_a_damaged_blob_is_sent_again(target: LocalTarget, work: Work) -> None:
-    run_job(target, work, Heard(), QUICK)
-    damaged = target.folder / "blobs" / sha256_of(work.files["bundle/fp32.onnx"])
-    data = bytearray(damaged.read_bytes())
-    data[len(data) // 2] ^= 1
-    damaged.write_bytes(data)
-    heard = Heard()
-    assert run_job(target, work, heard, QUICK)["golden"]["after"]["ok"]
-    assert [text for text in heard if text.startswith("sending")] == ["sending fp32.onnx (0.0 MB)"]
-
-
 def test_the_works_own_error_keeps_its_code(target: LocalTarget, work: Work) -> None:
     with pytest.raises(DeviceError, match=r"device board: no int8 file for onnxruntime.* \[E_BUNDLE\]"):
         run_job(target, replace(work, request={**work.request, "precision": "int8"}), Heard(), QUICK)
@@ -106,24 +95,6 @@ def test_the_device_itself_keeps_the_time_limit(target: LocalTarget, work: Work)
     with pytest.raises(DeviceError, match=r"not done after 0\.5 s, the limit: raise the device's max_seconds"):
         run_job(target, replace(lasting(work), max_seconds=0.5), Heard(), QUICK)
     assert not processes(target.folder, "profile")
-
-
-def test_one_job_a_device_and_the_holder_is_named(target: LocalTarget, work: Work) -> None:
-    refusals: list[str] = []
-
-    def second() -> None:
-        with pytest.raises(DeviceError) as caught:
-            run_job(target, lasting(work, 50), Heard(), QUICK)
-        refusals.append(str(caught.value))
-        killing(target, "supervise", signal.SIGKILL)()
-
-    with pytest.raises(DeviceError, match="E_LOST"):
-        run_job(target, lasting(work), Heard(second), QUICK)
-    (refusal,) = refusals
-    host = f"process {os.getpid()} on {os.uname().nodename}"
-    assert refusal.startswith("device board: in use by job profile-")
-    assert f" of {host} since 20" in refusal
-    assert refusal.endswith("[E_BUSY]")
 
 
 def test_a_second_job_waits_for_the_first(target: LocalTarget, work: Work) -> None:

@@ -10,18 +10,20 @@ import socket
 import subprocess
 import sys
 import time
+import venv
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy import ssh
+from deploy import deployment, jobs, presets, ssh
 from deploy.devices import Device, find_device
-from deploy.jobs import Progress
+from deploy.jobs import Patience, Progress
 from deploy.measure import profile_bundle
+from tests.deploy.reaper import end_all
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 RELAY = Path(__file__).with_name("relay.py")
@@ -172,12 +174,37 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
     monkeypatch.setattr(ssh, "OPTIONS", {**ssh.OPTIONS, "ServerAliveInterval": "1", "ServerAliveCountMax": "2"})
     yield made
     made.stop()
+    end_all(tmp_path)  # jobs go on without their connection
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Retries come at once, and following asks often."""
+    patience = Patience(pauses_s=(0.05,), wait_s=1, busy_s=0, line_s=20)
+    monkeypatch.setattr(jobs, "Patience", lambda: patience)
+    monkeypatch.setattr(deployment, "Patience", lambda: patience)
+    yield
+
+
+def lasting(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let the preset `instant` take a while."""
+    slow = replace(presets.find_preset("instant"), min_seconds=seconds)
+    monkeypatch.setitem(presets._PRESETS, "instant", slow)
 
 
 def profiled(bundle: Path, out: Path, progress: Progress = lambda *event: None, **changes: Any) -> dict[str, Any]:
     """The stage `profile` of a bundle on the board."""
     asked = {"device": "board", "precision": "fp32", "preset": "instant", "threads": 1, **changes}
     return profile_bundle(bundle, out=out, recipe="tiny", config_digest="0", progress=progress, **asked)
+
+
+def python_with(folder: Path, name: str, text: str) -> str:
+    """Another Python in `folder`: this one's packages, and a file of its own among them."""
+    venv.create(folder, system_site_packages=True, symlinks=True)
+    packages = folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    (packages / "ours.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    (packages / name).write_text(text)
+    return str(folder / "bin" / "python")
 
 
 def keygen(*arguments: str | Path) -> None:

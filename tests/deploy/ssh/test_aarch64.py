@@ -32,7 +32,7 @@ from export.to_onnx import OPSET
 from tests.deploy.ssh.conftest import Board, profiled
 
 pytestmark = pytest.mark.slow
-NUM_IMAGES, CLASSES = 24, 10
+NUM_IMAGES, CLASSES = 12, 10
 BRIEF = Preset(
     name="brief",
     min_seconds=0,

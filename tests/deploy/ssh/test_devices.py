@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,11 @@ import pytest
 
 import deploy
 from afpkd.record import UserError, sha256_of
-from deploy import jobs
 from deploy.devices import open_target
 from deploy.host_keys import add_host_key, fetch_host_key
 from deploy.jobs import Patience, send_missing
 from deploy.target import DeviceError, LineError
-from tests.deploy.ssh.conftest import Board, command_of, free_port, profiled, wait_until
+from tests.deploy.ssh.conftest import Board, command_of, free_port, lasting, profiled, wait_until
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle
@@ -33,14 +31,6 @@ ROOT = Path(deploy.__file__).parent.parent
 def afpkd(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline", *arguments]
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, cwd=ROOT)
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Retries come at once, and following asks often."""
-    patience = Patience(pauses_s=(0.05,), wait_s=1, busy_s=0, line_s=20)
-    monkeypatch.setattr(jobs, "Patience", lambda: patience)
-    yield
 
 
 @pytest.mark.usefixtures("instant")
@@ -114,16 +104,6 @@ def followers(board: Board) -> list[str]:
         if "agent.pyz follow" in command_of(int(path.name)) and (path / "cwd").exists():
             found += [path.name] if (path / "cwd").readlink() == board.work else []
     return found
-
-
-def lasting(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let the preset `instant` take a while."""
-    from dataclasses import replace
-
-    from deploy import presets
-
-    slow = replace(presets.find_preset("instant"), min_seconds=seconds)
-    monkeypatch.setitem(presets._PRESETS, "instant", slow)
 
 
 def test_first_contact_shows_the_key_and_adds_it_when_told(board: Board) -> None:

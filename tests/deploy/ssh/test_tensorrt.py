@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from deploy.agent import fake_tensorrt
 from deploy.deployment import deploy_bundle
 from deploy.devices import open_target, probe
 from tests.deploy.conftest import linear_weight, reference_logits
-from tests.deploy.ssh.conftest import Board, profiled
+from tests.deploy.ssh.conftest import Board, profiled, python_with
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle
@@ -48,12 +46,8 @@ BoardWith = Callable[..., str]
 @pytest.fixture
 def board_with(board: Board, tmp_path: Path) -> BoardWith:
     def make(level: str, **knobs: Any) -> str:
-        venv.create(tmp_path / "system", system_site_packages=True, symlinks=True)
-        packages = tmp_path / "system/lib" / f"python3.{sys.version_info.minor}" / "site-packages"
-        (packages / "ours.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-        folder = str(Path(deploy.agent.__file__).parent)
-        (packages / "tensorrt.py").write_text(LIBRARY.format(folder=folder, level=level, knobs=knobs))
-        python = str(tmp_path / "system" / "bin" / "python")
+        library = LIBRARY.format(folder=str(Path(deploy.agent.__file__).parent), level=level, knobs=knobs)
+        python = python_with(tmp_path / "system", "tensorrt.py", library)
         board.describe(python=python)
         return python
 
