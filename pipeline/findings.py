@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from afpkd.record import Json, UserError, read_record
+from pipeline.failures import failures
 
 ROLES = {"teacher": "teacher", "student": "distilled", "undistilled": "undistilled"}  # on disk -> in words
 VERDICTS = {  # from good to bad
@@ -38,6 +39,8 @@ class Records:
     """Finished epochs in order."""
     profiles: list[Json]
     """In the order of role, device, precision. An outdated one is INVALID and carries `stale`: True."""
+    failures: Sequence[Json] = ()
+    """Measurements that failed: `device` and `error`."""
 
     def profile(self, role: str, device: str, precision: str) -> Json | None:
         """Give the role's profile of the file as it is exported now, or None."""
@@ -69,6 +72,7 @@ def read_records(run_dir: Path, name: str) -> Records:
         pictures=_pictures(run_dir) if prompts else {},
         curves={role: epochs for role, epochs in curves.items() if epochs},
         profiles=sorted(profiles, key=lambda p: (list(ROLES).index(p["role"]), p["device"], p["precision"])),
+        failures=failures(run_dir),
     )
 
 
@@ -153,6 +157,8 @@ def missing(run: Records) -> list[Gap]:
         for role, words in ROLES.items()
         if role not in run.records
     ]
+    failed = dict.fromkeys((row["device"], row["error"]) for row in run.failures)
+    gaps += [Gap(f"failed: {error}", command(run.name, "profile", device=device)) for device, error in failed]
     if not run.profiles:
         return [*gaps, Gap("latency, throughput, memory: nothing is measured yet", command(run.name, "profile"))]
     have = {(p["role"], p["device"], p["precision"]): p["stale"] for p in run.profiles}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from afpkd.record import Json, UserError, read_record, sha256_of
 from afpkd.settings import TrainSettings
+from pipeline.failures import clear_failure, note_failure
 from pipeline.lineage import require_recorded
 from pipeline.progress import StageProgress
 from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
@@ -205,17 +206,23 @@ def profile(run: Run, role: str, precision: str, device: str) -> Json:
             progress.say(text)
 
     progress.say(f"{precision} on {device}, preset {run.recipe.profile.preset}")
-    record = profile_bundle(
-        run.role(role) / "bundle",
-        device=device,
-        precision=precision,
-        preset=run.recipe.profile.preset,
-        threads=run.recipe.profile.threads,
-        out=run.folder / "profiles" / device / f"{role}-{precision}.json",
-        recipe=run.name,
-        config_digest=run.recipe.stage_digest("profile"),
-        progress=tell,
-    )
+    out = run.folder / "profiles" / device / f"{role}-{precision}.json"
+    clear_failure(out)
+    try:
+        record = profile_bundle(
+            run.role(role) / "bundle",
+            device=device,
+            precision=precision,
+            preset=run.recipe.profile.preset,
+            threads=run.recipe.profile.threads,
+            out=out,
+            recipe=run.name,
+            config_digest=run.recipe.stage_digest("profile"),
+            progress=tell,
+        )
+    except UserError as error:
+        note_failure(out, str(error))
+        raise
     p50 = record["latency_ms"]["p50"]
     timed = "not timed" if p50 is None else f"p50 {p50:.2f} ms"
     progress.say(f"{timed}, {record['verdict']}{''.join(f'; {reason}' for reason in record['reasons'])}")

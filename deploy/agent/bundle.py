@@ -59,6 +59,14 @@ class Bundle:
         images: NDArray[np.uint8] = np.load(self._checked(self.manifest["evaluation"]["images"]), mmap_mode="r")
         return images
 
+    def evaluation_labels(self) -> NDArray[np.int64] | None:
+        """Give the evaluation set's labels (int64, N); None where they stayed with the host, which then counts."""
+        name = self.manifest["evaluation"]["labels"]
+        if not (self._folder / name).exists():
+            return None
+        labels: NDArray[np.int64] = np.load(self._checked(name))
+        return labels
+
     def preprocess(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Turn pixels (uint8, N,C,H,W) into the network's input: `(pixels * scale - mean) / std` per channel."""
         rule = self.manifest["preprocessing"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.ssh.conftest import Board, free_port, wait_until
+from tests.deploy.ssh.conftest import Board, free_port, python_with, wait_until
 
 RECIPE = """
 extends = "default"
@@ -80,6 +80,16 @@ def test_devices_side_by_side_one_failing(folder: Path, board: Board, monkeypatc
     errors = [line for line in (folder / "stderr").read_text().splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
     assert all("device away: " in line and line.endswith("[E_UNREACHABLE]") for line in errors)
+    # The report is there for the others, and names the one that failed and why.
+    for kind in ("md", "html"):
+        text = (folder / "runs" / "tiny" / f"report.{kind}").read_text()
+        assert "failed: device away: " in text
+        assert "E_UNREACHABLE" in text
+    rows = (folder / "runs" / "tiny" / "report.csv").read_text().splitlines()[1:]
+    assert sorted(row.split(",")[4] for row in rows) == 3 * ["board"] + 3 * ["other"]
+    again = start(folder, "profile", "--device", "board other")
+    assert again.wait() == 0, (folder / "stderr").read_text()
+    assert "device away" not in (folder / "runs" / "tiny" / "report.md").read_text()
     # Side by side: both devices began their first measurement before either had ended its last.
     spans = {
         device: [
@@ -92,6 +102,40 @@ def test_devices_side_by_side_one_failing(folder: Path, board: Board, monkeypatc
     }
     assert min(spans["board"]) < max(spans["other"])
     assert min(spans["other"]) < max(spans["board"])
+
+
+SLEEPING = """
+import sys, time
+from pathlib import Path
+if "profile" in sys.orig_argv:
+    here = Path({folder!r})
+    (here / str(len(list(here.iterdir())))).touch()
+    until = time.monotonic() + 240
+    while len(list(here.iterdir())) < {number} and time.monotonic() < until:
+        time.sleep(0.1)
+    sys.exit("together" if time.monotonic() < until else "alone")
+"""
+
+
+@pytest.mark.slow
+def test_as_many_devices_at_once_as_there_are(folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than this machine has cores, and than Snakemake's own pool: each waits there for all the others."""
+    number = len(os.sched_getaffinity(0)) + 7
+    board.stop()
+    board.settings = {"MaxSessions": "100"}  # they share a connection, since they are one machine
+    board.start()
+    (board.folder / "met").mkdir()
+    waiting = SLEEPING.format(folder=str(board.folder / "met"), number=number)
+    board.describe(python=python_with(board.folder / "waiting", "sitecustomize.py", waiting), runtime="onnxruntime")
+    one = (board.folder / "devices.toml").read_text()
+    tables = [one.replace("[board]", f"[d{n}]\nworkdir = 'd{n}'") for n in range(number)]
+    (folder / "devices.toml").write_text("\n".join(tables))
+    monkeypatch.delenv("AFPKD_DEVICES")
+    run = start(folder, "profile", "--device", " ".join(f"d{n}" for n in range(number)))
+    assert run.wait() == 2
+    errors = [line for line in (folder / "stderr").read_text().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3 * number
+    assert all(line.endswith("its last line: together [E_CRASH]") for line in errors)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ The engine is the fake one, put where the board's Python finds its packages: not
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from afpkd.record import sha256_of
 from deploy.agent import fake_tensorrt
 from deploy.deployment import deploy_bundle
 from deploy.devices import open_target, probe
+from deploy.pack import agent_archive
 from tests.deploy.conftest import linear_weight, reference_logits
 from tests.deploy.ssh.conftest import Board, profiled, python_with
 
@@ -52,6 +54,20 @@ def board_with(board: Board, tmp_path: Path) -> BoardWith:
         return python
 
     return make
+
+
+def test_by_hand_on_the_board_its_own_tensorrt_is_taken(
+    board_with: BoardWith, bundle: HandMadeBundle, tmp_path: Path
+) -> None:
+    python = board_with("11.4")
+    (tmp_path / "agent.pyz").write_bytes(agent_archive())
+    command = [python, "-I", "agent.pyz", "profile", str(bundle.folder)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}  # where engines go without a work folder
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    record = json.loads(done.stdout)
+    assert (record["runtime"]["name"], record["runtime"]["version"]) == ("tensorrt", fake_tensorrt.VERSIONS["11.4"])
+    assert record["top1"] == 100 * (80 - bundle.wrong) / 80
+    assert len(list((tmp_path / "cache").rglob("*.engine"))) == 1
 
 
 def two_files(bundle: HandMadeBundle) -> None:
