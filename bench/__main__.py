@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import default_seeds, quantizers, rtx_builds
+from bench import default_seeds, fleet, quantizers, rtx_builds
 from bench.command import run
 
 BENCHES: dict[str, Callable[[], None]] = {
     "default_seeds": default_seeds.main,
+    "fleet": fleet.main,
     "quantizers": lambda: quantizers.main([]),
     "rtx_builds": rtx_builds.main,
 }

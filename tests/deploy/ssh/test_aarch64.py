@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from afpkd.models import build_model
+from bench.loopback import Board
 from deploy import presets
 from deploy.client import call_agent, install_agent
 from deploy.deployment import deploy_bundle
@@ -29,7 +30,7 @@ from deploy.presets import Preset, WarmUp
 from export.build import build_bundle
 from export.calibration import Calibration
 from export.to_onnx import OPSET
-from tests.deploy.ssh.conftest import Board, profiled
+from tests.deploy.ssh.conftest import profiled
 
 pytestmark = pytest.mark.slow
 NUM_IMAGES, CLASSES = 12, 10

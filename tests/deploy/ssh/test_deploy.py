@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from bench.loopback import Board, wait_until
 from deploy import deployment
 from deploy.deployment import deploy_bundle, deployed, roll_back
 from tests.deploy.conftest import CHANNELS, SIDE, linear_weight, reference_logits
-from tests.deploy.ssh.conftest import Board, wait_until
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle

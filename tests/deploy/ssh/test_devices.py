@@ -16,11 +16,12 @@ import pytest
 
 import deploy
 from afpkd.record import UserError, sha256_of
+from bench.loopback import Board, command_of, free_port, wait_until
 from deploy.devices import open_target
 from deploy.host_keys import add_host_key, fetch_host_key
 from deploy.jobs import Patience, send_missing
 from deploy.target import DeviceError, LineError
-from tests.deploy.ssh.conftest import Board, command_of, free_port, lasting, profiled, wait_until
+from tests.deploy.ssh.conftest import lasting, profiled
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from afpkd.record import sha256_of
+from bench.loopback import Board, python_with
 from deploy.agent import PROTOCOL
 from deploy.client import call_agent
 from deploy.deployment import deploy_bundle
@@ -20,7 +21,7 @@ from deploy.devices import open_target
 from deploy.pack import agent_archive
 from deploy.target import DeviceError
 from tests.deploy.jobs.conftest import processes
-from tests.deploy.ssh.conftest import Board, lasting, profiled, python_with
+from tests.deploy.ssh.conftest import lasting, profiled
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.ssh.conftest import Board, free_port, python_with, wait_until
+from bench.loopback import Board, free_port, python_with, wait_until
 
 RECIPE = """
 extends = "default"

@@ -17,12 +17,13 @@ import pytest
 
 import deploy.agent
 from afpkd.record import sha256_of
+from bench.loopback import Board, python_with
 from deploy.agent import fake_tensorrt
 from deploy.deployment import deploy_bundle
 from deploy.devices import open_target, probe
 from deploy.pack import agent_archive
 from tests.deploy.conftest import linear_weight, reference_logits
-from tests.deploy.ssh.conftest import Board, profiled, python_with
+from tests.deploy.ssh.conftest import profiled
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle
