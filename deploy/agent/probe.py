@@ -10,7 +10,6 @@ import importlib.util
 import os
 import platform
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +55,8 @@ def runtimes(system: Json | None = None) -> Json:
 
 def _module_version(name: str) -> str | None:
     """Give the version of a package that this interpreter would import; `unknown` where it does not say."""
+    from importlib import metadata  # a third of what it takes to start, and no other verb needs it
+
     if importlib.util.find_spec(name) is None:
         return None
     for distribution in (name, f"{name}-gpu"):
