@@ -19,9 +19,7 @@ VERDICTS = {  # from good to bad
     "INVALID": "must not be used",
 }
 NONE = "-"
-
 _MANIFEST = Path("bundle", "manifest.json")
-
 _SAME_RULES = ("scenario", "batch", "threads", "preset")  # of a row: only rows that agree in these compare
 
 

@@ -57,6 +57,8 @@ def main(words: Sequence[str]) -> int:
         record = profile_by_hand(*_parsed(words))
     except AgentError as error:
         record = {"error": {"code": error.code, "message": error.message}}
+    except OSError as error:
+        record = {"error": {"code": "E_DISK", "message": f"{error.filename}: {error.strerror}"}}
     with output:
         output.write(json.dumps(record, indent=1) + "\n")
     return 0 if all(check["ok"] for check in record.get("golden", {"": {"ok": False}}).values()) else 1

@@ -97,9 +97,11 @@ def test_what_computes_something_else_is_invalid_and_not_timed(board: Path, bund
         (["nowhere", "--threads", "all"], "E_USAGE"),
         (["nowhere", "--preset"], "E_USAGE"),
         (["nowhere", "--preset", "mlperf"], "E_USAGE"),
+        (["bundle", "--out", "/proc/nowhere"], "E_DISK"),
     ],
 )
-def test_a_mistake_is_one_error(board: Path, words: list[str], code: str) -> None:
+def test_a_mistake_is_one_error(board: Path, bundle: HandMadeBundle, words: list[str], code: str) -> None:
+    shutil.copytree(bundle.folder, board / "bundle")
     returned, answer = by_hand_at(board, *words)
     assert (returned, answer["error"]["code"]) == (1, code)
     assert not list(board.glob("*.json"))

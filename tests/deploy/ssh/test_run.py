@@ -65,7 +65,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 def profiles(folder: Path) -> set[str]:
     root = folder / "runs" / "tiny" / "profiles"
-    return {str(path.relative_to(root)) for path in root.glob("*/*.json")}
+    return {str(path.relative_to(root)) for path in root.glob("*/[!.]*.json")}
 
 
 ROLES = ("teacher", "student", "undistilled")
@@ -108,11 +108,11 @@ def test_devices_side_by_side_one_failing(folder: Path, board: Board, monkeypatc
 
 
 SLEEPING = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 if "profile" in sys.orig_argv:
     here = Path({folder!r})
-    (here / str(len(list(here.iterdir())))).touch()
+    (here / str(os.getpid())).touch()
     until = time.monotonic() + 240
     while len(list(here.iterdir())) < {number} and time.monotonic() < until:
         time.sleep(0.1)
