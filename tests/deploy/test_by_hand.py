@@ -113,6 +113,14 @@ def test_its_rules_are_the_hosts() -> None:
     assert {percent: statistics.smallest_count(percent) for percent in (50, 90, 99)} == by_hand.SMALLEST_COUNTS
 
 
+@pytest.mark.parametrize("num", [1, 10, 11, 63, 64, 100, 200, 661, 662, 1000])
+def test_its_percentiles_are_the_hosts(num: int) -> None:
+    samples = np.random.default_rng(num).permutation(num) * 1_000_000
+    host = statistics.latency_ms(samples)
+    ours = {f"p{percent}": by_hand._percentile_ms(samples, percent) for percent in by_hand.SMALLEST_COUNTS}
+    assert ours == {key: host[key] for key in ours}
+
+
 def test_the_agent_is_written_by_a_verb(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline", "devices", "agent", str(tmp_path / "agent.pyz")]
     root = Path(__file__).parents[2]
