@@ -49,6 +49,8 @@ def test_a_profile_through_ssh_is_the_local_one_on_another_machine(
     with np.load(tmp_path / "there.npz") as ours, np.load(tmp_path / "here.npz") as theirs:
         np.testing.assert_array_equal(ours["logits"], theirs["logits"])
     assert list((board.work / "jobs").iterdir()) == []
+    inside = [path for path in board.home.rglob("*") if path.is_file() and board.work not in path.parents]
+    assert inside == []  # the work folder is all that is written to, by ONNX Runtime neither
     inodes = {path: path.stat().st_ino for path in [*board.work.glob("blobs/*"), board.work / "agent.pyz"]}
     profiled(bundle.folder, tmp_path / "again.json")
     assert {path: path.stat().st_ino for path in inodes} == inodes  # an unchanged bundle travels once
