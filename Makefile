@@ -13,6 +13,7 @@ VENV  := .venv
 AFPKD := $(VENV)/bin/afpkd
 SETUP := $(VENV)/.afpkd-setup
 STAGES := distill export profile report
+EXTRAS := train timm rtx dev
 
 ##@ The main job: `make distill export profile`
 setup: $(SETUP) ## create .venv with every package pinned
@@ -26,7 +27,7 @@ run-goals: $(SETUP)
 distill: run-goals ## train the teacher, its prompts, the student, and the undistilled control
 export: run-goals ## write one ONNX bundle a network, checked against torch
 profile: run-goals ## measure latency, memory and accuracy of each exported file; write the report
-report: run-goals ## write report.html, .md, .csv, .png of a recipe
+report: run-goals ## write report.html, .md, .csv, .json, .png, .svg, .cdx.json of a recipe
 
 $(STAGES):
 	@:
@@ -60,14 +61,20 @@ bench-speed: $(SETUP) ## training speed against torchdistill (minutes; run nothi
 gpu-check: $(SETUP) ## on a machine with an NVIDIA GPU: mixed precision, compile, one epoch, TensorRT engines
 	$(VENV)/bin/python -m bench.gpu_check $(ARGS)
 
-lock: ## resolve constraints.txt anew (new versions of everything)
-	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install -q '.[train,rtx,dev]'
-	( head -n 1 constraints.txt; .venv-lock/bin/pip freeze --exclude afpkd-edge ) > constraints.new
-	mv constraints.new constraints.txt && rm -rf .venv-lock
+lock: ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade: with new versions of everything)
+	rm -rf .venv-tool && $(PYTHON) -m venv .venv-tool && .venv-tool/bin/pip install -q 'uv==0.13.*'
+	.venv-tool/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+	  --no-annotate --no-emit-index-url --custom-compile-command 'make lock' $(EXTRAS:%=--extra %) $(ARGS) \
+	  pyproject.toml --output-file requirements.lock
+	rm -rf .venv-tool
+
+audit: ## known vulnerabilities of every locked package (asks PyPI's advisory data base)
+	rm -rf .venv-tool && $(PYTHON) -m venv .venv-tool && .venv-tool/bin/pip install -q 'pip-audit==2.*'
+	.venv-tool/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+	rm -rf .venv-tool
 
 clean: ## remove the environment and caches; runs stay
-	rm -rf $(VENV) .venv-lock .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info build
+	rm -rf $(VENV) .venv-tool .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info build
 	@echo "next: make setup"
 
 help: ## this list
@@ -75,13 +82,14 @@ help: ## this list
 	@echo
 	@echo "Variables: RECIPE=$(RECIPE) (name or path), DEVICE=$(DEVICE), TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), RUNS=$(RUNS), ARGS"
 
-$(SETUP): pyproject.toml constraints.txt
+$(SETUP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 2; }
 	@echo "setting up $(VENV) (several GB of packages, minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,rtx,dev]'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 	@echo "ready; next: make distill export profile"
 
-.PHONY: setup $(STAGES) deploy check test bench bench-accuracy bench-speed gpu-check lock clean help
+.PHONY: setup $(STAGES) deploy check test bench bench-accuracy bench-speed gpu-check lock audit clean help

@@ -26,14 +26,22 @@ def save_weights(path: Path, state: State) -> None:
         save_file(tensors, temporary)
 
 
-def load_weights(module: nn.Module, path: Path, *, key: str = "", strip_prefix: str = "") -> str:
+def load_weights(
+    module: nn.Module, path: Path, *, key: str = "", strip_prefix: str = "", new_classes: int | None = None
+) -> str:
     """Load *all* of `module` from a .safetensors, .pt or .pth file and say so; UserError on any difference.
 
     A foreign file may hold its tensors under `state_dict` or `model` and prefix them with `module.`: that is found, and
     the line says it. Elsewhere `key` (dotted: `model.ema`) and `strip_prefix` name the place and the prefix.
+    new_classes: tensors that have so many rows here and another number in the file keep their own values: the last
+    layer of a network that learns other classes.
     """
     state, notes = _tidied(_under(_read(path), key, path), path, strip_prefix)
     own = module.state_dict()
+    for name in sorted(own.keys() & state.keys()) if new_classes else ():
+        rows, wanted = state[name].shape, own[name].shape
+        if rows != wanted and len(rows) == len(wanted) and wanted[0] == new_classes and rows[1:] == wanted[1:]:
+            state[name], notes = own[name], f"{notes} ({name} starts anew)"
     # Counters of BatchNorm, which inference never reads: files of torch before 0.4.1 have none.
     state = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | state
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

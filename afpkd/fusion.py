@@ -8,11 +8,34 @@ only: the student that is exported has none of it.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import combinations, combinations_with_replacement
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Size = tuple[int, int]
+
+
+def matched_levels(student_sizes: list[Size], teacher_sizes: list[Size]) -> list[int]:
+    """For each level of the teacher the level of the student that imitates it.
+
+    As many levels: one by one, as ReviewKD has it. Else those whose sizes fit best (least sum of the ratios' |log2|,
+    in order, the deeper ones where that leaves a choice); a student with fewer levels lends some of them twice.
+    """
+    num, most = len(teacher_sizes), len(student_sizes)
+    if num == most:
+        return list(range(num))
+    choose = combinations if most > num else combinations_with_replacement
+
+    def misfit(levels: Sequence[int]) -> tuple[float, int]:
+        pairs = zip(levels, teacher_sizes, strict=True)
+        sides = [math.log2(min(student_sizes[level]) / min(size)) for level, size in pairs]
+        return round(sum(map(abs, sides)), 6), -sum(levels)
+
+    return min(map(list, choose(range(most), num)), key=misfit, default=[])
 
 
 class FeatureFusion(nn.Module):

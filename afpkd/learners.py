@@ -5,7 +5,7 @@ Each function gives the one training loop (`afpkd.train`) a `Learner`: parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,12 +78,22 @@ def plain_learner(model: nn.Module, heldout: Pixels) -> Learner:
     return Learner(model, model, losses, lambda: model_top1(model, heldout))
 
 
-def student_learner(student: nn.Module, teacher: FrozenTeacher, distiller: Distiller, heldout: Pixels) -> Learner:
-    """Phase 2: a student, its teacher and a distillation method."""
+def student_learner(
+    student: nn.Module,
+    teacher: FrozenTeacher,
+    distiller: Distiller,
+    heldout: Pixels,
+    levels: Sequence[int] | None = None,
+) -> Learner:
+    """Phase 2: a student, its teacher and a distillation method.
+
+    levels: which of the student's features imitates each of the teacher's (`matched_levels`); without, one by one.
+    """
 
     def losses(images: Tensor, labels: Tensor, progress: float) -> Losses:
         outputs = in_float32(student(images))
-        distilled = distiller(outputs, teacher(images), labels, progress)
+        seen = outputs if levels is None else outputs._replace(features=[outputs.features[i] for i in levels])
+        distilled = distiller(seen, teacher(images), labels, progress)
         return {"task": distiller.task_weight * task_loss(outputs, labels), **distilled}
 
     trained = nn.ModuleDict({"student": student, "distiller": distiller})

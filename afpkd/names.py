@@ -10,6 +10,8 @@ from afpkd.record import UserError
 
 T = TypeVar("T")
 
+MOST_SHOWN = 30
+
 
 def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
     """Give `table[name]`; UserError with the nearest name, or all known ones, where there is none."""
@@ -27,4 +29,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error line: `: did you mean 'x'?`, or all that is known."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f": did you mean '{close[0]}'?" if close else f": known are {', '.join(sorted(names))}"
+    if close:
+        return f": did you mean '{close[0]}'?"
+    shown = sorted(names)[:MOST_SHOWN]
+    return f": known are {', '.join(shown)}{f' and {len(names) - len(shown)} more' if len(names) > len(shown) else ''}"

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from afpkd.losses import token_overlap
 from afpkd.models.outputs import Refine, Shapes
 from afpkd.position import PositionWeight
+from afpkd.record import UserError
 from afpkd.wavelet import haar_dwt, haar_idwt, num_scales
 
 PROMPT_STD = 0.01  # FreeKD's released code
@@ -121,6 +122,11 @@ class FrequencyPrompts(nn.Module):
         self.united = united
         self.level_scales = [num_scales(size, scales) for size in teacher.sizes]
         banded = [level for level, found in enumerate(self.level_scales) if found]
+        if not banded:
+            sizes = ", ".join(f"{height}x{width}" for height, width in teacher.sizes)
+            raise UserError(
+                f"no map of the teacher has the 4x4 pixels that a wavelet needs ({sizes}): use larger images"
+            )
         following = [*teacher.channels[1:], teacher.channels[-1]]
         self.levels = nn.ModuleDict()
         self.positions = nn.ModuleDict()

@@ -20,7 +20,18 @@ from typing import Any
 
 Json = dict[str, Any]
 
-_PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "onnxscript", "fvcore", "tensorrt-rtx", "snakemake")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "fvcore",
+    "tensorrt-rtx",
+    "snakemake",
+)
 
 
 class UserError(ValueError):
@@ -35,8 +46,11 @@ class UserError(ValueError):
 
 
 def _one_line(text: str, most: int = 1500) -> str:
-    if len(text) > most:
-        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return printable(text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}")
+
+
+def printable(text: str) -> str:
+    """The text with line ends and what else is not printable as escapes: shown, it moves no cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

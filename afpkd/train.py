@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from afpkd.checkpoint import State, load_training_state, save_training_state
-from afpkd.data.batches import Pixels, epoch_order, generator_for, random_crop_and_flip
+from afpkd.data.batches import Pixels, epoch_order, generator_for, random_crop_and_flip, random_view
 from afpkd.learners import Learner
 from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings, learning_rate
@@ -44,10 +44,12 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop from `padding` black pixels a side, and a mirror."""
+    """Random crop from `padding` black pixels a side, a mirror; a part of the image, turned (`random_view`)."""
 
     padding: int = 4
     flip: bool = True
+    least_area: float = 1.0
+    rotation: float = 0.0
 
 
 Report = Callable[[int, int, Json | None], None]
@@ -241,12 +243,11 @@ class Fitting:
         if self._order[0] != epoch:
             self._order = (epoch, epoch_order(len(self.train.labels), self.seed, epoch).to(self.device))
         chosen = self._order[1][index * self.settings.batch_size : (index + 1) * self.settings.batch_size]
-        images = random_crop_and_flip(
-            self.train.images[chosen],
-            padding=self.augmentation.padding,
-            flip=self.augmentation.flip,
-            generator=generator_for("augmentation", self.seed, step, self.device),
-        )
+        images, wanted = self.train.images[chosen], self.augmentation
+        generator = generator_for("augmentation", self.seed, step, self.device)
+        if wanted.least_area < 1 or wanted.rotation:
+            images = random_view(images, least_area=wanted.least_area, rotation=wanted.rotation, generator=generator)
+        images = random_crop_and_flip(images, padding=wanted.padding, flip=wanted.flip, generator=generator)
         return self.train.normalised(images), self.train.labels[chosen]
 
 

@@ -1,8 +1,9 @@
-"""CIFAR-100 on a CPU: AFPKD, its rivals and its controls by one protocol, the methods of a seed side by side.
+"""Real data on a CPU: AFPKD, its rivals and its controls by one protocol, the methods of a seed side by side.
 
 `make bench-accuracy` prints the table from results/cifar100_cpu.jsonl; ARGS=--run trains what is missing (hours; stop
-it at any time, the next call goes on). Every student of a seed starts from the same weights and sees the same batches
-in the same augmentation; the frozen teacher's forward pass is shared, which changes no number. Test is read once a run.
+it at any time, the next call goes on); ARGS="--protocol NAME --run" does so for another pair or data set. Every student
+of a seed starts from the same weights and sees the same batches in the same augmentation; the frozen teacher's forward
+pass is shared, which changes no number. Test is read once a run.
 """
 
 from __future__ import annotations
@@ -18,64 +19,77 @@ from torch import Tensor
 
 from afpkd.learners import FrozenTeacher
 from afpkd.models.outputs import Outputs
+from afpkd.names import look_up
 from afpkd.record import Json
 from afpkd.train import Fitted, Fitting
 from bench import rows
 from bench.command import run
-from bench.variants import SEEDS, VARIANTS, recipe_text
+from bench.variants import MAIN, PROTOCOLS, Protocol, recipe_text
+from pipeline.networks import network_of
+from pipeline.recipe import Recipe
+from pipeline.recipe_networks import ForeignTeacher
 from pipeline.recipe_reader import load_recipe
 from pipeline.stages import distillation, train_teacher, tune_prompts
 from pipeline.workspace import Run, Workspace
-
-RESULT = "cifar100_cpu"
 
 
 def main(arguments: list[str]) -> None:
     """Train missing rows with --run; print the table."""
     parser = argparse.ArgumentParser(prog="make bench-accuracy")
     parser.add_argument("--run", action="store_true", help="train the missing rows first")
-    parser.add_argument("--seeds", type=int, nargs="*", default=sorted({s for v in SEEDS.values() for s in v}))
-    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runs/bench-accuracy"), help="where runs and their states lie"
-    )
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="cifar100", help="which pair on which data")
+    parser.add_argument("--seeds", type=int, nargs="*", help="of those that the protocol has")
+    parser.add_argument("--variants", nargs="*", help="the same")
+    parser.add_argument("--folder", type=Path, help="where runs and their states lie")
     chosen = parser.parse_args(arguments)
+    protocol = PROTOCOLS[chosen.protocol]
+    for name in chosen.variants or ():
+        look_up("variant", name, protocol.variants)
     if chosen.run:
-        for seed in chosen.seeds:
-            missing = [name for name in missing_variants(seed) if name in chosen.variants]
-            if missing:
-                train_seed(missing, seed, chosen.folder)
-    sys.stdout.write(rows.comparison(rows.read(RESULT)))
+        seeds = sorted({seed for own in protocol.seeds.values() for seed in own})
+        for seed in seeds if chosen.seeds is None else chosen.seeds:
+            missing = missing_variants(seed, protocol)
+            wanted = [name for name in missing if chosen.variants is None or name in chosen.variants]
+            if wanted:
+                train_seed(wanted, seed, chosen.folder or Path("runs") / protocol.folder, protocol)
+    sys.stdout.write(rows.comparison(rows.read(protocol.result)))
 
 
-def missing_variants(seed: int) -> list[str]:
+def missing_variants(seed: int, protocol: Protocol = MAIN) -> list[str]:
     """The variants that this seed shall have and has no row of."""
-    found = {rows.name_of(row) for row in rows.read(RESULT) if row["seed"] == seed}
-    return [name for name in VARIANTS if seed in SEEDS[name] and name not in found]
+    found = {rows.name_of(row) for row in rows.read(protocol.result) if row["seed"] == seed}
+    return [name for name in protocol.variants if seed in protocol.seeds[name] and name not in found]
 
 
-def train_seed(variants: list[str], seed: int, folder: Path) -> None:
+def train_seed(variants: list[str], seed: int, folder: Path, protocol: Protocol = MAIN) -> None:
     """Train these variants of one seed side by side, and append a row each."""
-    works = [Workspace(run_of(name, VARIANTS[name], seed, folder), "student") for name in variants]
+    runs = [run_of(name, protocol.variants[name], seed, folder, protocol.recipe) for name in variants]
+    works = [Workspace(run, "student") for run in runs]
     for name, (work, learner_product, fitted) in zip(variants, train_side_by_side(works), strict=True):
         distill = work.run.recipe.distill
-        work.write_checkpoint(learner_product, fitted, arch=distill.student, method=distill.method)
+        network = network_of(work.run.recipe, "student")
+        work.write_checkpoint(learner_product, fitted, network=network, method=distill.method)
         variant = "default" if name == distill.method else name
-        rows.append(RESULT, [rows.row_of(work.run.folder, "student", variant)])
+        rows.append(protocol.result, [rows.row_of(work.run.folder, "student", variant)])
 
 
-def run_of(name: str, variant: Json, seed: int, folder: Path) -> Run:
+def run_of(name: str, variant: Json, seed: int, folder: Path, recipe: str = MAIN.recipe) -> Run:
     """The run of a variant: its recipe written out, its teacher and prompts made once and shared by symbolic links."""
     place = (folder / f"{name}-seed{seed}").resolve()
     place.mkdir(parents=True, exist_ok=True)
     file = place / f"{name}.toml"
-    file.write_text(recipe_text(variant, seed))
+    file.write_text(recipe_text(variant, seed, recipe))
     run = Run(name, load_recipe(str(file))[1], file, place, "cpu", 1)
-    _shared(run, "teacher", folder / "teacher", train_teacher)
+    _shared(run, "teacher", folder / teacher_folder(run.recipe), train_teacher)
     if run.recipe.distill.uses_prompts:
         digest = run.recipe.stage_digest("prompts")[:8]
         _shared(run, "prompts", folder / f"prompts-{digest}-seed{seed}", tune_prompts)
     return run
+
+
+def teacher_folder(recipe: Recipe) -> str:
+    """One teacher for all seeds where it comes from elsewhere; one a seed where it is trained here."""
+    return "teacher" if isinstance(recipe.teacher, ForeignTeacher) else f"teacher-seed{recipe.seed}"
 
 
 def _shared(run: Run, role: str, place: Path, make: Callable[[Run], Json]) -> None:

@@ -34,6 +34,7 @@ from export.half import OPSET_OF_HALF_QUANTIZATION
 from export.quantize import Int8, Quantized, quantized
 from export.to_onnx import OPSET, graph_from_model
 from export.verify import Forward, Logits, compare, graph_forward, top1
+from pipeline.networks import recorded_network
 from pipeline.recipe_reader import load_recipe
 
 NUM_JUDGED = 2000
@@ -141,7 +142,7 @@ def rtx_layers(proto: onnx.ModelProto) -> Json:
 
 def _of_role(folder: Path) -> Network:
     record = read_record(folder / "record.json")
-    model = build_model(record["arch"], num_classes=record["num_classes"], in_channels=record["in_channels"])
+    model = recorded_network(record)
     load_weights(model, folder / "model.safetensors")
     return _network(f"{record['arch']}, {record['data']}", model, record["data"], record["preprocessing"])
 

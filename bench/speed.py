@@ -128,8 +128,11 @@ def ratio(slow: Work, fast: Work, *, rounds: int) -> Json:
 def networks(sizes: Sizes, pixels: Pixels) -> tuple[nn.Module, nn.Module]:
     """(student, teacher) in torch's default memory format, the same weights every time."""
     torch.manual_seed(0)
-    options = {"num_classes": int(pixels.labels.max()) + 1, "in_channels": 3}
-    return build_model(sizes.student, **options), build_model(sizes.teacher, **options)
+    num_classes = int(pixels.labels.max()) + 1
+    student, teacher = (
+        build_model(arch, num_classes=num_classes, in_channels=3) for arch in (sizes.student, sizes.teacher)
+    )
+    return student, teacher
 
 
 def _shapes(images: Tensor, *nets: nn.Module) -> list[Shapes]:

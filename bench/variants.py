@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from afpkd.record import Json
 
-PROTOCOL = "cifar100-resnet56-resnet20-cpu"
-
-ALL, ONE = (0, 1, 2), (0,)
+ALL: tuple[int, ...] = (0, 1, 2)
+ONE: tuple[int, ...] = (0,)
 
 # Phase 1 as FreeKD and AFPKD read: tokens averaged, the task's loss, an overlap penalty. Its masks need not choose.
 AS_WRITTEN = {"objective": "task", "united": False, "overlap_weight": 1.0, "must_choose": False}
@@ -52,11 +53,36 @@ THREE_SEEDS |= {"reviewkd + local branch", "no mask", "untrained prompts", "shuf
 SEEDS = {name: ALL if name in THREE_SEEDS else ONE for name in VARIANTS}
 
 
-def recipe_text(variant: Json, seed: int) -> str:
-    """The TOML of a variant's recipe: the protocol, one seed, and the changed keys of [distill] and [prompts]."""
+class Protocol(NamedTuple):
+    """Variants of one recipe, trained under equal conditions; their rows are `results/<result>.jsonl`."""
+
+    recipe: str
+    result: str
+    variants: dict[str, Json]
+    seeds: dict[str, tuple[int, ...]]
+
+    @property
+    def folder(self) -> str:
+        """Where its runs lie, below the folder of runs."""
+        return "bench-accuracy" if self.result == "cifar100_cpu" else f"bench-{self.result}"
+
+
+FOUR = {name: METHODS[name] for name in ("none", "kd", "reviewkd", "afpkd")}
+"""With the weights of the main protocol: not tuned anew for another pair or data set."""
+
+PROTOCOLS = {
+    "cifar100": Protocol("cifar100-resnet56-resnet20-cpu", "cifar100_cpu", VARIANTS, SEEDS),
+    "cross": Protocol("cifar100-resnet56-mobilenetv2-cpu", "cifar100_cross_cpu", FOUR, dict.fromkeys(FOUR, (0, 1))),
+    "tinyimagenet": Protocol("tinyimagenet-cpu", "tinyimagenet_cpu", FOUR, dict.fromkeys(FOUR, ONE)),
+}
+MAIN = PROTOCOLS["cifar100"]
+
+
+def recipe_text(variant: Json, seed: int, recipe: str = MAIN.recipe) -> str:
+    """The TOML of a variant's recipe: the protocol's, one seed, and the changed keys of [distill] and [prompts]."""
     changed = dict(variant)
     prompts = changed.pop("prompts", {})
-    lines = [f'extends = "{PROTOCOL}"', f"seed = {seed}", "[distill]", *_assignments(changed)]
+    lines = [f'extends = "{recipe}"', f"seed = {seed}", "[distill]", *_assignments(changed)]
     return "\n".join([*lines, "[prompts]", *_assignments(prompts)]) + "\n"
 
 

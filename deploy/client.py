@@ -6,9 +6,12 @@ import hashlib
 import json
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from afpkd.record import Json
+from afpkd.record import Json, UserError, printable
 from deploy.agent import PROTOCOL
 from deploy.pack import AGENT, agent_archive
 from deploy.target import Completed, DeviceError, Target
@@ -40,18 +43,40 @@ def call_agent(target: Target, verb: str, request: Json) -> Json:
     answer = _document(done.stdout)
     if answer is None or (done.returncode != 0 and "error" not in answer):
         raise DeviceError(target.name, "E_CRASH", _death(done))
-    if "error" in answer:
-        raise DeviceError(target.name, answer["error"]["code"], answer["error"]["message"])
+    with understood(target.name):
+        if "error" in answer:
+            raise DeviceError(target.name, str(answer["error"]["code"]), str(answer["error"]["message"]))
     return answer
+
+
+@contextmanager
+def understood(device: str) -> Iterator[None]:
+    """A device may answer anything: where that has not the form which is read here, a DeviceError says so."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        message = f"its answer is not one of this program's agent ({type(error).__name__}: {error})"
+        raise DeviceError(device, "E_ANSWER", message) from error
 
 
 def _document(text: str) -> Json | None:
     """Read the answer: the last line, since a login shell may print before the agent does."""
     try:
         document = json.loads(text.strip().rpartition("\n")[2])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return document if isinstance(document, dict) else None
+    return _printable(document) if isinstance(document, dict) else None
+
+
+def _printable(value: Any) -> Any:
+    """The same with every string printable: what a device says is shown on a terminal, and must not steer it."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list) else value
 
 
 def _death(done: Completed) -> str:
@@ -59,8 +84,12 @@ def _death(done: Completed) -> str:
     if done.returncode == -signal.SIGKILL:
         how = "killed (SIGKILL): out of memory? free some there"
     elif done.returncode < 0:
-        how = f"died of {signal.Signals(-done.returncode).name} in the runtime: try another version of it"
+        how = f"died of {_signal(-done.returncode)} in the runtime: try another version of it"
     else:
         how = f"ended without an answer (exit code {done.returncode})"
     lines = done.stderr.strip().splitlines()
     return f"the agent {how}" + (f"; its last line: {lines[-1]}" if lines else "")
+
+
+def _signal(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"

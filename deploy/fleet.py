@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 from afpkd.record import Json, UserError
-from deploy.client import call_agent
+from deploy.client import call_agent, understood
 from deploy.devices import Device, find_device, open_target
 
 _MOST_AT_ONCE = 16
@@ -41,6 +41,7 @@ def call_each(names: Sequence[str], verb: str, request: Callable[[Device], Json]
 
 def _row(device: Device, act: Callable[[Device], Json]) -> Json:
     try:
-        return {"device": device.name, **act(device)}
+        with understood(device.name):
+            return {"device": device.name, **act(device)}
     except UserError as error:
         return {"device": device.name, "error": str(error)}

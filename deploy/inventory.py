@@ -37,8 +37,9 @@ class Entry:
     """The only folder there that is written to; relative to the home."""
     runtime: Literal["auto", "tensorrt", "onnxruntime"] = "auto"
     """`auto`: TensorRT where the device has it, else ONNX Runtime."""
-    clocks: Literal["as-is", "locked"] = "as-is"
-    """`locked`: nvpmodel's clocks at their highest while it measures (needs `sudo -n jetson_clocks`), then restored."""
+    clocks: Literal["as-is", "locked", "sweep"] = "as-is"
+    """`locked`: nvpmodel's clocks at their highest while it measures (needs `sudo -n jetson_clocks`), then restored.
+    `sweep`: measured as it is and once in each other power mode (needs `sudo -n nvpmodel`), then restored."""
     use_dla: bool = False
     """Layers on a deep-learning accelerator where TensorRT can; never run by us."""
     max_seconds: float = 3600.0

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from afpkd.record import Json, atomic_path, digest, sha256_of
 from deploy.agent import PROTOCOL
-from deploy.client import call_agent
+from deploy.client import call_agent, understood
 from deploy.pack import agent_sha256
 from deploy.target import DeviceError, LineError, Target
 
@@ -73,7 +73,11 @@ def run_job(target: Target, work: Work, progress: Progress, patience: Patience |
     DeviceError: the job's own failure; E_BUSY naming who has the device; E_DISK; LineError where the line stays away
     (the job goes on: the same call resumes it). A KeyboardInterrupt cancels the job.
     """
-    patience = patience or Patience()
+    with understood(target.name):
+        return _done(target, work, progress, patience or Patience())
+
+
+def _done(target: Target, work: Work, progress: Progress, patience: Patience) -> Json:
     files = {name: sha256_of(path) for name, path in work.files.items()}
     job_id = _job_id(target, work, files)
     blobs = {files[name]: path for name, path in work.files.items()}

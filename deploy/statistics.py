@@ -1,32 +1,69 @@
-"""Samples -> numbers that can be defended, and a verdict on whether they may be trusted. Pure functions.
+"""Samples -> numbers that can be defended: percentiles with intervals and bounds, throughput, accuracy. Pure functions.
 
 No sample is ever removed: the slow calls are what an application feels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binomtest, theilslopes
+from scipy.stats import beta, binom, binomtest
+
+from deploy.series import bootstrap_intervals, num_effective
 
 Samples = NDArray[np.int64]
-Verdict = Literal["VALID", "WARN", "INVALID"]
 
-PERCENTILES = (50, 90, 99)
+PERCENTILES = (50, 90, 95, 99)
+LEVEL = 0.95
+"""Of every interval; MLPerf's bounds have 0.99."""
 
-_DRIFT_WARN, _DRIFT_INVALID = 3.0, 10.0  # percent over the run (protocol 4.6)
-_FOREIGN_SHARE = 0.1  # of the CPUs; an idle desktop takes a few percent
-_DISTINCT_INPUTS = 64  # protocol 4.3
+_DEPENDENT = 0.5
+"""Share of the samples that count as independent, below which an interval is no longer that of independent samples. By
+luck alone it is reached by one independent series in some hundred, whose interval is then a little wider."""
 
 
 def latency_ms(samples_ns: Samples) -> dict[str, float | None]:
-    """Give `p50`, `p90`, `p99` in ms; None where the samples are too few to bound that percentile."""
-    return {f"p{percentile}": _bounded(samples_ns, percentile) for percentile in PERCENTILES}
+    """Give `min`, `mean`, `max` and of each percentile `p50`, its interval `p50_lo`, `p50_hi`, and `p50_bound`; in ms.
+
+    The interval holds the percentile of the process that made the samples with 95 %; the bound, MLPerf's early-stopping
+    estimate, is not exceeded by it with 99 %. None where the samples are too few, or too dependent, to say so.
+    """
+    numbers: dict[str, float | None] = dict.fromkeys(("min", "mean", "max"))
+    if len(samples_ns):
+        numbers = {"min": samples_ns.min(), "mean": samples_ns.mean(), "max": samples_ns.max()}
+    known = [percentile for percentile in PERCENTILES if len(samples_ns) >= smallest_count(percentile)]
+    found = intervals(samples_ns, known)
+    for percentile in PERCENTILES:
+        name, bounded = f"p{percentile}", percentile in known
+        numbers[name] = nearest_rank(samples_ns, percentile) if bounded else None
+        numbers[f"{name}_lo"], numbers[f"{name}_hi"] = found.get(percentile, (None, None))
+        numbers[f"{name}_bound"] = upper_bound(samples_ns, percentile) if bounded else None
+    return {name: None if value is None else float(value) / 1e6 for name, value in numbers.items()}
+
+
+def of_runs(tables: list[dict[str, float | None]]) -> dict[str, float | None]:
+    """Put `latency_ms` of several processes together: the median process, and an interval that holds every process's.
+
+    Processes differ by more than calls do: the envelope of their intervals says so. None where one says nothing.
+    """
+    combined: dict[str, float | None] = {}
+    for name in tables[0]:
+        found = [table[name] for table in tables]
+        known = [value for value in found if value is not None]
+        how = _ENVELOPE.get(name.rpartition("_")[2], np.median)
+        combined[name] = float(how(known)) if len(known) == len(found) else None
+    return combined
+
+
+_ENVELOPE: dict[str, Any] = {"min": min, "max": max, "lo": min, "hi": max, "bound": max}
+
+
+def spread_percent(values: list[float]) -> float:
+    """Give how far apart processes' numbers lie, in percent of their median."""
+    return float(100 * (max(values) - min(values)) / np.median(values))
 
 
 def nearest_rank(samples: Samples, percentile: int) -> int:
@@ -36,8 +73,60 @@ def nearest_rank(samples: Samples, percentile: int) -> int:
     """
     if len(samples) == 0:
         raise ValueError("a percentile of no samples: measure first")
-    rank = -(-percentile * len(samples) // 100)  # the ceiling, in integers: 0.07 * 100 is not 7 in floats
-    return int(np.partition(samples, rank - 1)[rank - 1])
+    return _ranked(samples, _rank(len(samples), percentile))
+
+
+def intervals(samples: Samples, percentiles: list[int]) -> dict[int, tuple[float | None, float | None]]:
+    """Give the 95 % interval of each percentile; None for an end that the samples cannot bound.
+
+    Independent samples: two of them, by their ranks (`interval_ranks`), whatever their distribution. Dependent ones
+    carry less: the ranks are those of as many independent samples as they are worth, and where the moving-block
+    bootstrap is wider, its ends stand.
+    """
+    worth = {percentile: num_effective(samples, nearest_rank(samples, percentile)) for percentile in percentiles}
+    found = {percentile: _by_ranks(samples, percentile, int(worth[percentile])) for percentile in percentiles}
+    dependent = [percentile for percentile in percentiles if worth[percentile] < _DEPENDENT * len(samples)]
+    for percentile, (low, high) in bootstrap_intervals(samples, dependent, worth, level=LEVEL).items():
+        lowest, highest = found[percentile]
+        found[percentile] = (
+            None if lowest is None else min(low, lowest),
+            None if highest is None else max(high, highest),
+        )
+    return found
+
+
+@cache
+def interval_ranks(count: int, percentile: int) -> tuple[int, int]:
+    """Give the ranks (from 1) of the samples between which the percentile lies with at least 95 %.
+
+    How many of `count` independent samples lie below a percentile is binomial, so the chance that it lies between two
+    ranks needs no distribution (David and Nagaraja, Order Statistics, 7.1). Of the pairs that suffice: the closest, and
+    of those the one whose two tails differ least. A rank of 0 or of `count` + 1: no sample bounds that side.
+    """
+    share = percentile / 100
+    ranks = np.arange(count + 2)
+    below = binom.cdf(ranks - 1, count, share)  # chance that fewer than `rank` samples lie below
+    best: tuple[int, float, int, int] | None = None
+    for low in range(int(binom.ppf(1e-4, count, share)), int(binom.ppf(1 - LEVEL, count, share)) + 1):
+        high = max(low + 1, int(np.searchsorted(below, below[low] + LEVEL)))
+        if high <= count + 1:
+            candidate = (high - low, abs(below[low] - (1 - below[high])), low, high)
+            best = candidate if best is None else min(best, candidate)
+    return best[2:] if best else (0, count + 1)
+
+
+def upper_bound(samples: Samples, percentile: int) -> int | None:
+    """Give MLPerf's early-stopping estimate: the percentile does not exceed it with 99 % (of independent samples).
+
+    The t-th highest sample for the largest t with `smallest_count(percentile, num_above=t)` samples at most: of 201
+    samples LoadGen discards the 9 highest for the 90th percentile. None under `smallest_count(percentile)` samples.
+    """
+    count = len(samples)
+    if count < smallest_count(percentile):
+        return None
+    # h samples below and t above bound it where the chance of h or more below is at most 1 %
+    most_above = count - int(binom.ppf(0.99, count, percentile / 100)) - 1
+    return _ranked(samples, count - most_above + 1)
 
 
 @cache
@@ -59,75 +148,6 @@ def throughput_ips(samples_ns: Samples, batch: int) -> float | None:
     return float(batch * len(samples_ns) * 1e9 / samples_ns.sum()) if len(samples_ns) else None
 
 
-def drift_percent(samples_ns: Samples) -> float | None:
-    """Give how far the latency moved from begin to end of the run, in percent of its median; None under 100 samples.
-
-    Theil-Sen slope over the medians of up to 50 windows of at least 10 calls: neither a pause nor a spike bends it.
-    """
-    if len(samples_ns) < 100:
-        return None
-    windows = np.array_split(samples_ns, min(50, len(samples_ns) // 10))
-    medians = np.array([np.median(window) for window in windows])
-    slope = theilslopes(medians).slope
-    return float(100 * slope * len(medians) / np.median(medians))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """What a verdict rests on. None: not known, and so not held against the row."""
-
-    n: int
-    min_count: int
-    steady: bool | None
-    drift_percent: float | None
-    golden: Sequence[bool]
-    """One entry a golden check that was made, in order: before the timing, after it."""
-    foreign_cpus: float | None
-    num_cpus: int
-    num_inputs: int | None
-    remarks: Sequence[str] = ()
-    """What must be said beside the number, and is no fault of the measurement."""
-
-
-def verdict(facts: Facts) -> tuple[Verdict, list[str]]:
-    """Judge a row: INVALID where its number must not be used, WARN where it needs its reasons beside it."""
-    invalid, warn = _invalid_reasons(facts), _warn_reasons(facts)
-    if invalid:
-        return "INVALID", invalid + warn
-    return ("WARN" if warn else "VALID"), warn
-
-
-def _invalid_reasons(facts: Facts) -> list[str]:
-    """Reasons that make the number wrong; a file that computes something else is not timed, so nothing else is said."""
-    if not facts.golden[0]:
-        return ["golden mismatch: the file does not compute what the trained network did; nothing was timed"]
-    reasons = []
-    if not all(facts.golden):
-        reasons.append("golden mismatch after the timing: outputs changed during the run")
-    if facts.n < facts.min_count:
-        reasons.append(f"too few samples: {facts.n} of {facts.min_count}")
-    if facts.drift_percent is not None and abs(facts.drift_percent) > _DRIFT_INVALID:
-        reasons.append(f"drift: latency moved by {facts.drift_percent:+.1f} % over the run")
-    return reasons
-
-
-def _warn_reasons(facts: Facts) -> list[str]:
-    reasons = []
-    if facts.steady is False:
-        reasons.append("not steady: the warm-up ended before its windows agreed")
-    if facts.drift_percent is not None and _DRIFT_WARN < abs(facts.drift_percent) <= _DRIFT_INVALID:
-        reasons.append(f"drift: latency moved by {facts.drift_percent:+.1f} % over the run")
-    if facts.foreign_cpus is not None and facts.foreign_cpus > _FOREIGN_SHARE * facts.num_cpus:
-        reasons.append(f"foreign load: other processes kept {facts.foreign_cpus:.1f} of {facts.num_cpus} CPUs busy")
-    if facts.num_inputs is not None and facts.num_inputs < _DISTINCT_INPUTS:
-        reasons.append(f"few inputs: {facts.num_inputs} distinct images, {_DISTINCT_INPUTS} are wanted")
-    return [*reasons, *facts.remarks]
-
-
-def _bounded(samples_ns: Samples, percentile: int) -> float | None:
-    return nearest_rank(samples_ns, percentile) / 1e6 if len(samples_ns) >= smallest_count(percentile) else None
-
-
 def top1_percent(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
     """Give the share of right classes in percent; ValueError where the two differ in length."""
     if predictions.shape != labels.shape:
@@ -141,5 +161,23 @@ def top1_interval(num_right: int, num: int) -> list[float]:
 
     It says how far another test set of this size would stray, not how far training would.
     """
-    bounds = binomtest(num_right, num).proportion_ci(0.95, method="wilson")
+    bounds = binomtest(num_right, num).proportion_ci(LEVEL, method="wilson")
     return [100 * float(bounds.low), 100 * float(bounds.high)]
+
+
+def _by_ranks(samples: Samples, percentile: int, worth: int) -> tuple[float | None, float | None]:
+    """The interval by ranks; `worth`: how many independent samples they amount to."""
+    count, worth = len(samples), max(1, worth)
+    low, high = interval_ranks(worth, percentile)
+    return (
+        None if low < 1 else _ranked(samples, -(-low * count // worth)),
+        None if high > worth else _ranked(samples, -(-high * count // worth)),
+    )
+
+
+def _rank(count: int, percentile: int) -> int:
+    return -(-percentile * count // 100)  # the ceiling, in integers: 0.07 * 100 is not 7 in floats
+
+
+def _ranked(samples: Samples, rank: int) -> int:
+    return int(np.partition(samples, rank - 1)[rank - 1])

@@ -109,6 +109,7 @@ def build_bundle(
                 "num_params": source.cost["num_params"],
                 "macs": {key: value for key, value in source.cost.items() if key != "num_params"},
                 "preprocessing": rule,
+                "activations": maker.activations(images.shape[1:]),
                 **facts,
                 "sensitivity": maker.sensitivity(),
                 "torch_top1": checker.torch_top1,

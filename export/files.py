@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from afpkd.record import Json, UserError
+from export.activations import activation_memory
 from export.half import OPSET_OF_HALF_QUANTIZATION, half_from_float, overflow
 from export.quantize import Int8, Quantized, quantized
 
@@ -111,6 +112,10 @@ class Maker:
             return half_from_float(self._graph(source))
         found = self._quantized(source)
         return found.half(file.opset) if file.half else found.full
+
+    def activations(self, image_shape: Sequence[int]) -> Json:
+        """Memory of the values between the float32 graph's operators, for one image (C, H, W)."""
+        return activation_memory(self._graph(self._opset), image_shape)
 
     def overflow(self, images: NDArray[np.float32]) -> str | None:
         """What exceeds float16 where the network runs on these images, in words; None where nothing does."""

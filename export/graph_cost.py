@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import onnx
 
 from afpkd.record import Json, UserError
+from export.graph_shapes import tensors_of
 
 
 def graph_cost(proto: onnx.ModelProto, input_shape: tuple[int, ...]) -> Json:
@@ -16,7 +17,7 @@ def graph_cost(proto: onnx.ModelProto, input_shape: tuple[int, ...]) -> Json:
     `unsupported_ops` lists the operators that are no such products and were not counted (activations, pooling, ...).
     UserError where a shape that the count needs cannot be inferred.
     """
-    shapes = _shapes(proto, input_shape)
+    shapes = {name: facts.shape for name, facts in tensors_of(proto, input_shape).items()}
     by_layer: dict[str, int] = {}
     others: dict[str, int] = {}
     for node in proto.graph.node:
@@ -26,7 +27,7 @@ def graph_cost(proto: onnx.ModelProto, input_shape: tuple[int, ...]) -> Json:
             others[node.op_type] = others.get(node.op_type, 0) + 1
     macs = sum(by_layer.values())
     return {
-        "num_params": sum(math.prod(tensor.dims) for tensor in proto.graph.initializer if tensor.data_type in _FLOATS),
+        "num_params": num_parameters(proto),
         "macs": macs,
         "fvcore": None,
         "torch": None,
@@ -38,24 +39,38 @@ def graph_cost(proto: onnx.ModelProto, input_shape: tuple[int, ...]) -> Json:
     }
 
 
+def num_parameters(proto: onnx.ModelProto) -> int:
+    """Count the values that training found: weights, also as integers, without scales, zero points and shapes."""
+    uses = [(node.op_type, place, name) for node in proto.graph.node for place, name in enumerate(node.input)]
+    scales = {name for operator, place, name in uses if place in _SCALES.get(operator, ())}
+    integers = {name for operator, place, name in uses if place in _INTEGERS.get(operator, ())}
+    products = {name for operator, _, name in uses if operator in _COUNTERS}
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:  # some exporters write weights as operators
+        if node.op_type == "Constant" and node.output[0] in products | integers:
+            tensors |= {name: entry.t for entry in node.attribute for name in node.output if entry.name == "value"}
+    return sum(
+        math.prod(tensor.dims)
+        for name, tensor in tensors.items()
+        if name in integers or (tensor.data_type in _FLOATS and name not in scales)
+    )
+
+
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-_Shapes = dict[str, list[int]]
-
-
-def _shapes(proto: onnx.ModelProto, input_shape: tuple[int, ...]) -> _Shapes:
-    """Shapes of all tensors for a batch of 1."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    weights = {tensor.name: list(tensor.dims) for tensor in copy.graph.initializer}
-    for value in copy.graph.input:
-        if value.name not in weights:
-            for dim, size in zip(value.type.tensor_type.shape.dim, (1, *input_shape), strict=True):
-                dim.dim_value = size
-    for value in copy.graph.output:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
-    known = (*inferred.input, *inferred.value_info, *inferred.output)
-    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in known} | weights
+_SCALES = {  # inputs that say how integers are meant
+    "QuantizeLinear": (1, 2),
+    "DequantizeLinear": (1, 2),
+    "QLinearConv": (1, 2, 4, 5, 6, 7),
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+}
+_INTEGERS = {  # inputs that hold weights as integers
+    "DequantizeLinear": (0,),
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (3,),
+    "ConvInteger": (1,),
+    "MatMulInteger": (1,),
+}
+_Shapes = Mapping[str, list[int]]
 
 
 def _of(name: str, shapes: _Shapes) -> list[int]:
@@ -67,7 +82,8 @@ def _of(name: str, shapes: _Shapes) -> list[int]:
 
 def _convolution(node: onnx.NodeProto, shapes: _Shapes) -> int:
     """Output positions x channels x what each sums: the weight holds O, I / groups, kernel."""
-    return math.prod(_of(node.output[0], shapes)) * math.prod(_of(node.input[1], shapes)[1:])
+    weight = node.input[3 if node.op_type == "QLinearConv" else 1]
+    return math.prod(_of(node.output[0], shapes)) * math.prod(_of(weight, shapes)[1:])
 
 
 def _transposed(node: onnx.NodeProto, shapes: _Shapes) -> int:
@@ -83,7 +99,11 @@ def _product(node: onnx.NodeProto, shapes: _Shapes) -> int:
 
 _COUNTERS: dict[str, Callable[[onnx.NodeProto, _Shapes], int]] = {
     "Conv": _convolution,
+    "ConvInteger": _convolution,
+    "QLinearConv": _convolution,
     "ConvTranspose": _transposed,
     "Gemm": _product,
     "MatMul": _product,
+    "MatMulInteger": _product,
+    "QLinearMatMul": _product,
 }

@@ -7,11 +7,13 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from afpkd.models.wrapped import bare_network
+
 
 def logits_only(model: nn.Module) -> LogitsOnly:
     """Copy `model` to the CPU in eval mode, cut down to its logits; `model` stays as it is."""
     # Channels-last weights would give the exported nodes other names, so the same weights other bytes.
-    network = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(bare_network(model)).cpu().to(memory_format=torch.contiguous_format)
     return LogitsOnly(network).eval()
 
 

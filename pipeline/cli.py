@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -15,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import cli_deploy, cli_devices, cli_verify, graph
-from pipeline.progress import EVENTS_VARIABLE, StageProgress
+from pipeline import cli_cost, cli_deploy, cli_devices, cli_measure, cli_report, cli_verify, graph
+from pipeline.progress import EVENTS_VARIABLE
 from pipeline.recipe_reader import load_recipe, recipe_names
 
 app = typer.Typer(
@@ -29,6 +28,10 @@ app = typer.Typer(
 app.add_typer(cli_devices.app, name="devices")
 app.command()(cli_deploy.deploy)
 app.command()(cli_verify.verify)
+app.command()(cli_measure.measure)
+app.command(cls=cli_report.ManyValues)(cli_report.report)
+app.command()(cli_report.compare)
+app.command()(cli_cost.cost)
 
 
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
@@ -117,13 +120,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure top-1 accuracy on the test set: {"top1": percent, "n": images}."""
-    from pipeline.evaluation import evaluate_path
+    from pipeline.evaluation import accuracies_told, evaluate_path
 
-    _show(
-        evaluate_path(path, arch=arch, data=data, recipe=recipe),
-        as_json,
-        _accuracies,
-    )
+    _show(evaluate_path(path, arch=arch, data=data, recipe=recipe), as_json, accuracies_told)
 
 
 @bundle_app.command("verify")
@@ -214,23 +213,20 @@ def export(
 
 @app.command()
 def profile(
-    role: Annotated[Role, typer.Option("--role", help="Whose bundle.")] = Role.student,
+    roles: Annotated[list[Role], typer.Option("--role", help="Whose bundle; several take turns.")] = [Role.student],  # noqa: B006 (Typer copies it)
     precision: Annotated[str, typer.Option("--precision", help="Which file of the bundle.")] = "fp32",
     device: Annotated[str, typer.Option("--device", help="Where to measure.")] = "local",
     recipe: RecipeOption = "default",
     runs: RunsOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """Stage: measure latency, memory and accuracy of one exported file on a device."""
-    _stage_with(
-        f"profile {role}", as_json, lambda stages, work: stages.profile(work, role, precision, device), recipe, runs
-    )
+    """Stage: measure latency, memory and accuracy of exported files on a device."""
 
+    def call(stages: Any, work: Any) -> Any:
+        records = stages.profile(work, [str(role) for role in roles], precision, device)
+        return records[0] if len(records) == 1 else records
 
-@app.command()
-def report(recipe: RecipeOption = "default", runs: RunsOption = Path("runs"), as_json: JsonOption = False) -> None:
-    """Stage: write report.html, .md, .csv and .png from the records."""
-    _stage_with("report", as_json, lambda stages, work: stages.report(work), recipe, runs)
+    _stage_with(f"profile {' '.join(roles)}", as_json, call, recipe, runs)
 
 
 def main() -> None:
@@ -269,25 +265,8 @@ def _stage_with(
     from pipeline import stages
     from pipeline.workspace import open_run
 
-    inside_a_run = bool(os.environ.get(EVENTS_VARIABLE))  # which holds the lock
-    try:
-        with contextlib.nullcontext() if inside_a_run or not runs.is_dir() else graph.locked(runs):
-            _show(call(stages, open_run(recipe, runs, device=train_device, threads=threads)), as_json, lambda _: "")
-    except Exception as error:
-        if not inside_a_run:
-            raise
-        StageProgress(label).error(str(error) if isinstance(error, UserError) else f"{label}: {error!r}")
-        if not isinstance(error, UserError):
-            raise  # a fault of ours: the log keeps its traceback
-        raise SystemExit(2) from None
-
-
-def _accuracies(found: Json) -> str:
-    """One line, or one a precision."""
-    rows = {"": found} if "top1" in found else found
-    return "\n".join(
-        f"{name}{': ' if name else ''}top-1 {row['top1']:.2f} % of {row['n']} images" for name, row in rows.items()
-    )
+    with graph.stage_call(label, runs):
+        _show(call(stages, open_run(recipe, runs, device=train_device, threads=threads)), as_json, lambda _: "")
 
 
 def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from afpkd.data import DATASETS
-from afpkd.data.dataset import data_root
+from afpkd.data.dataset import DatasetSpec, data_root
 from afpkd.names import look_up
 from afpkd.record import Json, UserError, read_record
+from pipeline.networks import build_network, recorded_network
+from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
 from pipeline.workspace import WEIGHTS
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str | None) -> Json:
@@ -21,13 +27,30 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
         record = read_record(path / "record.json")
         if "arch" not in record:
             raise UserError(f"{path}: holds no network that classifies alone: name the student's or teacher's folder")
-        return _of_weights(path / WEIGHTS, record["arch"], record["data"], record["preprocessing"])
+        spec = folder_in(record).spec if "folder" in record else DATASETS[record["data"]]
+        return _measured(recorded_network(record), path / WEIGHTS, spec, record["preprocessing"])
     if not path.is_file():
         raise UserError(f"{path}: neither a weights file nor a folder with a record or a manifest")
     if arch is None or data is None:
         raise UserError(f"{path}: a bare weights file needs --arch NAME and --data NAME")
-    look_up("data set", data, DATASETS)
-    return _of_weights(path, arch, data, _normalisation(path, data, recipe))
+    spec = look_up("data set", data, DATASETS)
+    normalisation = _normalisation(path, data, recipe)
+    model = build_network(
+        {"arch": arch, "stages": [], "own": None},
+        num_classes=spec.num_classes,
+        in_channels=spec.in_channels,
+        image_size=spec.image_size,
+        given=(normalisation["mean"], normalisation["std"]),
+    )
+    return _measured(model, path, spec, normalisation)
+
+
+def accuracies_told(found: Json) -> str:
+    """What `evaluate_path` gave in words: one line, or one a precision."""
+    rows = {"": found} if "top1" in found else found
+    return "\n".join(
+        f"{name}{': ' if name else ''}top-1 {row['top1']:.2f} % of {row['n']} images" for name, row in rows.items()
+    )
 
 
 def _of_bundle(path: Path) -> Json:
@@ -46,16 +69,13 @@ def _of_bundle(path: Path) -> Json:
     return found if len(found) > 1 else next(iter(found.values()))
 
 
-def _of_weights(path: Path, arch: str, data: str, normalisation: Json) -> Json:
+def _measured(model: nn.Module, path: Path, spec: DatasetSpec, normalisation: Json) -> Json:
     import torch
 
     from afpkd.checkpoint import load_weights
     from afpkd.data.batches import pixels_from_split
     from afpkd.evaluate import model_top1
-    from afpkd.models import build_model
 
-    spec = DATASETS[data]
-    model = build_model(arch, num_classes=spec.num_classes, in_channels=spec.in_channels)
     load_weights(model, path)
     test = spec.load(data_root()).test
     pixels = pixels_from_split(test, normalisation["mean"], normalisation["std"], torch.device("cpu"))

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
-import inspect
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +13,6 @@ from pipeline.foreign_spec import Spec, read_spec
 from pipeline.progress import StageProgress
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from export.build import Source
     from export.calibration import Calibration
 
@@ -94,6 +89,7 @@ def _source(
 ) -> tuple[str, Source, dict[str, Path]]:
     """(name, the network, the files it comes from)."""
     from afpkd.checkpoint import load_weights
+    from afpkd.models.user_file import model_from_file
     from export.build import Source, source_from_model
     from export.foreign_graph import at_opset, graph_from_file
     from export.graph_cost import graph_cost
@@ -127,46 +123,3 @@ def _calibration(spec: Spec, spec_file: Path, images: FolderSplit, progress: Sta
     warning = f"calibrated on images of the evaluated split '{spec.data.split}': its int8 accuracy is flattering"
     progress.say(f"{warning}: name a data.calibration_split")
     return calibration_images(images.split.images, _SEED, num)._replace(source=spec.data.split, warning=warning)
-
-
-def model_from_file(arch: str) -> nn.Module:
-    """Call FUNCTION of FILE.py (`arch`, "FILE.py:FUNCTION"): it takes no arguments and returns the network, untrained.
-
-    The file is the user's own code and is run. UserError, in one line, for whatever goes wrong in it.
-    """
-    from torch import nn
-
-    file, _, function = arch.rpartition(":")
-    path = Path(file).expanduser()
-    if not file or path.suffix != ".py":
-        raise UserError(f"--arch {arch}: FILE.py:FUNCTION was expected, such as resnet.py:resnet20")
-    if not path.is_file():
-        raise UserError(f"--arch {arch}: {path}: no such file")
-    spec = importlib.util.spec_from_file_location("foreign_model", path)
-    assert spec is not None, "a .py file always has a loader"
-    assert spec.loader is not None, "the same"
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a stranger's file raises
-        raise UserError(f"--arch {arch}: {_where(error, path)}") from error
-    make = getattr(module, function, None)
-    if not callable(make):
-        known = [name for name, value in vars(module).items() if inspect.isfunction(value) and not name.startswith("_")]
-        raise UserError(
-            f"--arch {arch}: {path.name} has no function '{function}' (it has: {', '.join(known) or 'none'})"
-        )
-    try:
-        model = make()
-    except Exception as error:  # the same
-        raise UserError(f"--arch {arch}: {_where(error, path)}") from error
-    if not isinstance(model, nn.Module):
-        raise UserError(f"--arch {arch}: it returned {type(model).__name__}, a torch.nn.Module was expected")
-    return model
-
-
-def _where(error: Exception, path: Path) -> str:
-    """The error with the line of the user's file that it came from."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
-    line = f":{lines[-1]}" if lines else f":{error.lineno}" if isinstance(error, SyntaxError) else ""
-    return f"{path.name}{line}: {type(error).__name__}: {' '.join(str(error).split())}"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import filelock
@@ -27,8 +27,9 @@ from afpkd.record import Json, UserError, read_record, write_record
 from deploy.devices import find_device
 from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
 from deploy.inventory import inventory_path
+from deploy.presets import find_preset
 from pipeline.failures import clear_failures, failures
-from pipeline.progress import EVENTS_VARIABLE, event_line
+from pipeline.progress import EVENTS_VARIABLE, StageProgress, event_line
 from pipeline.recipe import ROLES, Recipe
 from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
 
@@ -51,6 +52,7 @@ def run_goals(
     name, decoded = load_recipe(recipe)
     # What is missing is said before anything starts.
     teacher_weights(decoded, recipe_path(recipe))
+    decoded.stage_digest("teacher")  # reads own images and files
     for device in devices:
         find_device(device)
     folder = runs.resolve() / name
@@ -90,6 +92,11 @@ def targets_of(goal: str, name: str, recipe: Recipe, devices: Sequence[str]) -> 
         "profile": [*profiles, f"{name}/report.html"],
         "report": [f"{name}/report.html"],
     }[goal]
+
+
+def roles_in_turns(recipe: Recipe) -> list[tuple[str, ...]]:
+    """Which roles one job measures: all of them in turns where each takes several processes, else each alone."""
+    return [ROLES] if find_preset(recipe.profile.preset).repeats > 1 else [(role,) for role in ROLES]
 
 
 @contextmanager
@@ -139,6 +146,22 @@ def _drop_records_of_another_recipe(folder: Path, recipe: Recipe) -> None:
         record = read_record(path)
         if record.get("lineage", record).get("config_digest") != recipe.stage_digest(stage):
             path.unlink()
+
+
+@contextmanager
+def stage_call(label: str, runs: Path) -> Iterator[bool]:
+    """Call one stage: under the lock, or, inside a run (True), which holds it, telling the run what went wrong."""
+    inside_a_run = bool(os.environ.get(EVENTS_VARIABLE))
+    try:
+        with nullcontext() if inside_a_run or not runs.is_dir() else locked(runs):
+            yield inside_a_run
+    except Exception as error:
+        if not inside_a_run:
+            raise
+        StageProgress(label).error(str(error) if isinstance(error, UserError) else f"{label}: {error!r}")
+        if not isinstance(error, UserError):
+            raise  # a fault of ours: the log keeps its traceback
+        raise SystemExit(2) from None
 
 
 def _holder(path: Path) -> str:

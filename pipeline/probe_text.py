@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from afpkd.record import Json
+from deploy.client import understood
 
 _UNKNOWN = "not told"
 
 
 def probe_text(facts: Json) -> str:
-    """Lay out one device's facts."""
-    lines = [facts["device"], *(f"  {name:<14} {value}" for name, value in _lines(facts))]
-    return "\n".join([*lines, *(f"  ! {advice}" for advice in _warnings(facts))])
+    """Lay out one device's facts; DeviceError where they are not of the form that the agent gives."""
+    with understood(facts["device"]):
+        lines = [facts["device"], *(f"  {name:<14} {value}" for name, value in _lines(facts))]
+        return "\n".join([*lines, *(f"  ! {advice}" for advice in _warnings(facts))])
 
 
 def _lines(facts: Json) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -17,14 +18,16 @@ from pydantic.dataclasses import dataclass
 from afpkd.data import DATASETS
 from afpkd.data.dataset import DatasetSpec
 from afpkd.distillers.options import LOSS_WEIGHTS, OPTIONS
-from afpkd.models import MODELS
+from afpkd.models.user_file import file_sha256, is_user_file
 from afpkd.names import unknown
-from afpkd.record import Json, digest
+from afpkd.record import Json, digest, sha256_of
 from afpkd.settings import TrainSettings, require_between
+from pipeline.recipe_folder import FolderData
+from pipeline.recipe_networks import Arch, ForeignTeacher, TrainedTeacher, check_network
 from pipeline.recipe_outputs import STRICT, Export, Profile
 
 ROLES = ("teacher", "student", "undistilled")
-STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 3, "undistilled": 2, "export": 2, "profile": 2, "report": 3}
+STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 3, "undistilled": 2, "export": 3, "profile": 3, "report": 4}
 """Raised when the code of a stage changes what it makes: the stage and all that follows run again."""
 
 
@@ -37,7 +40,8 @@ def _known(what: str, names: dict[str, Any]) -> pydantic.AfterValidator:
     return pydantic.AfterValidator(check)
 
 
-Arch = Annotated[str, _known("model", MODELS)]
+_ADDED_KEYS: Json = {"stages": (), "mean": None, "std": None, "weights": "none", "rotation": 0.0}
+"""Keys that are no part of a stage's identity while they have these values: recipes from before them keep theirs."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -56,6 +60,8 @@ class Data:
     """Black pixels a side before the random crop; 0 = no crop."""
     flip: bool = True
     """Mirror half of the training images."""
+    rotation: float = 0.0
+    """Training images are turned by up to so many degrees either way."""
 
     def __post_init__(self) -> None:
         """Refuse what does not fit the data set."""
@@ -69,42 +75,30 @@ class Data:
             raise ValueError(f"heldout: must lie between 0 and {spec.num_train} training images, got {self.heldout}")
         if not 0 <= self.crop_padding < min(spec.image_size):
             raise ValueError(f"crop_padding: must lie between 0 and the image size, got {self.crop_padding}")
+        require_between("rotation", self.rotation, 0, 180)
 
     @property
     def spec(self) -> DatasetSpec:
         """What is known of the data set without reading it."""
         return DATASETS[self.name]
 
+    @property
+    def num_fitted(self) -> int:
+        """How many images are trained on."""
+        return self.spec.num_train - self.heldout
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TrainedTeacher(TrainSettings):
-    """A teacher that is trained here first."""
+    def num_heldout(self, num_train: int) -> int:
+        """Of so many training images, those set aside."""
+        return self.heldout
 
-    arch: Arch
-    """Model."""
-    min_top1: float = 0.0
-    """Test accuracy in percent below which nothing is distilled from it."""
+    @property
+    def crop_scale(self) -> float:
+        """No random crop of a part of an image: small images are cropped by `crop_padding`."""
+        return 1.0
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        TrainSettings.__post_init__(self)
-        require_between("min_top1", self.min_top1, 0, 100)
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class ForeignTeacher:
-    """A teacher whose weights come from elsewhere."""
-
-    arch: Arch
-    """Model."""
-    weights: str
-    """File (.safetensors, .pt, .pth): absolute, or relative to the recipe file, or to AFPKD_DATA."""
-    min_top1: float = 0.0
-    """Test accuracy in percent below which nothing is distilled from it."""
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        require_between("min_top1", self.min_top1, 0, 100)
+    def content(self) -> list[str]:
+        """What the stages' identity holds beside these keys: nothing, since the data set is known by its name."""
+        return []
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -169,10 +163,15 @@ class Distill(TrainSettings):
     """Model."""
     method: str
     """Distillation method."""
+    weights: str = "none"
+    """Where training starts: none = at random; default = at the weights that timm or torchvision publish; or a file."""
+    stages: tuple[str, ...] = ()
+    """Of a foreign network: the modules that end its stages, shallow to deep; empty: found by themselves."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         TrainSettings.__post_init__(self)
+        check_network(self, self.student)
         if self.method not in OPTIONS:
             raise ValueError(f"method: {unknown('method', self.method, OPTIONS)}")
         options = self.options()
@@ -213,7 +212,7 @@ class Expected:
 class Recipe:
     """Everything that identifies a run."""
 
-    data: Data
+    data: Data | FolderData
     teacher: TrainedTeacher | ForeignTeacher
     distill: Distill
     prompts: Prompts = field(default_factory=Prompts)
@@ -227,20 +226,23 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
         require_between("seed", self.seed, 0, 2**32 - 1)
-        num_train = self.data.spec.num_train - self.data.heldout
+        num_train = self.data.num_fitted
         for section in ("teacher", "prompts", "distill"):
             batch_size = getattr(getattr(self, section), "batch_size", 0)
-            if batch_size > num_train:
+            if num_train is not None and batch_size > num_train:
                 raise ValueError(f"{section}.batch_size: {batch_size} is more than the {num_train} images trained on")
 
     def stage_digest(self, stage: str) -> str:
         """Identity of one stage: its version and its own part of the recipe, nothing else."""
         parts: Json = {
-            "teacher": [self._data(), _without(self.teacher, "weights", "min_top1"), self.seed],
-            "prompts": [self._data(), dataclasses.asdict(self.prompts), self.seed],
-            "student": [self._data(), dataclasses.asdict(self.distill), self.seed],
-            "undistilled": [self._data(), self.distill.training(), self.seed],
-            "export": [dataclasses.asdict(self.export), self.data.mean, self.data.std, self._calibration_seed()],
+            "teacher": [*self._data(), self._teacher(), self.seed],
+            "prompts": [*self._data(), dataclasses.asdict(self.prompts), self.seed],
+            "student": [*self._data(), _identity(dataclasses.asdict(self.distill)), self.seed],
+            "undistilled": [*self._data(), _identity(self.distill.training()), self.seed],
+            "export": [
+                *(dataclasses.asdict(self.export), self.data.mean, self.data.std, self._calibration_seed()),
+                *self.data.content(),
+            ],
             "profile": dataclasses.asdict(self.profile),
             "report": [self.description, {name: dataclasses.asdict(found) for name, found in self.expected.items()}],
         }
@@ -250,9 +252,24 @@ class Recipe:
         """The seed that draws the calibration images, where there are any."""
         return self.seed if "int8" in self.export.precisions else None
 
-    def _data(self) -> Json:
-        return dataclasses.asdict(self.data)
+    def _data(self) -> list[Any]:
+        keys = _identity(dataclasses.asdict(self.data))
+        keys.pop("path", None)  # the images count, not where they lie
+        return [keys, *self.data.content()]
+
+    def _teacher(self) -> Json:
+        """All but the accuracy it must have, and a foreign one's file, whose content is an input of its stage."""
+        keys = dataclasses.asdict(self.teacher)
+        adopted = isinstance(self.teacher, ForeignTeacher) and self.teacher.weights != "default"
+        return _identity({key: keys[key] for key in keys if key != "min_top1" and not (adopted and key == "weights")})
 
 
-def _without(section: Any, *keys: str) -> Json:
-    return {key: value for key, value in dataclasses.asdict(section).items() if key not in keys}
+def _identity(keys: Json) -> Json:
+    """Names of files as the content of these files, and later keys only where they say something."""
+    counted = {key: value for key, value in keys.items() if key not in _ADDED_KEYS or value != _ADDED_KEYS[key]}
+    for key in counted.keys() & {"arch", "student"}:
+        if is_user_file(counted[key]):
+            counted[key] = [counted[key].rpartition(":")[2], file_sha256(counted[key])]
+    if counted.get("weights", "default") != "default":
+        counted["weights"] = sha256_of(Path(counted["weights"]))
+    return counted

@@ -60,8 +60,12 @@ class Profile:
     """quick: 5 s and 200 samples (no p99); standard: 30 s and 2,010; mlperf: 600 s and 24,576."""
     threads: int = 0
     """CPU threads of the runtime; 0 = the runtime's default."""
+    scenarios: tuple[Literal["single_stream", "periodic", "offline"], ...] = ("single_stream",)
+    """single_stream: one call after the other, always; periodic: 30 and 60 frames a second; offline: batches to 32."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         if self.threads < 0:
             raise ValueError(f"threads: must be 0 (the runtime's default) or more, got {self.threads}")
+        if "single_stream" not in self.scenarios or len(set(self.scenarios)) != len(self.scenarios):
+            raise ValueError(f"scenarios: single_stream and each other at most once, got {list(self.scenarios)}")

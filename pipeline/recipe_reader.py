@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from pydantic.dataclasses import dataclass
 
 from afpkd.data.dataset import data_root
 from afpkd.distillers.options import OPTIONS
+from afpkd.models.user_file import is_user_file
 from afpkd.names import nearest, unknown
 from afpkd.record import Json, UserError
 from afpkd.settings import TrainSettings
 from afpkd.toml_file import read_toml
-from pipeline.recipe import Data, Distill, ForeignTeacher, Prompts, Recipe, TrainedTeacher
+from pipeline.recipe import Data, Distill, Prompts, Recipe
+from pipeline.recipe_folder import FolderData
+from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_outputs import STRICT, Export, Profile
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -49,18 +53,43 @@ def recipe_names() -> list[str]:
 
 def teacher_weights(recipe: Recipe, recipe_file: Path) -> Path | None:
     """Where the foreign teacher's file lies; None for a teacher that is trained here. UserError where it is missing."""
-    if not isinstance(recipe.teacher, ForeignTeacher):
+    if not isinstance(recipe.teacher, ForeignTeacher) or recipe.teacher.weights == "default":
         return None
-    weights = Path(recipe.teacher.weights).expanduser()
-    places = [recipe_file.parent / weights, data_root() / weights]  # an absolute path stays itself
+    return _found(recipe.teacher.weights, recipe_file, "teacher.weights: no file")
+
+
+def _found(name: str, recipe_file: Path, what: str, *, folder: bool = False) -> Path:
+    """A path that a recipe names: absolute, or beside the recipe file, or below AFPKD_DATA. UserError: not there."""
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  pathlib's raises on the home of nobody
+    places = [recipe_file.parent / path, data_root() / path]  # an absolute path stays itself
     for place in places:
-        if place.is_file():
+        if place.is_dir() if folder else place.is_file():
             return place.resolve()
     looked = " or ".join(dict.fromkeys(map(str, places)))
-    raise UserError(f"{recipe_file.name}: teacher.weights: no file at {looked}: put the file there or set AFPKD_DATA")
+    raise UserError(f"{recipe_file.name}: {what} at {looked}: put it there or set AFPKD_DATA")
+
+
+def _located(raw: Json, recipe_file: Path) -> Json:
+    """The recipe with the user's own files and folders by their whole paths. UserError: not there."""
+    located = {name: dict(section) if isinstance(section, dict) else section for name, section in raw.items()}
+    data, teacher, distill = (located.get(name) for name in ("data", "teacher", "distill"))
+    if isinstance(data, dict) and data.get("name") == "folder" and isinstance(data.get("path"), str):
+        data["path"] = str(_found(data["path"], recipe_file, "data.path: no folder", folder=True))
+    for section, key, where in ((teacher, "arch", "teacher.arch"), (distill, "student", "distill.student")):
+        if not isinstance(section, dict):
+            continue
+        arch, weights = section.get(key), section.get("weights")
+        if isinstance(arch, str) and is_user_file(arch):
+            file, _, function = arch.rpartition(":")
+            section[key] = f"{_found(file, recipe_file, f'{where}: no file')}:{function}"
+        starts = isinstance(weights, str) and weights not in ("none", "default")
+        if starts and not (section is teacher and _is_adopted(section)):
+            section["weights"] = str(_found(str(weights), recipe_file, f"{where.partition('.')[0]}.weights: no file"))
+    return located
 
 
 def _decoded(raw: Json, path: Path) -> Recipe:
+    raw = _located(raw, path)
     try:
         text = json.dumps(raw, allow_nan=False)
     except RecursionError:
@@ -75,9 +104,23 @@ def _decoded(raw: Json, path: Path) -> Recipe:
 
 def _recipe_type(raw: Json) -> type[Recipe]:
     """The Recipe whose `teacher` and `distill` have just the keys that this recipe's choices give them."""
-    foreign = isinstance(raw.get("teacher"), dict) and "weights" in raw["teacher"]
-    types = {"teacher": ForeignTeacher if foreign else TrainedTeacher, "distill": _distill_type(raw)}
+    foreign = isinstance(raw.get("teacher"), dict) and _is_adopted(raw["teacher"])
+    types = {
+        "data": _data_type(raw),
+        "teacher": ForeignTeacher if foreign else TrainedTeacher,
+        "distill": _distill_type(raw),
+    }
     return _combined("Recipe", (Recipe,), types)
+
+
+def _data_type(raw: Json) -> type[Data | FolderData]:
+    section = raw.get("data")
+    return FolderData if isinstance(section, dict) and section.get("name") == "folder" else Data
+
+
+def _is_adopted(teacher: Json) -> bool:
+    """Whether this teacher has its weights from elsewhere and is not trained (any more) here."""
+    return "weights" in teacher and "epochs" not in teacher
 
 
 def _distill_type(raw: Json) -> type[Distill]:
@@ -113,19 +156,28 @@ def _laid_over(base: Json, top: Json) -> Json:
         under = base.get(key)
         both = isinstance(under, dict) and isinstance(value, dict)
         merged[key] = {**_still_valid(key, under or {}, value), **value} if both else value
+    if _pair(base) != _pair(merged):  # published numbers are a pair's own
+        merged["expected"] = top.get("expected", {})
     return merged
+
+
+def _pair(raw: Json) -> list[Any]:
+    sections = [(raw.get("teacher"), "arch"), (raw.get("distill"), "student"), (raw.get("data"), "name")]
+    return [section.get(key) if isinstance(section, dict) else None for section, key in sections]
 
 
 def _still_valid(section: str, base: Json, top: Json) -> Json:
     """The inherited keys of a section, less those of a variant that `top` leaves: another method, another teacher."""
+    if section == "data" and "folder" in (base.get("name"), top.get("name")):
+        return base if top.get("name", "folder") == base.get("name") else {}
     if section == "distill" and top.get("method", base.get("method")) != base.get("method"):
         left, kept = (OPTIONS.get(str(part.get("method"))) for part in (base, top))
         return {key: value for key, value in base.items() if not hasattr(left, key) or hasattr(kept, key)}
     if section == "teacher":
         training = {f.name for f in dataclasses.fields(TrainSettings)}
-        if "weights" in top:
+        if _is_adopted(top):
             return {key: value for key, value in base.items() if key not in training}
-        if training & top.keys():
+        if training & top.keys() and _is_adopted(base):
             return {key: value for key, value in base.items() if key != "weights"}
     return base
 
@@ -153,7 +205,9 @@ def _keys_of(section: list[str], raw: Json) -> list[str]:
     if section == ["distill"]:
         kind = _distill_type(raw)
     elif section == ["teacher"]:
-        kind = ForeignTeacher if "weights" in raw["teacher"] else TrainedTeacher
+        kind = ForeignTeacher if _is_adopted(raw["teacher"]) else TrainedTeacher
+    elif section == ["data"]:
+        kind = _data_type(raw)
     elif section:
-        kind = {"data": Data, "prompts": Prompts, "export": Export, "profile": Profile}.get(section[0], Recipe)
+        kind = {"prompts": Prompts, "export": Export, "profile": Profile}.get(section[0], Recipe)
     return [f.name for f in dataclasses.fields(kind)]

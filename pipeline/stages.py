@@ -8,15 +8,18 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afpkd.record import Json, UserError, read_record, sha256_of
-from afpkd.settings import TrainSettings
 from pipeline.failures import clear_failure, note_failure
 from pipeline.lineage import require_recorded
+from pipeline.networks import network_of, recorded_network
 from pipeline.progress import StageProgress
 from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
+from pipeline.recipe import Distill
+from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_reader import teacher_weights
 from pipeline.workspace import WEIGHTS, Run, Workspace
 
@@ -30,28 +33,28 @@ NUM_JUDGED = 1000  # held-out images on which phase 1 is judged
 
 def train_teacher(run: Run) -> Json:
     """Stage `teacher`: train it, or take a foreign one in; either way its test accuracy is measured."""
-    weights = teacher_weights(run.recipe, run.recipe_file)
-    if weights is not None:
-        return _adopt_teacher(run, weights)
     settings = run.recipe.teacher
-    assert isinstance(settings, TrainSettings)
-    return _train_plain(run, "teacher", run.recipe.teacher.arch, settings)
+    if isinstance(settings, ForeignTeacher):
+        return _adopt_teacher(run, teacher_weights(run.recipe, run.recipe_file))
+    return _train_plain(run, "teacher", settings)
 
 
 def train_undistilled(run: Run) -> Json:
     """Stage `undistilled`: the student by the same recipe without its teacher, the control."""
-    return _train_plain(run, "undistilled", run.recipe.distill.student, run.recipe.distill)
+    return _train_plain(run, "undistilled", run.recipe.distill)
 
 
 def tune_prompts(run: Run) -> Json:
     """Stage `prompts`: fine-tune the frequency prompts inside the frozen teacher (phase 1), and judge them."""
     from afpkd.acceptance import phase_one_report, why_not_accepted
+    from afpkd.distillers import require_maps
     from afpkd.evaluate import model_top1
     from afpkd.learners import prompt_learner
 
     work = Workspace(run, "prompts")
     settings = run.recipe.prompts
     teacher, shapes = work.teacher()
+    require_maps(run.recipe.distill.method, "teacher", shapes)
     prompts = work.new_prompts(teacher, shapes)
     learner = prompt_learner(
         prompts,
@@ -89,7 +92,8 @@ def train_student(run: Run) -> Json:
     learner = distillation(work, *work.teacher())
     settings = run.recipe.distill
     fitted = work.fit(learner, settings)
-    return work.write_checkpoint(learner.product, fitted, arch=settings.student, method=settings.method)
+    network = network_of(run.recipe, "student")
+    return work.write_checkpoint(learner.product, fitted, network=network, method=settings.method)
 
 
 def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes) -> Learner:
@@ -97,6 +101,7 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     import torch
 
     from afpkd.distillers import build_distiller
+    from afpkd.fusion import matched_levels
     from afpkd.learners import student_learner
     from afpkd.models import probe_shapes
 
@@ -104,41 +109,44 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     torch.manual_seed(
         work.run.recipe.seed
     )  # building the teacher drew numbers: a student starts as the undistilled one
-    student = work.new_model(settings.student)
+    student = work.new_model(network_of(work.run.recipe, "student"), settings.weights)
     options: Json = settings.options()
     if settings.uses_prompts:
         untrained = options.get("mask") == "untrained"
         options["prompts"] = (work.new_prompts if untrained else work.prompts)(teacher, teacher_shapes)
     shapes = probe_shapes(student, in_channels=work.spec.in_channels, image_size=work.spec.image_size)
-    distiller = build_distiller(settings.method, shapes, teacher_shapes, **options).to(work.device)
-    return student_learner(student, teacher, distiller, work.heldout)
+    levels = matched_levels(shapes.sizes, teacher_shapes.sizes)
+    distiller = build_distiller(settings.method, shapes.at(levels), teacher_shapes, **options).to(work.device)
+    return student_learner(student, teacher, distiller, work.heldout, levels)
 
 
-def _train_plain(run: Run, role: str, arch: str, settings: TrainSettings) -> Json:
+def _train_plain(run: Run, role: str, settings: TrainedTeacher | Distill) -> Json:
     from afpkd.learners import plain_learner
 
-    work = Workspace(run, role)
-    model = work.new_model(arch)
+    work, network = Workspace(run, role), network_of(run.recipe, role)
+    model = work.new_model(network, settings.weights)
     fitted = work.fit(plain_learner(model, work.heldout), settings)
-    return work.write_checkpoint(model, fitted, arch=arch, method="none")
+    return work.write_checkpoint(model, fitted, network=network, method="none")
 
 
-def _adopt_teacher(run: Run, weights: Path) -> Json:
+def _adopt_teacher(run: Run, weights: Path | None) -> Json:
+    """Take the weights of a file, or (None) those that the network's library publishes."""
     from afpkd.checkpoint import load_weights, save_weights
     from afpkd.evaluate import model_top1
 
     started = time.monotonic()
-    work = Workspace(run, "teacher")
-    arch = run.recipe.teacher.arch
-    model = work.empty_model(arch)
-    work.progress.say(load_weights(model, weights))
+    work, network = Workspace(run, "teacher"), network_of(run.recipe, "teacher")
+    model = work.empty_model(network, published=weights is None)
+    if weights is not None:
+        work.progress.say(load_weights(model, weights))
     top1 = model_top1(model, work.test)
     for left in ("record.json", "metrics.jsonl", "checkpoint.pt"):  # of a teacher that was trained here before
         (work.folder / left).unlink(missing_ok=True)
     save_weights(work.folder / WEIGHTS, model.state_dict())
     metrics = {"test_top1_last": top1, "test_top1_selected": top1, "heldout_top1": None}
-    work.inputs["weights"] = sha256_of(weights)
-    record = {**work.checkpoint_record(model, arch, None), "metrics": metrics, "selected_epoch": None, "epochs": None}
+    work.inputs["weights"] = sha256_of(weights) if weights else sha256_of(work.folder / WEIGHTS)
+    facts = {"metrics": metrics, "selected_epoch": None, "epochs": None}
+    record = {**work.checkpoint_record(model, network, None), **facts}
     return work.finish(record, time.monotonic() - started)
 
 
@@ -146,7 +154,6 @@ def export_bundle(run: Run, role: str) -> Json:
     """Stage `export`: the role's selected weights as one bundle that travels."""
     from afpkd.checkpoint import load_weights
     from afpkd.data.dataset import data_root
-    from afpkd.models import build_model
     from deploy.build_check import build_check
     from export.build import build_bundle
     from export.calibration import calibration_images
@@ -154,7 +161,7 @@ def export_bundle(run: Run, role: str) -> Json:
 
     folder, recipe = run.role(role), run.recipe
     record, weights = read_record(folder / "record.json"), require_recorded(folder, WEIGHTS)
-    model = build_model(record["arch"], num_classes=record["num_classes"], in_channels=record["in_channels"])
+    model = recorded_network(record)
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))
     data, wanted = recipe.data.spec.load(data_root()), recipe.export
@@ -167,8 +174,8 @@ def export_bundle(run: Run, role: str) -> Json:
         images=data.test.images,
         labels=data.test.labels,
         label_names=data.label_names,
-        mean=recipe.data.mean,
-        std=recipe.data.std,
+        mean=record["preprocessing"]["mean"],
+        std=record["preprocessing"]["std"],
         precisions=wanted.precisions,
         opset=wanted.opset,
         lineage={
@@ -193,11 +200,12 @@ def export_bundle(run: Run, role: str) -> Json:
     return manifest
 
 
-def profile(run: Run, role: str, precision: str, device: str) -> Json:
-    """Stage `profile`: latency, memory and accuracy of one exported file on a device."""
-    from deploy.measure import profile_bundle
+def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list[Json]:
+    """Stage `profile`: latency, memory and accuracy of the roles' exported files on a device, in turns."""
+    from deploy.measure import Wanted, profile_files
 
-    progress = StageProgress(f"profile {role}" if device == "local" else f"{device} {role}")
+    who = ", ".join(roles) if len(roles) == 1 else precision
+    progress = StageProgress(f"profile {who}" if device == "local" else f"{device} {who}")
 
     def tell(text: str, done: int, total: int) -> None:
         if total:
@@ -205,34 +213,52 @@ def profile(run: Run, role: str, precision: str, device: str) -> Json:
         else:
             progress.say(text)
 
-    progress.say(f"{precision} on {device}, preset {run.recipe.profile.preset}")
-    out = run.folder / "profiles" / device / f"{role}-{precision}.json"
-    clear_failure(out)
+    settings, folder = run.recipe.profile, run.folder / "profiles" / device
+    turns = "" if len(roles) == 1 else f", {' and '.join(roles)} in turns"
+    progress.say(f"{precision} on {device}, preset {settings.preset}{turns}")
+    wanted = [Wanted(run.role(role) / "bundle", precision, folder / f"{role}-{precision}.json") for role in roles]
+    for one in wanted:
+        clear_failure(one.out)
     try:
-        record = profile_bundle(
-            run.role(role) / "bundle",
+        records = profile_files(
+            wanted,
             device=device,
-            precision=precision,
-            preset=run.recipe.profile.preset,
-            threads=run.recipe.profile.threads,
-            out=out,
+            preset=settings.preset,
+            threads=settings.threads,
+            scenarios=settings.scenarios,
             recipe=run.name,
             config_digest=run.recipe.stage_digest("profile"),
             progress=tell,
         )
     except UserError as error:
-        note_failure(out, str(error))
+        for one in wanted:
+            note_failure(one.out, str(error))
         raise
-    p50 = record["latency_ms"]["p50"]
-    timed = "not timed" if p50 is None else f"p50 {p50:.2f} ms"
-    progress.say(f"{timed}, {record['verdict']}{''.join(f'; {reason}' for reason in record['reasons'])}")
-    return record
+    for record in records:
+        whose = "" if len(roles) == 1 else f"{record['role']}: "
+        p50 = record["latency_ms"]["p50"]
+        timed = "not timed" if p50 is None else f"p50 {p50:.2f} ms"
+        progress.say(f"{whose}{timed}, {record['verdict']}{''.join(f'; {reason}' for reason in record['reasons'])}")
+    return records
 
 
-def report(run: Run) -> Json:
-    """Stage `report`: one page, one table, one plot from the records."""
-    from pipeline.report import write_report
+def report(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    devices: Sequence[str] = (),
+    max_latency_ms: float | None = None,
+    min_accuracy: float | None = None,
+) -> Json:
+    """Stage `report`: one page, tables and pictures from the records of a recipe, or of several side by side."""
+    from pipeline.report.records import read_records
+    from pipeline.report.tradeoff import Budget
+    from pipeline.report.writing import write_report
 
-    expected = {name: dataclasses.asdict(found) for name, found in run.recipe.expected.items()}
-    written = write_report(run.folder, recipe_name=run.name, description=run.recipe.description, expected=expected)
+    found = []
+    for run in runs:
+        expected = {name: dataclasses.asdict(published) for name, published in run.recipe.expected.items()}
+        words = run.recipe.description
+        found.append(read_records(run.folder, run.name, description=words, expected=expected, devices=devices))
+    written = write_report(found, out, Budget(max_latency_ms, min_accuracy))
     return {kind: str(path) for kind, path in written.items()}

@@ -50,10 +50,11 @@ def facts(folder: Path) -> Json:
 def closing(folder: Path, goals: Sequence[str], variables: dict[str, str]) -> str:
     """A table of what was reached, and the next command with make's `variables`."""
     found = facts(folder)
-    lines = [f"{'':<12} {'arch':<12} {'test top-1':>10} {'parameters':>12}"]
+    width = max([12, *(len(row["arch"]) for row in found["roles"].values())])
+    lines = [f"{'':<12} {'arch':<{width}} {'test top-1':>10} {'parameters':>12}"]
     for role, row in found["roles"].items():
         top1 = row["metrics"]["test_top1_selected"]
-        lines.append(f"{role:<12} {row['arch']:<12} {top1:>8.2f} % {row['num_params']:>12,}")
+        lines.append(f"{role:<12} {row['arch']:<{width}} {top1:>8.2f} % {row['num_params']:>12,}")
     if found["profiles"]:
         lines += ["", f"{'':<12} {'file':<6} {'device':<10} {'p50':>9} {'p90':>9}  verdict"]
         lines += [_profile_line(profile) for profile in found["profiles"]]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from afpkd.record import Json, UserError, provenance, read_record, sha256_of, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.lineage import require_recorded
+from pipeline.networks import build_network, facts_of, label, network_in
 from pipeline.progress import StageProgress
 from pipeline.recipe import Recipe
+from pipeline.recipe_folder import FolderData
 from pipeline.recipe_reader import load_recipe, recipe_path
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from afpkd.data.dataset import Dataset
     from afpkd.learners import FrozenTeacher, Learner
+    from afpkd.models.foreign import Normalisation
     from afpkd.models.outputs import Shapes
     from afpkd.prompts import FrequencyPrompts
     from afpkd.train import Fitted, Fitting
@@ -60,7 +63,7 @@ class Workspace:
         import torch
 
         from afpkd.data.batches import pixels_from_split
-        from afpkd.data.dataset import data_root, hold_out
+        from afpkd.data.dataset import channel_statistics, data_root, hold_out
 
         keep_freed_memory()
         torch.manual_seed(run.recipe.seed)  # initial weights are the seed's alone
@@ -69,34 +72,58 @@ class Workspace:
         self.folder = run.role(stage)
         self.progress = StageProgress(stage)
         self.device = _torch_device(run)
-        self.spec = run.recipe.data.spec
+        run.recipe.stage_digest(stage)  # before anything is read: what changes later is another run's
+        wanted = run.recipe.data
+        self.spec = wanted.spec
         self.data: Dataset = self.spec.load(data_root())
-        rest, heldout = hold_out(self.data.train, run.recipe.data.heldout, run.recipe.seed)
-        mean, std = run.recipe.data.mean, run.recipe.data.std
+        for note in self.data.notes:
+            self.progress.say(note)
+        exported, num_train = run.recipe.export, len(self.data.train.labels)
+        if "int8" in exported.precisions and num_train < exported.calibration_images:  # not after hours of training
+            raise UserError(
+                f"{run.name}: int8 is calibrated on {exported.calibration_images} training images, there are "
+                f'{num_train}: set export.precisions = ["fp32", "fp16"]'
+            )
+        if self.data.heldout is None:
+            num = wanted.num_heldout(len(self.data.train.labels))
+            rest, heldout = hold_out(self.data.train, num, run.recipe.seed)
+        else:
+            rest, heldout = self.data.train, self.data.heldout
+        given = wanted.mean and wanted.std and (wanted.mean, wanted.std)
+        self.normalisation: Normalisation = given or channel_statistics(self.data.train.images)
         self.train, self.heldout, self.test = (
-            pixels_from_split(split, mean, std, self.device) for split in (rest, heldout, self.data.test)
+            pixels_from_split(split, *self.normalisation, self.device) for split in (rest, heldout, self.data.test)
         )
         self.inputs: Json = {"data": self.data.sha256()}
 
-    def empty_model(self, arch: str) -> nn.Module:
-        """A model on the device, its weights about to be loaded."""
+    def empty_model(self, network: Json, *, published: bool = False) -> nn.Module:
+        """A model on the device, its weights about to be loaded; or, with `published`, those of its library."""
         import torch
 
-        from afpkd.models import build_model
-
-        model = build_model(arch, num_classes=self.spec.num_classes, in_channels=self.spec.in_channels)
+        model = build_network(
+            network,
+            num_classes=self.spec.num_classes,
+            in_channels=self.spec.in_channels,
+            image_size=self.spec.image_size,
+            given=self.normalisation,
+            published=published,
+        )
         # channels last: a fifth less time for convolutions on most machines, the same numbers
         return model.to(self.device).to(memory_format=torch.channels_last)
 
-    def new_model(self, arch: str) -> nn.Module:
-        """A model to train: known to export before any time is spent on it."""
+    def new_model(self, network: Json, weights: str) -> nn.Module:
+        """A model to train, known to export before any time is spent on it; `weights`: where it starts."""
         import torch
 
+        from afpkd.checkpoint import load_weights
         from export.to_onnx import dry_run_export
 
-        model = self.empty_model(arch)
+        model = self.empty_model(network, published=weights == "default")
         with torch.random.fork_rng():  # the exporter's draws must not move the weights that are drawn next
-            dry_run_export(model, torch.zeros(1, self.spec.in_channels, *self.spec.image_size), arch=arch)
+            example = torch.zeros(1, self.spec.in_channels, *self.spec.image_size)
+            dry_run_export(model, example, arch=label(network["arch"]))
+        if weights not in ("none", "default"):
+            self.progress.say(load_weights(model, Path(weights), new_classes=self.spec.num_classes))
         return model
 
     def teacher(self) -> tuple[FrozenTeacher, Shapes]:
@@ -114,7 +141,7 @@ class Workspace:
                 "nothing good is distilled from it; train it longer, fix its weights, or lower min_top1"
             )
         self.inputs["teacher"] = require_recorded(folder, WEIGHTS)
-        model = self.empty_model(record["arch"])
+        model = self.empty_model(network_in(record))
         load_weights(model, folder / WEIGHTS)
         shapes = probe_shapes(model, in_channels=self.spec.in_channels, image_size=self.spec.image_size)
         return FrozenTeacher(model), shapes
@@ -154,13 +181,13 @@ class Workspace:
             learner,
             self.train,
             settings,
-            augmentation=Augmentation(data.crop_padding, data.flip),
+            augmentation=Augmentation(data.crop_padding, data.flip, data.crop_scale, data.rotation),
             seed=self.run.recipe.seed,
             checkpoint=self.folder / "checkpoint.pt",
             digest=self._resume_digest(),
         )
 
-    def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, arch: str, method: str) -> Json:
+    def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, network: Json, method: str) -> Json:
         """Read the test set once, for the last and for the selected epoch; the selected weights travel on."""
         from afpkd.evaluate import model_top1
 
@@ -174,21 +201,21 @@ class Workspace:
         }
         self.progress.say(f"test top-1 {metrics['test_top1_selected']:.2f} % (selected epoch {fitted.selected_epoch})")
         record = {
-            **self.checkpoint_record(model, arch, method),
+            **self.checkpoint_record(model, network, method),
             "metrics": metrics,
             "selected_epoch": fitted.selected_epoch,
             "epochs": len(fitted.history),
         }
         return self.write(fitted, fitted.selected, record)
 
-    def checkpoint_record(self, model: nn.Module, arch: str, method: str | None) -> Json:
+    def checkpoint_record(self, model: nn.Module, network: Json, method: str | None) -> Json:
         """What every role's record says of its network."""
         from afpkd.models import num_parameters
 
         return {
             "schema": "afpkd.checkpoint/1",
             "role": self.stage,
-            "arch": arch,
+            **facts_of(network),
             "method": method,
             "num_params": num_parameters(model),
             "num_classes": self.spec.num_classes,
@@ -211,11 +238,14 @@ class Workspace:
 
     def finish(self, record: Json, wall_s: float) -> Json:
         """Add what every record has, and write it."""
+        data = self.run.recipe.data
         whole = {
             **record,
             "recipe": self.run.name,
-            "data": self.run.recipe.data.name,
-            "preprocessing": {"mean": self.run.recipe.data.mean, "std": self.run.recipe.data.std},
+            "data": data.name,
+            **({"folder": dataclasses.asdict(data)} if isinstance(data, FolderData) else {}),
+            **({"data_notes": list(self.data.notes)} if self.data.notes else {}),
+            "preprocessing": dict(zip(("mean", "std"), map(list, self.normalisation), strict=True)),
             "seed": self.run.recipe.seed,
             "config_digest": self.run.recipe.stage_digest(self.stage),
             "outputs": {WEIGHTS: sha256_of(self.folder / WEIGHTS)},

@@ -10,6 +10,7 @@ from afpkd.data import DATASETS
 from afpkd.distillers import DISTILLERS
 from afpkd.models import MODELS
 from bench import default_seeds, rows
+from bench.variants import PROTOCOLS
 from deploy import inventory
 from deploy.presets import find_preset
 from pipeline import cli_devices
@@ -119,11 +120,13 @@ def test_the_changelog_speaks_of_this_version() -> None:
     assert f"## {version[1]}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_every_package_is_pinned() -> None:
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
+def test_every_package_is_pinned_and_hashed() -> None:
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", "")
+    pins = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert len(pins) > 100
-    assert [line for line in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!+_-]+", line)] == []
+    pin = r"[A-Za-z0-9._-]+(\[[^]]+\])?==[A-Za-z0-9.!+_-]+( ; [^;]+)?( +--hash=sha256:[0-9a-f]{64})+ *"
+    assert [line[:80] for line in pins if not re.fullmatch(pin, line)] == []
+    assert "://" not in text, "no registry is prescribed"
 
 
 def test_the_snakefile_is_short() -> None:
@@ -132,7 +135,9 @@ def test_the_snakefile_is_short() -> None:
 
 def test_the_results_in_the_readme_are_those_of_the_rows() -> None:
     assert default_seeds.table(rows.read("default")) in README
-    assert rows.comparison(rows.read("cifar100_cpu")) in README
+    for protocol in PROTOCOLS.values():
+        found = rows.read(protocol.result)
+        assert not found or rows.comparison(found) in README, protocol.result
 
 
 def test_the_readme_shows_no_unfilled_place() -> None:

@@ -5,6 +5,7 @@ All randomness is a function of (seed, step): a resumed run draws the crops and 
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -69,3 +70,26 @@ def random_crop_and_flip(images: Tensor, *, padding: int, flip: bool, generator:
         mirrored = torch.rand(num, device=device, generator=generator) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     return images
+
+
+def random_view(images: Tensor, *, least_area: float, rotation: float, generator: torch.Generator) -> Tensor:
+    """A random part of each of `images` (uint8 N, C, H, W), turned, at the size of the whole; the batch at once.
+
+    The part has least_area..1 of the image's area and 3/4..4/3 of its proportions (Inception's crop; Szegedy et al.
+    2015); it is turned by up to `rotation` degrees either way. Bilinear; black beyond the edge.
+    """
+    num, device = len(images), images.device
+    height, width = images.shape[-2:]
+    draw = torch.rand(5, num, device=device, generator=generator)
+    area, ratio = least_area + (1 - least_area) * draw[0], torch.exp((2 * draw[1] - 1) * math.log(4 / 3))
+    if least_area == 1:
+        ratio = torch.ones_like(ratio)
+    across, down = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
+    x, y = (2 * draw[2] - 1) * (1 - across), (2 * draw[3] - 1) * (1 - down)
+    angle = (2 * draw[4] - 1) * math.radians(rotation)
+    cos, sin = angle.cos(), angle.sin()
+    # Where each pixel comes from, in halves of the image: its position in the part, scaled, turned (in pixels), moved.
+    rows = [across * cos, -down * sin * (height / width), x, across * sin * (width / height), down * cos, y]
+    grid = F.affine_grid(torch.stack(rows, dim=1).view(num, 2, 3), list(images.shape), align_corners=False)
+    seen = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return seen.round_().to(torch.uint8)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,34 +44,63 @@ def read_folder(
     An image of that size keeps its pixels; another is scaled (its shorter side, relative to `size`) and cropped at the
     centre. EXIF rotation is applied. UserError: no classes, an empty class, or more than 1 % of the files unreadable.
     """
-    label_names, files = _listed(folder)
+    label_names, files = listed(folder)
     chosen = range(len(files)) if num is None or num >= len(files) else _drawn(len(files), num, seed)
     images, labels, ids, unreadable = [], [], [], []
-    for index in chosen:
-        path, label = files[index]
-        try:
-            images.append(read_image(path, size=size, channels=channels))
-        except (OSError, ValueError, SyntaxError, Warning) as error:  # what Pillow raises on broken files
-            unreadable.append(f"{path.relative_to(folder)}: {' '.join(str(error).split()) or type(error).__name__}")
-            continue
-        labels.append(label)
-        ids.append(index)
-    if len(unreadable) > MOST_UNREADABLE * len(chosen):
+    with bombs_are_errors():
+        for index in chosen:
+            path, label = files[index]
+            image = try_read_image(path, folder, size=size, channels=channels)
+            if isinstance(image, str):
+                unreadable.append(image)
+                continue
+            images.append(image)
+            labels.append(label)
+            ids.append(index)
+    require_mostly_readable(folder, unreadable, len(chosen))
+    return FolderSplit(Split(np.stack(images), np.asarray(labels, dtype=np.int64)), ids, label_names, unreadable)
+
+
+def require_mostly_readable(folder: Path, unreadable: list[str], num: int) -> None:
+    """UserError where more than 1 % of `num` files are in the list."""
+    if len(unreadable) > MOST_UNREADABLE * num:
         raise UserError(
-            f"{folder}: {len(unreadable)} of {len(chosen)} images cannot be read, the first: {unreadable[0]}: "
+            f"{folder}: {len(unreadable)} of {num} images cannot be read, the first: {unreadable[0]}: "
             "mend or delete them"
         )
-    return FolderSplit(Split(np.stack(images), np.asarray(labels, dtype=np.int64)), ids, label_names, unreadable)
+
+
+def try_read_image(path: Path, root: Path, *, size: tuple[int, int], channels: int) -> Images | str:
+    """`read_image`, or for a broken file its path below `root` and the cause; call it within `bombs_are_errors`."""
+    from PIL import Image
+
+    try:
+        return _read_image(path, size=size, channels=channels)
+    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError) as error:  # Pillow's, broken files
+        return f"{path.relative_to(root)}: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
     """One image file as uint8 C, H, W; OSError, ValueError or a Warning where it is broken or a decompression bomb."""
-    from PIL import Image, ImageOps
+    with bombs_are_errors():
+        return _read_image(path, size=size, channels=channels)
+
+
+@contextmanager
+def bombs_are_errors() -> Iterator[None]:
+    """Raise Pillow's warning of a decompression bomb. Around a pool of threads, never inside: filters are global."""
+    from PIL import Image
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as opened:
-            image = _fitted(ImageOps.exif_transpose(_eight_bits(opened)).convert("L" if channels == 1 else "RGB"), size)
+        yield
+
+
+def _read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as opened:
+        image = _fitted(ImageOps.exif_transpose(_eight_bits(opened)).convert("L" if channels == 1 else "RGB"), size)
     pixels = np.asarray(image, dtype=np.uint8)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
@@ -91,8 +121,8 @@ def _fitted(image: Image, size: tuple[int, int]) -> Image:
     return image if image.size == (width, height) else ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
 
 
-def _listed(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
-    """Names of the classes, and (file, class) of every image."""
+def listed(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
+    """Names of the classes, and (file, class) of every image; UserError where there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder: one folder a class is expected below it")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

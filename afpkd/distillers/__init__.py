@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from afpkd.record import UserError
+
 if TYPE_CHECKING:
     from afpkd.distillers.distiller import Distiller
     from afpkd.models.outputs import Shapes
@@ -63,6 +65,20 @@ DISTILLERS: dict[str, Callable[[], type[Distiller]]] = {
 }
 
 
+IMITATE_MAPS = ("reviewkd", "freekd", "afpkd")
+
+
 def build_distiller(method: str, student: Shapes, teacher: Shapes, **options: Any) -> Distiller:
-    """Build `method` for a pair of networks; its adapters size themselves from the probed shapes."""
+    """Build `method` for a pair of networks; its adapters size themselves from the probed shapes. Raises UserError."""
+    require_maps(method, "teacher", teacher)
+    require_maps(method, "student", student)
     return DISTILLERS[method]()(student, teacher, **options)
+
+
+def require_maps(method: str, whose: str, shapes: Shapes) -> None:
+    """UserError where `method` imitates feature maps and the network has none."""
+    if method in IMITATE_MAPS and not shapes.channels:
+        raise UserError(
+            f"{method} imitates feature maps, and the {whose} has none at two resolutions or more (a transformer?): "
+            "use kd or dkd, which look at its answers"
+        )

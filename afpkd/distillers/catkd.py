@@ -8,6 +8,7 @@ from torch import Tensor
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.losses import class_map_loss
 from afpkd.models.outputs import Outputs, Shapes
+from afpkd.record import UserError
 
 
 class CATKD(Distiller):
@@ -28,5 +29,7 @@ def class_maps(outputs: Outputs) -> Tensor:
 
     The paper swaps pooling and classifier, which are both linear: a model as it is gives the same maps.
     """
+    if outputs.final.shape[-2:] == (1, 1):
+        raise UserError("catkd: a network's last map has one position, so that its class maps are its logits: use kd")
     classifier = outputs.classifier
     return F.conv2d(outputs.final, classifier.weight[:, :, None, None], classifier.bias)

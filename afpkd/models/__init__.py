@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from afpkd.models.user_file import is_user_file
 from afpkd.names import look_up
+from afpkd.record import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +44,12 @@ def _vgg(*num_convs: int) -> Builder:
     return build
 
 
+def _resnet18(num_classes: int, in_channels: int) -> nn.Module:
+    from afpkd.models.resnet18_cifar import ResNet18
+
+    return ResNet18(num_classes=num_classes, in_channels=in_channels)
+
+
 def _resnet50(num_classes: int, in_channels: int) -> nn.Module:
     from afpkd.models.resnet50_cifar import ResNet50
 
@@ -74,6 +82,7 @@ MODELS: dict[str, Builder] = {
     "resnet110": _resnet(110),
     "resnet8x4": _resnet(8, (32, 64, 128, 256)),
     "resnet32x4": _resnet(32, (32, 64, 128, 256)),
+    "resnet18": _resnet18,
     "resnet50": _resnet50,
     "wrn-16-2": _wide_resnet(16, 2),
     "wrn-40-1": _wide_resnet(40, 1),
@@ -86,9 +95,41 @@ MODELS: dict[str, Builder] = {
 }
 
 
-def build_model(arch: str, *, num_classes: int, in_channels: int) -> nn.Module:
-    """Build a randomly initialised network; it returns `Outputs` and takes `refine`. Raises UserError."""
-    return look_up("model", arch, MODELS)(num_classes, in_channels)
+def is_foreign(arch: str) -> bool:
+    """Whether `arch` names a network that is not ours: timm:NAME, torchvision:NAME, FILE.py:FUNCTION."""
+    return arch.startswith(("timm:", "torchvision:")) or is_user_file(arch)
+
+
+def build_model(
+    arch: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int] | None = None,
+    stages: tuple[str, ...] = (),
+    published: bool = False,
+) -> nn.Module:
+    """Build a network; it returns `Outputs` and takes `refine`. Raises UserError.
+
+    It starts at random, or with `published` from its library's weights. image_size, stages: of a foreign network, at
+    which size its stages are found, or which modules end them.
+    """
+    if is_foreign(arch):
+        from afpkd.models.foreign import foreign_model
+
+        assert image_size is not None, "stages are found at a size"
+        return foreign_model(
+            arch,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            stages=stages,
+            published=published,
+        )
+    build = look_up("model", arch, MODELS)
+    if stages or published:
+        raise UserError(f"{arch}: its stages are its own and it has no published weights: leave both out")
+    return build(num_classes, in_channels)
 
 
 def probe_shapes(model: nn.Module, *, in_channels: int, image_size: tuple[int, int]) -> Shapes:

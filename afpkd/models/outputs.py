@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -37,6 +37,11 @@ class Shapes(NamedTuple):
     sizes: list[tuple[int, int]]
     pooled: int
     num_classes: int
+
+    def at(self, levels: Sequence[int]) -> Shapes:
+        """These levels only, in this order."""
+        channels, sizes = [self.channels[level] for level in levels], [self.sizes[level] for level in levels]
+        return self._replace(channels=channels, sizes=sizes)
 
 
 def average_pooled(final: Tensor) -> Tensor:

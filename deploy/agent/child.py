@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .errors import AgentError
 from .interpreter import command
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _START = """
 import importlib, json, sys
-request = json.load(sys.stdin)
+request = json.loads(sys.stdin.readline())
 sys.path[:] = request["path"]
 importlib.import_module(request["package"] + ".child").answer(request)
 """
@@ -35,12 +35,9 @@ def run_in_child(operation: str, arguments: Json) -> Json:
 
     AgentError: the child's own, E_OUT_OF_MEMORY where it was killed as the kernel does, or E_CRASH with its signal.
     """
-    # This very package first, be it a folder or the archive: the child must run what its parent runs.
-    path = [str(Path(__file__).parents[__package__.count(".") + 1]), *sys.path]
-    request = {"path": path, "package": __package__, "operation": operation, "arguments": arguments}
     done = subprocess.run(
-        [*command(), "-I", "-c", _START],
-        input=json.dumps(request),
+        _command(),
+        input=json.dumps(_request(operation, arguments)) + "\n",
         capture_output=True,
         encoding="utf-8",
         errors="replace",
@@ -57,8 +54,31 @@ def run_in_child(operation: str, arguments: Json) -> Json:
     return answer
 
 
+def start_child(operation: str, arguments: Json, stdout: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start `operation` beside this process; it works until its stdin ends, and writes to `stdout`."""
+    process = subprocess.Popen(_command(), stdin=subprocess.PIPE, stdout=stdout)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(_request(operation, arguments)).encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
+def _command() -> list[str]:
+    return [*command(), "-I", "-c", _START]
+
+
+def _request(operation: str, arguments: Json) -> Json:
+    # This very package first, be it a folder or the archive: the child must run what its parent runs.
+    path = [str(Path(__file__).parents[__package__.count(".") + 1]), *sys.path]
+    return {"path": path, "package": __package__, "operation": operation, "arguments": arguments}
+
+
 def answer(request: Json) -> None:
-    """In the child: do the operation, print one JSON document."""
+    """In the child: do the operation, print one JSON document (`sample`: lines of its own)."""
+    if request["operation"] == "sample":
+        from .sampler import sample
+
+        return sample(request["arguments"])
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # libraries print: the answer keeps the real stdout
     try:
@@ -67,6 +87,7 @@ def answer(request: Json) -> None:
         document = {"error": {"code": error.code, "message": error.message}}
     with output:
         json.dump(document, output)
+    return None
 
 
 def _build_engine(arguments: Json) -> Json:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import jobs, store
-from .clocks import STORED
+from .clocks import STORED, STORED_MODE
 from .errors import AgentError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
-OURS = ("agent.pyz", "blobs", "jobs", "engines", "releases", "current", "device.lock", STORED)
+OURS = ("agent.pyz", "blobs", "jobs", "engines", "releases", "current", "device.lock", STORED, STORED_MODE)
 """All that the project ever makes in the work folder; anything else there is somebody else's, and stays."""
 
 _PARTIAL_S = 3600.0

@@ -80,6 +80,11 @@ def _profile(request: Json) -> Json:
     return answer
 
 
+def _measure(request: Json) -> Json:
+    answer: Json = _with_numpy("any_file").measure_file(request)
+    return answer
+
+
 def _deploy(request: Json) -> Json:
     answer: Json = _with_numpy("deployment").deploy(request)
     return answer
@@ -111,6 +116,7 @@ _VERBS: dict[str, Callable[[Json], Json]] = {
     "follow": jobs.follow,
     "forget": jobs.forget,
     "gc": cleaning.collect,
+    "measure": _measure,
     "missing": store.missing,
     "probe": probe.probe,
     "profile": _profile,

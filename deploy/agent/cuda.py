@@ -1,4 +1,4 @@
-"""CUDA memory and streams behind six calls, and which library makes them.
+"""CUDA memory, streams and events behind nine calls, and which library makes them.
 
 Three libraries do the same: ctypes on libcudart (nothing to install on a Jetson), NVIDIA's `cuda-bindings`, `pycuda`.
 Their errors were seen for real without a driver and with a driver but no device. **No kernel was ever launched and no
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Cuda(Protocol):
-    """Memory and streams of one device. Addresses and streams are plain integers; AgentError where a call fails."""
+    """Memory, streams and events of one device, all named by plain integers. AgentError where a call fails."""
 
     def alloc(self, num_bytes: int) -> int:
         """Give the address of `num_bytes` of device memory; E_OUT_OF_MEMORY where there are not so many."""
@@ -40,6 +40,15 @@ class Cuda(Protocol):
 
     def synchronize(self, stream: int) -> None:
         """Wait until all that is queued on `stream` is done."""
+
+    def create_event(self) -> int:
+        """Give a new event, a mark in a stream that remembers its time; it lives as long as the process."""
+
+    def record(self, event: int, stream: int) -> None:
+        """Queue the mark: it takes its time once all before it is done."""
+
+    def elapsed_ms(self, begin: int, end: int) -> float:
+        """Give the time between two marks whose stream was synchronised since."""
 
     def describe(self) -> Json:
         """Name `library`, CUDA's `runtime` and `driver` version, and of the device `compute_capability`, `num_sms`."""

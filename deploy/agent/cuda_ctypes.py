@@ -59,6 +59,22 @@ class CtypesCuda:
         """See `Cuda.synchronize`."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
 
+    def create_event(self) -> int:
+        """See `Cuda.create_event`."""
+        event = ctypes.c_void_p()
+        self._call("cudaEventCreate", ctypes.byref(event))
+        return event.value or 0
+
+    def record(self, event: int, stream: int) -> None:
+        """See `Cuda.record`."""
+        self._call("cudaEventRecord", ctypes.c_void_p(event), ctypes.c_void_p(stream))
+
+    def elapsed_ms(self, begin: int, end: int) -> float:
+        """See `Cuda.elapsed_ms`."""
+        elapsed = ctypes.c_float()
+        self._call("cudaEventElapsedTime", ctypes.byref(elapsed), ctypes.c_void_p(begin), ctypes.c_void_p(end))
+        return elapsed.value
+
     def describe(self) -> dict[str, Any]:
         """See `Cuda.describe`."""
         return {

@@ -23,6 +23,7 @@ class Pycuda:
         self._driver = driver
         self._allocations: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
+        self._events: list[Any] = []
         _call("cuInit", driver.init)
         self._device = _call("cuDeviceGet", driver.Device, 0)
         self._context = _call("cuDevicePrimaryCtxRetain", self._device.retain_primary_context)
@@ -56,6 +57,19 @@ class Pycuda:
     def synchronize(self, stream: int) -> None:
         """See `Cuda.synchronize`."""
         _call("cuStreamSynchronize", self._streams[stream].synchronize)
+
+    def create_event(self) -> int:
+        """See `Cuda.create_event`."""
+        self._events.append(_call("cuEventCreate", self._driver.Event))
+        return len(self._events) - 1  # pycuda hides the handle
+
+    def record(self, event: int, stream: int) -> None:
+        """See `Cuda.record`."""
+        _call("cuEventRecord", self._events[event].record, self._streams[stream])
+
+    def elapsed_ms(self, begin: int, end: int) -> float:
+        """See `Cuda.elapsed_ms`."""
+        return float(_call("cuEventElapsedTime", self._events[begin].time_till, self._events[end]))
 
     def describe(self) -> dict[str, Any]:
         """See `Cuda.describe`."""

@@ -46,6 +46,18 @@ class PythonCuda:
         """See `Cuda.synchronize`."""
         self._call("cudaStreamSynchronize", stream)
 
+    def create_event(self) -> int:
+        """See `Cuda.create_event`."""
+        return int(self._call("cudaEventCreate"))
+
+    def record(self, event: int, stream: int) -> None:
+        """See `Cuda.record`."""
+        self._call("cudaEventRecord", event, stream)
+
+    def elapsed_ms(self, begin: int, end: int) -> float:
+        """See `Cuda.elapsed_ms`."""
+        return float(self._call("cudaEventElapsedTime", begin, end))
+
     def describe(self) -> dict[str, Any]:
         """See `Cuda.describe`."""
         return {

@@ -7,6 +7,7 @@ was freed is an error at once, and whoever reads a result before `synchronize` r
 from __future__ import annotations
 
 import ctypes
+import time
 from typing import TYPE_CHECKING, Any
 
 from .cuda_errors import cuda_error
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _BUFFERS: dict[int, ctypes.Array[ctypes.c_char]] = {}
 _QUEUES: dict[int, list[Callable[[], Any]]] = {}
+_TIMES_NS: dict[int, int | None] = {}
+"""Of every event: when the stream came to it; None before."""
 
 
 class FakeCuda:
@@ -58,6 +61,26 @@ class FakeCuda:
         actions = _queue(stream)
         while actions:
             actions.pop(0)()
+
+    def create_event(self) -> int:
+        """See `Cuda.create_event`."""
+        event = 0xE000 + len(_TIMES_NS)
+        _TIMES_NS[event] = None
+        return event
+
+    def record(self, event: int, stream: int) -> None:
+        """See `Cuda.record`."""
+        if event not in _TIMES_NS:
+            raise cuda_error(400, "cudaEventRecord", "invalid resource handle")
+        _TIMES_NS[event] = None
+        enqueue(stream, lambda: _TIMES_NS.update({event: time.perf_counter_ns()}))
+
+    def elapsed_ms(self, begin: int, end: int) -> float:
+        """See `Cuda.elapsed_ms`."""
+        times = [_TIMES_NS.get(event) for event in (begin, end)]
+        if times[0] is None or times[1] is None:
+            raise cuda_error(600, "cudaEventElapsedTime", "device not ready")
+        return (times[1] - times[0]) / 1e6
 
     def describe(self) -> dict[str, Any]:
         """See `Cuda.describe`."""

@@ -54,7 +54,7 @@ class Job:
     host: str
     """Who asks, for others to read."""
     clocks: str = "as-is"
-    """`as-is` or `locked`."""
+    """`as-is`, `locked` or `mode:N`."""
     tied_to: int | None = None
     """A process of this machine without which the job shall not go on: its host, where that is the device itself."""
 
@@ -71,7 +71,7 @@ def submit(document: Json) -> Json:
     if known in ("running", "done"):
         return {"id": job.id, "state": known, "resumed": True, "time_s": time.time()}
     device = _take_device(job)
-    clocks.restore(Path(clocks.STORED))  # of a job that a crash kept from it
+    clocks.put_back(Path())  # of a job that a crash kept from it
     try:
         alive = _prepare(job, folder)
         _start_supervisor(job, folder, (device, alive))
@@ -106,7 +106,7 @@ def restore(document: Json) -> Json:
     running = holder()
     if running:
         raise AgentError("E_BUSY", f"in use by {running}")
-    return {"restored": clocks.restore(Path(clocks.STORED))}
+    return {"restored": clocks.put_back(Path())}
 
 
 def cancel(document: Json) -> Json:

@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from . import vitals
+from .sensors import quota_cpus
+
 
 def describe() -> dict[str, Any]:
     """Name the device's `system`, `processor` and `num_cpus` (those this process may run on)."""
@@ -26,12 +29,18 @@ def power_mode(status: str = "/var/lib/nvpmodel/status") -> str | None:
 
 
 def snapshot() -> dict[str, Any]:
-    """Read what changes: load averages (1, 5, 15 minutes), frequency governors, memory left in bytes."""
+    """Read what changes: load averages (1, 5, 15 minutes), governors, memory left in bytes, power mode, CPU quota, and
+
+    clocks, temperatures, swap and who else is on the GPU (`vitals.describe`).
+    """
     governors = {_read(path).strip() for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")}
     available = _kibibytes(_read("/proc/meminfo"), "MemAvailable:")
     return {
         "loadavg": list(os.getloadavg()),
         "governors": sorted(governors - {""}) or None,
+        "power_mode": power_mode(),
+        "quota_cpus": quota_cpus(Path("/")),
+        "vitals": vitals.describe(Path("/")),
         "available_memory_bytes": available,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 class OnnxRuntime:
     """An `InferenceSession` behind the `Runtime` protocol."""
 
-    def __init__(self, session: Any, input_name: str, output_name: str, facts: dict[str, Any]) -> None:
+    def __init__(self, session: Any, input_name: str, output_names: list[str], facts: dict[str, Any]) -> None:
         self._run = session.run
         self._input = input_name
-        self._outputs = [output_name]
+        self._outputs = output_names
         self._facts = facts
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -27,14 +28,33 @@ class OnnxRuntime:
         logits: NDArray[np.float32] = self._run(self._outputs, {self._input: images})[0]
         return logits
 
+    def trace(self, images: NDArray[np.float32]) -> dict[str, int]:
+        """It has no parts: memory is the host's, and the call is all there is."""
+        del images
+        return {}
+
     def describe(self) -> dict[str, Any]:
         """Name the runtime and what it runs on."""
         return self._facts
 
 
+class OnnxFeeds(OnnxRuntime):
+    """The same for any number of inputs and outputs, of any type."""
+
+    def infer(self, feed: Any) -> Any:
+        """Give every output of `feed`, a dict of arrays by input."""
+        return self._run(self._outputs, feed)
+
+
 def load(path: Path, input_name: str, output_name: str, threads: int) -> OnnxRuntime:
     """Open the file in a session on the CPU; AgentError E_NO_RUNTIME or E_LOAD."""
     return _load(path, input_name, output_name, threads, "0")
+
+
+def load_feeds(path: Path, output_names: list[str], threads: int) -> OnnxFeeds:
+    """Open the file for feeds; AgentError E_NO_RUNTIME or E_LOAD."""
+    session, facts = _opened(path, threads, "0")
+    return OnnxFeeds(session, "", output_names, facts)
 
 
 def load_precise(path: Path, input_name: str, output_name: str, threads: int) -> OnnxRuntime:
@@ -65,23 +85,30 @@ def _library() -> Any:
 
 
 def _load(path: Path, input_name: str, output_name: str, threads: int, precise: str) -> OnnxRuntime:
+    session, facts = _opened(path, threads, precise)
+    return OnnxRuntime(session, input_name, [output_name], facts)
+
+
+def _opened(path: Path, threads: int, precise: str) -> tuple[Any, dict[str, Any]]:
     onnxruntime = _library()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.x64quantprecision", precise)
-    threads_before = _num_threads()
+    threads_before, begin = _num_threads(), time.perf_counter()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         raise AgentError("E_LOAD", f"{path}: onnxruntime {onnxruntime.__version__}: {error}") from None
+    deserialised_ms = (time.perf_counter() - begin) * 1e3
     facts = {
         "name": "onnxruntime",
         "version": onnxruntime.__version__,
         "providers": session.get_providers(),
         "x64quantprecision": precise,
         "threads": _threads_used(threads, threads_before, _num_threads()),
+        "cold_ms": {"build": None, "deserialise": deserialised_ms},
     }
-    return OnnxRuntime(session, input_name, output_name, facts)
+    return session, facts
 
 
 def _threads_used(asked: int, before: int | None, after: int | None) -> int | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .bundle import Bundle
+from .classes import best_classes
 from .deployment import loaded
 from .errors import AgentError
 from .images import read_images
@@ -62,9 +63,8 @@ class Deployed:
             yield {"image": path, "index": index, "top": self._best(logits, top), "ms": elapsed_ms}
 
     def _best(self, logits: NDArray[np.float32], top: int) -> list[Json]:
-        chances = _softmax(logits.astype(np.float64))
-        order = np.argsort(-chances, kind="stable")[:top]
-        return [{"class": int(i), "label": self._labels[i], "probability": float(chances[i])} for i in order]
+        found = best_classes(logits, top)
+        return [{"class": index, "label": self._labels[index], "probability": chance} for index, chance in found]
 
 
 def main(words: Sequence[str], archive: Path) -> int:
@@ -124,12 +124,6 @@ def _release_of(archive: Path) -> Path:
     """An agent in a release speaks for it; one in the work folder speaks for the current release."""
     folder = archive.resolve().parent
     return folder if (folder / FACTS).exists() else folder / CURRENT
-
-
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    powers = np.exp(logits - logits.max())
-    chances: NDArray[np.float64] = powers / powers.sum()
-    return chances
 
 
 def _told(error: AgentError) -> Json:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import PROTOCOL, board, machine, vitals
-from .clocks import STORED
+from .clocks import left_changed
 from .jobs import holder, listed
 from .store import free_bytes
 
@@ -42,7 +42,7 @@ def probe(document: Json) -> Json:
         "time_s": time.time(),
         "holder": holder(),
         "jobs": listed(),
-        "clocks_left_changed": Path(STORED).exists(),
+        "clocks_left_changed": left_changed(Path()),
     }
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import PROTOCOL, events, machine, runtimes
+from . import PROTOCOL, events, quantities, runtimes
 from .bundle import Bundle
 from .errors import AgentError
 from .golden import golden_check
-from .timing import Timed, time_calls, warm_up
+from .measuring import BATCHES, SINGLE_STREAM, STEPS, Subject, measure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from .runtimes import Runtime
@@ -28,7 +24,6 @@ NUM_INPUTS = 64
 """Distinct inputs cycled while timing (protocol 4.3): one input repeated, or zeros, would sit in caches and lie."""
 
 _EVALUATION_BATCH = 100
-_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -47,53 +42,75 @@ class Request:
     mode: str = runtimes.DEFAULT
     options: Json = field(default_factory=dict)
     """What the device sets for its runtime (`runtimes.Loading.options`)."""
+    scenarios: list[str] = field(default_factory=lambda: [SINGLE_STREAM])
+    turn: int = 1
+    """Which of several processes this is: the same request twice is two jobs."""
+    observe: bool = True
+    """Whether a process beside this one reads the machine's sensors."""
 
 
 def profile(document: Json) -> Json:
     """Measure one file of a bundle in this process, which must be fresh. Nothing is timed where the golden check fails.
 
-    Writes to `out` (.npz): `samples_ns` and `warmup_ns` (int64), and `logits` (float32, N,K) where asked to evaluate:
-    whole, since the host then makes any metric of them, compares devices to the bit, and they weigh little.
+    Writes to `out` (.npz), in ns: `samples_ns`, `begun_ns`, `warmup_ns`, a call's parts (`h2d_ns`, …), `periodic_…_ns`,
+    `offline_…_ns`; the sensors' `state_times_ns`, `state_values`; and `logits` (float32, N,K) where asked to
+    evaluate: whole, since the host then makes any metric of them and compares devices to the bit.
     """
     request = _request(document)
-    bundle = Bundle(request.bundle)
-    version = runtimes.version(request.runtime, request.options)
-    entry = bundle.entry(request.precision, request.runtime, version)
-    path = bundle.model_path(request.precision, request.runtime, version)
-    images, expected = bundle.golden()
-    golden_inputs = bundle.preprocess(images)
-    tolerances = bundle.tolerances(entry)
-    before, (resident, _, _) = machine.snapshot(), machine.memory_bytes()
-
-    events.say("loading", done=0, total=_STEPS)
-    runtime, cold_load_ms = _clocked(lambda: _load(bundle, path, request))
-    _, first_ms = _clocked(lambda: runtime.infer(golden_inputs[: request.batch]))
-    checks = {"before": golden_check(_logits(runtime, golden_inputs, request.batch), expected, tolerances)}
-    timing: Json = {"cold_load_ms": cold_load_ms, "first_inference_ms": first_ms}
-    arrays: dict[str, Any] = {"samples_ns": [], "warmup_ns": []}
-    if checks["before"]["ok"]:
-        events.say("measuring", done=1, total=_STEPS)
-        facts, warmed, timed = _timed(runtime, bundle, request)
-        timing.update(facts)
-        arrays.update(samples_ns=timed.samples_ns, warmup_ns=warmed.samples_ns)
-        checks["after"] = golden_check(_logits(runtime, golden_inputs, request.batch), expected, tolerances)
-    _, peak, source = machine.memory_bytes()  # before the evaluation, whose batches are larger than what was timed
-    arrays = {name: np.asarray(values, dtype=np.int64) for name, values in arrays.items()}
-    if request.evaluate:
-        events.say("evaluating", done=2, total=_STEPS)
-        arrays["logits"] = _evaluated(runtime, bundle)
+    opened = _Opened(request)
+    answer, arrays, runtime = measure(
+        opened.subject(), request.batch, request.preset, request.scenarios, request.observe
+    )
+    if request.evaluate:  # last: its batches are larger than what was timed, and so is their memory
+        events.say("evaluating", done=2, total=STEPS)
+        arrays["logits"] = _evaluated(runtime, opened.bundle)
     np.savez_compressed(request.out, **arrays)
-    events.say("measured", done=_STEPS, total=_STEPS)
-    return {
-        "protocol": PROTOCOL,
-        "file": entry["path"],
-        "mode": request.mode,
-        "golden": checks,
-        "timing": timing,
-        "runtime": runtime.describe(),
-        "memory": {"peak_bytes": peak, "before_load_bytes": resident, "source": source},
-        "machine": dict(machine.describe(), before=before, after=machine.snapshot()),
-    }
+    events.say("measured", done=STEPS, total=STEPS)
+    answer["timing"]["num_inputs"] = opened.num_inputs if "after" in answer["golden"] else None
+    return {**answer, "file": opened.entry["path"], "mode": request.mode}
+
+
+class _Opened:
+    """A bundle's file that fits the runtime here."""
+
+    def __init__(self, request: Request) -> None:
+        self.bundle, self._request = Bundle(request.bundle), request
+        version = runtimes.version(request.runtime, request.options)
+        self.entry = self.bundle.entry(request.precision, request.runtime, version)
+        self._path = self.bundle.model_path(request.precision, request.runtime, version)
+        images, self._expected = self.bundle.golden()
+        self._golden_inputs = self.bundle.preprocess(images)
+        self.num_inputs = min(NUM_INPUTS * request.batch, len(self.bundle.evaluation_images()))
+
+    def subject(self) -> Subject:
+        """It as something to be measured."""
+        return Subject(
+            self._load,
+            lambda batch: prepared_inputs(self.bundle, batch)[0],
+            self._check,
+            lambda runtime, inputs: quantities.around(self.bundle, runtime, inputs),
+            BATCHES,
+        )
+
+    def _load(self, batch: int) -> Runtime:
+        request = self._request
+        loading = runtimes.Loading(
+            self._path,
+            input_name=self.bundle.manifest["input"]["name"],
+            output_name=self.bundle.manifest["output"]["name"],
+            threads=request.threads,
+            mode=request.mode,
+            precision=request.precision,
+            batch=batch,
+            options=request.options,
+        )
+        return runtimes.load(request.runtime, loading)
+
+    def _check(self, runtime: Runtime) -> Json:
+        """Infer in the batches that are timed, so that the check covers that very path and memory stays the same."""
+        batch, inputs = self._request.batch, self._golden_inputs
+        parts = [runtime.infer(np.ascontiguousarray(inputs[at : at + batch])) for at in range(0, len(inputs), batch)]
+        return golden_check(np.concatenate(parts), self._expected, self.bundle.tolerances(self.entry))
 
 
 def _request(document: Json) -> Request:
@@ -105,36 +122,6 @@ def _request(document: Json) -> Request:
         message = "host speaks protocol {}, this agent {}: update the older of the two"
         raise AgentError("E_PROTOCOL", message.format(request.protocol, PROTOCOL))
     return request
-
-
-def _load(bundle: Bundle, path: Path, request: Request) -> Runtime:
-    loading = runtimes.Loading(
-        path,
-        input_name=bundle.manifest["input"]["name"],
-        output_name=bundle.manifest["output"]["name"],
-        threads=request.threads,
-        mode=request.mode,
-        precision=request.precision,
-        batch=request.batch,
-        options=request.options,
-    )
-    return runtimes.load(request.runtime, loading)
-
-
-def _timed(runtime: Runtime, bundle: Bundle, request: Request) -> tuple[Json, Timed, Timed]:
-    inputs, num_inputs = prepared_inputs(bundle, request.batch)
-    warmed = warm_up(runtime.infer, inputs, **request.preset["warm_up"])
-    load = machine.ForeignLoad()
-    timed = time_calls(
-        runtime.infer, inputs, min_seconds=request.preset["min_seconds"], min_count=request.preset["min_count"]
-    )
-    facts = {
-        "foreign_cpus": load.num_cpus(),
-        "num_inputs": num_inputs,
-        "warm_up": {"n": len(warmed.samples_ns), "wall_s": warmed.wall_s, "steady": warmed.steady},
-        "wall_s": timed.wall_s,
-    }
-    return facts, warmed, timed
 
 
 def prepared_inputs(bundle: Bundle, batch: int) -> tuple[list[NDArray[np.float32]], int]:
@@ -153,16 +140,3 @@ def _evaluated(runtime: Runtime, bundle: Bundle) -> NDArray[np.float32]:
     starts = range(0, len(images), _EVALUATION_BATCH)
     batches = (bundle.preprocess(np.asarray(images[start : start + _EVALUATION_BATCH])) for start in starts)
     return np.concatenate([runtime.infer(batch) for batch in batches]).astype(np.float32, copy=False)
-
-
-def _logits(runtime: Runtime, inputs: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
-    """Infer in the batches that are timed, so that the check covers that very path and memory stays the same."""
-    starts = range(0, len(inputs), batch)
-    return np.concatenate([runtime.infer(np.ascontiguousarray(inputs[start : start + batch])) for start in starts])
-
-
-def _clocked(call: Callable[[], Any]) -> tuple[Any, float]:
-    """Give the call's result and its milliseconds."""
-    begin = time.perf_counter_ns()
-    result = call()
-    return result, (time.perf_counter_ns() - begin) / 1e6

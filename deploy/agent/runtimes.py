@@ -25,8 +25,12 @@ class Runtime(Protocol):
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give the logits (N,K) in host memory of preprocessed `images` (N,C,H,W) in host memory."""
 
+    def trace(self, images: NDArray[np.float32]) -> dict[str, int]:
+        """Infer a batch once and give the call's parts in ns, by name; empty where the runtime has none."""
+
     def describe(self) -> dict[str, Any]:
-        """Name the runtime: `name`, `version`, `providers`, `threads` (really used; None where it cannot be known)."""
+        """Name the runtime: `name`, `version`, `providers`, `threads` (really used; None where it cannot be known),
+        `cold_ms` with what `build` and `deserialise` took (None where there is no such step)."""
 
 
 @dataclass(frozen=True)

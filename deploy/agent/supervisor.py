@@ -35,15 +35,15 @@ def supervise(locks: tuple[int, ...]) -> None:
     job = json.loads(Path("job.json").read_text())
     started, kills = time.monotonic(), _num_oom_kills()
     signal.signal(signal.SIGTERM, lambda number, frame: Path(CANCEL).touch())
-    stored = Path("../..") / clocks.STORED
-    clocked = clocks.lock(stored) if job["clocks"] == "locked" else "as-is"
+    work_folder = Path("../..")
+    clocked = clocks.apply(job["clocks"], work_folder)
     try:
         child = _started(job, locks)
         verdict = _watched(child, job, started)
         outcome = verdict or _outcome(child.returncode, oom=_num_oom_kills() > kills)
     finally:
         with suppress(AgentError):  # then the next contact does it, or says why not
-            clocks.restore(stored)
+            clocks.put_back(work_folder)
     if "answer" in outcome:
         outcome["answer"]["clocks"] = clocked
     write_json(Path(RESULT), dict(outcome, wall_s=time.monotonic() - started, finished_at_s=time.time()))

@@ -7,6 +7,7 @@ ONNX Runtime. **No engine was ever executed by us**: `make gpu-check` does it wh
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ class TensorrtRuntime:
         self._image_shape = largest[1:]
         self._context = made(api, "no execution context", engine.create_execution_context, "E_ENGINE")
         self._stream = cuda.create_stream()
+        self._marks = [cuda.create_event() for _ in range(4)]
         self._types = tuple(_numpy_type(api, engine, name) for name in names)
         self._num_rows = 0
         self._output_shape = self._take_rows(largest[0])
@@ -83,6 +85,27 @@ class TensorrtRuntime:
             return self._infer(images)
         return np.concatenate([self._infer(images[start : start + size]) for start in range(0, len(images), size)])
 
+    def trace(self, images: NDArray[np.float32]) -> dict[str, int]:
+        """Infer one batch; give its parts in ns. Marks in the stream cost: latency is not told by this.
+
+        `h2d`, `gpu`, `d2h`: CUDA's clock between marks; `enqueue`: the host's time in the call that starts the work.
+        """
+        begin, copied, executed, end = self._marks
+        source, logits = self._buffers_for(images)
+        self._cuda.record(begin, self._stream)
+        self._cuda.copy_to_device(self._addresses[0], source, self._stream)
+        self._cuda.record(copied, self._stream)
+        called = time.perf_counter_ns()
+        self._execute()
+        enqueued = time.perf_counter_ns()
+        self._cuda.record(executed, self._stream)
+        self._cuda.copy_to_host(logits, self._addresses[1], self._stream)
+        self._cuda.record(end, self._stream)
+        self._cuda.synchronize(self._stream)
+        parts = {"h2d": (begin, copied), "gpu": (copied, executed), "d2h": (executed, end)}
+        between = {name: round(self._cuda.elapsed_ms(*pair) * 1e6) for name, pair in parts.items()}
+        return {**between, "enqueue": enqueued - called}
+
     def describe(self) -> Json:
         """Name the runtime, what it runs on, how memory is reached, and where its engine comes from."""
         return self._facts
@@ -93,19 +116,26 @@ class TensorrtRuntime:
             self._cuda.free(address)
 
     def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        source, logits = self._buffers_for(images)
+        self._cuda.copy_to_device(self._addresses[0], source, self._stream)
+        self._execute()
+        self._cuda.copy_to_host(logits, self._addresses[1], self._stream)
+        self._cuda.synchronize(self._stream)
+        return logits[: len(images)].astype(np.float32, copy=False)
+
+    def _buffers_for(self, images: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The images as the engine takes them, and an array for their logits; the engine is told how many they are."""
         rows = max(len(images), self._limits[0])
         if rows != self._num_rows:
             self._output_shape = self._take_rows(rows)
         source = np.ascontiguousarray(images, dtype=self._types[0])
         if rows != len(images):  # an engine of a fixed batch: empty images fill it up
             source = np.concatenate([source, np.zeros((rows - len(images), *self._image_shape), self._types[0])])
-        logits = np.empty(self._output_shape, self._types[1])
-        self._cuda.copy_to_device(self._addresses[0], source, self._stream)
+        return source, np.empty(self._output_shape, self._types[1])
+
+    def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream):
             raise failure(self._api, "E_EXECUTE", "execution failed", "it gave no reason")
-        self._cuda.copy_to_host(logits, self._addresses[1], self._stream)
-        self._cuda.synchronize(self._stream)
-        return logits[: len(images)].astype(np.float32, copy=False)
 
     def _take_rows(self, rows: int) -> tuple[int, ...]:
         """Set the batch, and give the shape of its logits."""
@@ -145,7 +175,12 @@ def load(loading: Loading) -> TensorrtRuntime:
         "cuda": cuda_facts,
         "engine": engine_facts,
     }
+    begin = time.perf_counter()
     opened = open_engine(api, cache.plan_path(identity).read_bytes(), dla_core)
+    facts["cold_ms"] = {
+        "build": engine_facts["build_seconds"] * 1e3,
+        "deserialise": (time.perf_counter() - begin) * 1e3,
+    }
     return TensorrtRuntime(api, cuda, opened, (loading.input_name, loading.output_name), facts)
 
 

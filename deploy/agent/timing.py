@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Infer = Callable[[NDArray[np.float32]], Any]
+    Infer = Callable[[Any], Any]
     Clock = Callable[[], int]
 
 
 class Timed(NamedTuple):
-    """Latencies in ns in the order they were taken, seconds of the whole loop, and whether windows agreed."""
+    """Calls in the order they were made: latencies and begins in ns; seconds of the loop; whether windows agreed."""
 
     samples_ns: array[int]
+    begun_ns: array[int]
     wall_s: float
     steady: bool
 
 
 def warm_up(
     infer: Infer,
-    inputs: Sequence[NDArray[np.float32]],
+    inputs: Sequence[Any],
     *,
     min_seconds: float,
     min_count: int,
@@ -45,43 +43,44 @@ def warm_up(
     `tolerance` is the share by which the largest of the three medians may exceed the smallest. Clocks that scale with
     load (DVFS) settle within seconds, not within a fixed few calls.
     """
-    samples = array("q")
+    samples, begun = array("q"), array("q")
     stream = itertools.cycle(inputs)
     begin = clock()
     while True:
-        end = _time_one(infer, stream, samples, clock)
+        end = _time_one(infer, stream, samples, begun, clock)
         elapsed = (end - begin) / 1e9
         due = len(samples) % window == 0 and len(samples) >= min_count and elapsed >= min_seconds
         if due and _steady(samples, window, tolerance):
-            return Timed(samples, elapsed, True)
+            return Timed(samples, begun, elapsed, True)
         if elapsed >= max_seconds:
-            return Timed(samples, elapsed, False)
+            return Timed(samples, begun, elapsed, False)
 
 
 def time_calls(
     infer: Infer,
-    inputs: Sequence[NDArray[np.float32]],
+    inputs: Sequence[Any],
     *,
     min_seconds: float,
     min_count: int,
     clock: Clock = time.perf_counter_ns,
 ) -> Timed:
     """Time calls over the cycled `inputs` until `min_seconds` have passed and `min_count` samples are there."""
-    samples = array("q")
+    samples, begun = array("q"), array("q")
     stream = itertools.cycle(inputs)
     begin = clock()
     while True:
-        elapsed = (_time_one(infer, stream, samples, clock) - begin) / 1e9
+        elapsed = (_time_one(infer, stream, samples, begun, clock) - begin) / 1e9
         if elapsed >= min_seconds and len(samples) >= min_count:
-            return Timed(samples, elapsed, True)
+            return Timed(samples, begun, elapsed, True)
 
 
-def _time_one(infer: Infer, stream: Iterator[NDArray[np.float32]], samples: array[int], clock: Clock) -> int:
+def _time_one(infer: Infer, stream: Iterator[Any], samples: array[int], begun: array[int], clock: Clock) -> int:
     images = next(stream)
     begin = clock()
     infer(images)
     end = clock()
     samples.append(end - begin)
+    begun.append(begin)
     return end
 
 

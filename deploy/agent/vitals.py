@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 _GPU_NODES = re.compile(r"/dev/(nvgpu/|nvhost-(as-)?gpu|nvidia\d+$)")
 """What a process that computes on the GPU holds open: on Jetsons by generation, and on PCI cards."""
 
-_GPU_DEVFREQ = re.compile(r"\d+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-0")
+GPU_DEVFREQ = re.compile(r"\d+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-0")
 
 
 def describe(root: Path) -> Json:
-    """Give `power_mode`, `clocks`, `memory`, `temperatures_c` and `gpu_processes`."""
+    """Give `power_mode`, `power_modes`, `clocks`, `memory`, `temperatures_c` and `gpu_processes`."""
     return {
         "power_mode": _power_mode(root),
+        "power_modes": _power_modes(root),
         "clocks": _clocks(root),
         "memory": _memory(root),
         "temperatures_c": _temperatures(root),
@@ -39,6 +40,12 @@ def _power_mode(root: Path) -> Json | None:
     return {"id": number, "name": named[1] if named else None}
 
 
+def _power_modes(root: Path) -> list[Json]:
+    """All that nvpmodel.conf lists."""
+    found = re.findall(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", _read(root / "etc/nvpmodel.conf"), re.MULTILINE)
+    return [{"id": int(number), "name": name} for number, name in found]
+
+
 def _clocks(root: Path) -> Json:
     """Hz of the CPUs (one a frequency domain) and the GPU: now, lowest and highest allowed; `locked` where these meet.
 
@@ -48,7 +55,7 @@ def _clocks(root: Path) -> Json:
     gpus = [
         _frequencies(path, "{}_freq", 1)
         for path in _sorted(root, "sys/class/devfreq/*")
-        if _GPU_DEVFREQ.fullmatch(path.name)
+        if GPU_DEVFREQ.fullmatch(path.name)
     ]
     known = [clock for clock in (*cpus, *gpus) if clock]
     return {

@@ -3,9 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from afpkd.data import DATASETS, cifar100
-from afpkd.data.batches import epoch_order, generator_for, pixels_from_split, random_crop_and_flip
+from afpkd.data.batches import epoch_order, generator_for, pixels_from_split, random_crop_and_flip, random_view
 from afpkd.data.dataset import Split, hold_out
 from afpkd.record import UserError
 from export.bundle import preprocess
@@ -110,3 +111,59 @@ def test_order_and_augmentation_are_functions_of_seed_and_step() -> None:
     assert not torch.equal(epoch_order(100, 1, 2), epoch_order(100, 1, 3))
     assert not torch.equal(epoch_order(100, 1, 2), epoch_order(100, 2, 2))
     assert epoch_order(100, 1, 2).sort().values.tolist() == list(range(100))
+
+
+def _view(images: Tensor, **options: float) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    area, rotation = options.get("area", 1.0), options.get("rotation", 0.0)
+    return random_view(images, least_area=area, rotation=rotation, generator=generator)
+
+
+def test_a_view_of_the_whole_is_the_image() -> None:
+    images = torch.randint(0, 256, (5, 3, 12, 20), dtype=torch.uint8)
+    assert torch.equal(_view(images), images)
+
+
+def test_a_part_of_a_ramp_is_a_ramp_of_part_of_its_range() -> None:
+    """A ramp along an axis shows where a part lies and how large it is: area and proportions are as promised."""
+    height, width = 64, 96
+    y, x = torch.meshgrid(torch.linspace(0, 255, height), torch.linspace(0, 255, width), indexing="ij")
+    images = torch.stack([x, y]).round().to(torch.uint8).expand(400, 2, height, width)
+    seen = _view(images, area=0.25).float() / 255
+    inner = seen[:, :, 4:-4, 4:-4]  # the border may be black
+    across = (inner[:, 0, 0, -1] - inner[:, 0, 0, 0]) * width / (width - 9)
+    down = (inner[:, 1, -1, 0] - inner[:, 1, 0, 0]) * height / (height - 9)
+    assert float((inner[:, 0] - inner[:, 0, :1]).abs().max()) < 0.02  # straight: nothing is turned
+    area = across * down
+    assert 0.2 < float(area.min()) < 0.35
+    assert float(area.max()) <= 1.02
+    assert 0.5 < float(area.mean()) < 0.65
+    ratio = across / down
+    assert float(ratio.min()) > 0.7
+    assert float(ratio.max()) < 1.43
+    centres = inner[:, 0].mean(dim=(1, 2))
+    assert float(centres.min()) < 0.35
+    assert float(centres.max()) > 0.65
+
+
+def test_a_turned_image_keeps_its_shapes() -> None:
+    """A disc stays a disc in an image that is not square, and a bar turns by at most the angle."""
+    y, x = torch.meshgrid(torch.arange(40.0), torch.arange(80.0), indexing="ij")
+    disc = ((x - 39.5) ** 2 + (y - 19.5) ** 2 < 12**2) * 255
+    bar = ((y - 19.5).abs() < 2) * 255
+    images = torch.stack([disc, bar]).to(torch.uint8).expand(200, 2, 40, 80)
+    seen = _view(images, rotation=20.0).float()
+    assert float((seen[:, 0] - disc).abs().mean()) < 4  # aliasing of the edge alone
+    left, right = seen[:, 1, :, 20], seen[:, 1, :, 59]
+    slope = ((right * y[:, :1].T).sum(1) / right.sum(1) - (left * y[:, :1].T).sum(1) / left.sum(1)) / 39
+    angles = torch.rad2deg(torch.atan(slope))
+    assert float(angles.max()) < 20.5
+    assert float(angles.max()) > 15
+    assert float(angles.min()) < -15
+
+
+def test_each_image_has_a_view_of_its_own_that_a_seed_repeats() -> None:
+    images = torch.arange(256).view(16, 16).expand(8, 1, 16, 16).to(torch.uint8)
+    first = _view(images, area=0.3, rotation=15.0)
+    assert torch.equal(first, _view(images, area=0.3, rotation=15.0))
+    assert len({image.numpy().tobytes() for image in first}) == 8

@@ -30,6 +30,7 @@ SHAPES: dict[str, tuple[list[tuple[int, int]], int]] = {
     **dict.fromkeys(("resnet8x4", "resnet32x4"), WIDEST),
     **dict.fromkeys(("wrn-16-2", "wrn-40-2"), WIDE),
     **dict.fromkeys(("vgg8", "vgg13"), VGG),
+    "resnet18": ([(64, 32), (128, 16), (256, 8), (512, 4)], 512),
     "resnet50": ([(256, 32), (512, 16), (1024, 8), (2048, 4)], 2048),
     "mobilenetv2": ([(12, 16), (16, 8), (48, 4), (160, 2)], 1280),
     "shufflenetv1": ([(240, 16), (480, 8), (960, 4)], 960),
@@ -39,7 +40,7 @@ SHAPES: dict[str, tuple[list[tuple[int, int]], int]] = {
 
 MILLIONS = {
     **{"resnet20": 0.28, "resnet56": 0.86, "resnet110": 1.74, "resnet8x4": 1.23, "resnet32x4": 7.43, "resnet50": 23.71},
-    **{"wrn-40-2": 2.26, "wrn-16-2": 0.70, "wrn-40-1": 0.57, "vgg13": 9.46, "vgg8": 3.97},
+    **{"resnet18": 11.22, "wrn-40-2": 2.26, "wrn-16-2": 0.70, "wrn-40-1": 0.57, "vgg13": 9.46, "vgg8": 3.97},
     **{"mobilenetv2": 0.81, "shufflenetv1": 0.95, "shufflenetv2": 1.36},
 }
 """Parameters of the 100-class networks as papers on the CRD benchmark round them."""
@@ -78,6 +79,18 @@ def resnet(depth: int, stem: int, widening: int, *, norm_of_projection: int = 2)
             yield from (conv(before, width, 3, side), conv(width, width, 3, side))
             before = width
     yield linear(before)
+
+
+def resnet18() -> Counts:
+    yield conv(3, 64, 3, 32)
+    before = 64
+    for width, side in ((64, 32), (128, 16), (256, 8), (512, 4)):
+        if before != width:
+            yield conv(before, width, 1, side)
+        for _ in range(2):
+            yield from (conv(before, width, 3, side), conv(width, width, 3, side))
+            before = width
+    yield linear(512)
 
 
 def resnet50() -> Counts:
@@ -143,8 +156,13 @@ LAYERS = {
     **{f"resnet{depth}": list(resnet(depth, 16, 1)) for depth in (8, 20, 32, 56, 110)},
     **{f"resnet{depth}x4": list(resnet(depth, 32, 4)) for depth in (8, 32)},
     **{f"wrn-{d}-{k}": list(resnet(d - 2, 16, k, norm_of_projection=0)) for d, k in ((16, 2), (40, 1), (40, 2))},
-    **{"vgg8": list(vgg(1)), "vgg13": list(vgg(2)), "resnet50": list(resnet50()), "mobilenetv2": list(mobilenetv2())},
-    **{"shufflenetv1": list(shufflenetv1()), "shufflenetv2": list(shufflenetv2())},
+    **{
+        "vgg8": list(vgg(1)),
+        "vgg13": list(vgg(2)),
+        "resnet50": list(resnet50()),
+        "mobilenetv2": list(mobilenetv2()),
+    },
+    **{"shufflenetv1": list(shufflenetv1()), "resnet18": list(resnet18()), "shufflenetv2": list(shufflenetv2())},
 }
 
 
@@ -258,6 +276,12 @@ def shufflenet_elsewhere() -> Any:
     return net
 
 
+def resnet18_elsewhere() -> Any:
+    net = torchvision.models.resnet18(num_classes=100)
+    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    return net
+
+
 def resnet50_elsewhere() -> Any:
     net = torchvision.models.resnet50(num_classes=100)
     net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
@@ -266,7 +290,7 @@ def resnet50_elsewhere() -> Any:
 
 ELSEWHERE = {
     **{"wrn-16-2": wide_resnet_elsewhere, "vgg13": vgg_elsewhere, "mobilenetv2": mobilenet_elsewhere},
-    **{"shufflenetv2": shufflenet_elsewhere, "resnet50": resnet50_elsewhere},
+    **{"shufflenetv2": shufflenet_elsewhere, "resnet18": resnet18_elsewhere, "resnet50": resnet50_elsewhere},
 }
 """torchvision's and torchdistill's networks, with the benchmark's stem and strides."""
 

@@ -25,6 +25,12 @@ int cudaMemcpyAsync(void *to, const void *from, size_t n, int kind, void *stream
 int cudaStreamCreate(void **s) { *s = (void *)0x77; return 0; }
 int cudaStreamSynchronize(void *s) { if (s != (void *)0x77) return 400;
   for (int i = 0; i < queued; i++) memcpy(queue[i].to, queue[i].from, queue[i].size); queued = 0; return 0; }
+static float marks[8]; static int num_marks; static float now;
+int cudaEventCreate(void **e) { *e = (void *)(0x100L + num_marks++ % 8); return 0; }
+int cudaEventRecord(void *e, void *s) { if (s != (void *)0x77) return 400;
+  marks[(long)e - 0x100] = now += 1.5f; return 0; }
+int cudaEventElapsedTime(float *ms, void *b, void *e) {
+  *ms = marks[(long)e - 0x100] - marks[(long)b - 0x100]; return 0; }
 int cudaRuntimeGetVersion(int *v) { *v = 12060; return 0; }
 int cudaDriverGetVersion(int *v) { *v = 12020; return 0; }
 int cudaDeviceGetAttribute(int *v, int which, int device) {
@@ -61,6 +67,9 @@ class FakeRuntimeModule(types.ModuleType):
             "cudaMemcpyAsync": self.copy,
             "cudaStreamCreate": self.fake.create_stream,
             "cudaStreamSynchronize": self.fake.synchronize,
+            "cudaEventCreate": self.fake.create_event,
+            "cudaEventRecord": self.fake.record,
+            "cudaEventElapsedTime": self.fake.elapsed_ms,
             "cudaRuntimeGetVersion": lambda: 12060,
             "cudaDriverGetVersion": lambda: 12020,
             "cudaDeviceGetAttribute": lambda attribute, device: {16: 14, 75: 8, 76: 7}[attribute],
@@ -109,6 +118,16 @@ def fake_pycuda() -> Any:
         def synchronize(self) -> None:
             fake.synchronize(self.handle)
 
+    class Event:
+        def __init__(self) -> None:
+            self.number = fake.create_event()
+
+        def record(self, stream: Stream) -> None:
+            fake.record(self.number, stream.handle)
+
+        def time_till(self, other: Event) -> float:
+            return fake.elapsed_ms(self.number, other.number)
+
     class Device:
         def __init__(self, number: int) -> None:
             assert number == 0
@@ -127,6 +146,7 @@ def fake_pycuda() -> Any:
         init=lambda: None,
         Device=Device,
         Stream=Stream,
+        Event=Event,
         mem_alloc=Allocation,
         memcpy_htod_async=lambda address, source, stream: fake.copy_to_device(address, source, stream.handle),
         memcpy_dtoh_async=lambda target, address, stream: fake.copy_to_host(target, address, stream.handle),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from deploy.agent import machine
 from deploy.agent.bundle import Bundle
 from deploy.agent.errors import AgentError
 from deploy.agent.golden import golden_check
+from deploy.agent.measuring import Subject, measure
 from deploy.agent.profiling import prepared_inputs
 from deploy.agent.timing import Timed, time_calls, warm_up
 from export.bundle import preprocess
@@ -42,6 +43,25 @@ class Scripted:
 
 def inputs(count: int) -> list[NDArray[np.float32]]:
     return [np.array([index], dtype=np.float32) for index in range(count)]
+
+
+def test_answers_that_change_while_it_runs_are_found_by_the_check_behind_it() -> None:
+    class Network:
+        def infer(self, images: int) -> None:
+            pass
+
+        def trace(self, images: int) -> dict[str, int]:
+            return {}
+
+        def describe(self) -> dict[str, Any]:
+            return {}
+
+    reports = iter([{"ok": True}, {"ok": False}])
+    subject = Subject(lambda batch: Network(), lambda batch: [0], lambda runtime: next(reports), lambda *_: {}, ())
+    warm_up = {"min_seconds": 0, "min_count": 1, "window": 1, "tolerance": 1e9, "max_seconds": 1}
+    preset = {"min_seconds": 0, "min_count": 10, "warm_up": warm_up}
+    answer = measure(subject, 1, preset, ["single_stream"], False).answer
+    assert [check["ok"] for check in answer["golden"].values()] == [True, False]
 
 
 def timed(script: Scripted, min_seconds: float, min_count: int) -> Timed:

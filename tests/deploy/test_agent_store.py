@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deploy import ssh
-from deploy.agent import cleaning, clocks, jobs, store
+from deploy.agent import cleaning, clocks, jobs, machine, store
 from deploy.agent.errors import AgentError
 
 
@@ -127,7 +127,7 @@ def test_gc_drops_old_jobs_lost_uploads_and_what_is_over_budget() -> None:
 def test_gc_all_leaves_nothing_of_ours_and_all_that_is_not(work: Path) -> None:
     ended_job("a", 0)
     added(b"blob")
-    for name in ("agent.pyz", "device.lock", clocks.STORED):
+    for name in ("agent.pyz", "device.lock", clocks.STORED, clocks.STORED_MODE):
         Path(name).write_text("x")
     Path("releases/1").mkdir(parents=True)
     Path("current").symlink_to("releases/1")
@@ -190,6 +190,54 @@ def test_a_refused_sudo_leaves_clocks_as_they_are_and_says_so(work: Path, monkey
 def test_no_sudo_at_all(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert clocks.lock(work / clocks.STORED).startswith("as-is: sudo -n jetson_clocks: ")
+
+
+MODES = r"""#!/bin/sh
+printf '%s\n' "$*" >> "$SUDO_LOG"
+[ "$4" = 3 ] || printf 'pmode:%04d\n' "$4" > "$STATUS"
+exit ${SUDO_EXIT:-0}
+"""
+
+
+@pytest.fixture
+def nvpmodel(sudo: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `sudo nvpmodel` that sets modes, but for mode 3, which would need a reboot; what it was asked."""
+    (work / "bin" / "sudo").write_text(MODES)
+    status = work / "status"
+    status.write_text("pmode:0002 fmode:quiet\n")
+    monkeypatch.setenv("STATUS", str(status))
+    monkeypatch.setattr(machine, "power_mode", lambda: status.read_text().strip() or None)
+    return sudo
+
+
+def test_a_power_mode_is_set_and_put_back_once(nvpmodel: Path, work: Path) -> None:
+    assert clocks.apply("mode:0", work) == "mode:0"
+    assert clocks.left_changed(work)
+    assert clocks.apply("mode:1", work) == "mode:1"  # as after a crash: what came first is put back
+    assert clocks.put_back(work) is True
+    assert clocks.put_back(work) is False
+    assert not clocks.left_changed(work)
+    assert nvpmodel.read_text().splitlines() == ["-n nvpmodel -m 0", "-n nvpmodel -m 1", "-n nvpmodel -m 2"]
+    assert clocks.apply("mode:2", work) == "mode:2"  # it is that already
+    assert not clocks.left_changed(work)
+
+
+@pytest.mark.usefixtures("nvpmodel")
+def test_a_power_mode_that_cannot_be_had_is_said(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert clocks.apply("mode:3", work) == "as-is: power mode 3 was not taken over: it may need a reboot"
+    monkeypatch.setenv("SUDO_EXIT", "1")
+    assert clocks.apply("mode:1", work).startswith("as-is: sudo -n nvpmodel: it failed: allow it in sudoers")
+    monkeypatch.setattr(machine, "power_mode", lambda: None)
+    assert clocks.apply("mode:1", work) == "as-is: this machine has no power modes (nvpmodel)"
+    assert not clocks.left_changed(work)
+    assert clocks.apply("as-is", work) == "as-is"
+
+
+@pytest.mark.usefixtures("nvpmodel", "work")
+def test_a_power_mode_that_a_crash_left_is_put_back_too() -> None:
+    Path(clocks.STORED_MODE).write_text("1")
+    assert jobs.restore({}) == {"restored": True}
+    assert machine.power_mode() == "pmode:0001"
 
 
 @pytest.mark.usefixtures("sudo", "work")

@@ -77,7 +77,11 @@ def test_profile_answers_facts_and_leaves_arrays(bundle: HandMadeBundle, target:
     assert answer["golden"]["before"]["ok"]
     assert answer["golden"]["after"]["ok"]
     with np.load(target.folder / "samples.npz") as arrays:
-        assert set(arrays) == {"samples_ns", "warmup_ns"}
+        assert set(arrays) == {
+            *("samples_ns", "begun_ns", "warmup_ns", "pre_ns", "post_ns"),
+            *("state_times_ns", "state_values"),
+        }
+        assert (np.diff(arrays["begun_ns"]) >= arrays["samples_ns"][:-1]).all()
         assert arrays["samples_ns"].dtype == np.int64
         assert len(arrays["samples_ns"]) == 10
         assert (arrays["samples_ns"] > 0).all()
@@ -137,7 +141,7 @@ def test_nonsense_is_answered_in_json_too(target: LocalTarget, stdin: str, verb:
 
 
 def test_an_unforeseen_error_keeps_its_place_in_one_line(bundle: HandMadeBundle, target: LocalTarget) -> None:
-    with pytest.raises(UserError, match=r"KeyError: 'warm_up' \(profiling\.py:\d+\) \[E_UNEXPECTED\]"):
+    with pytest.raises(UserError, match=r"KeyError: 'warm_up' \(measuring\.py:\d+\) \[E_UNEXPECTED\]"):
         call_agent(target, "profile", request(bundle, preset={"min_seconds": 0, "min_count": 1}))
 
 

@@ -82,6 +82,31 @@ def test_parts_of_an_allocation_can_be_copied(device: Cuda) -> None:
     assert (target.sum(), target[:25].sum()) == (25, 25)
 
 
+def test_marks_in_a_stream_tell_the_time_between_them(device: Cuda) -> None:
+    """Whatever the library: a copy between two marks, and the marks' time once the stream is synchronised."""
+    source = np.zeros(1000, np.float32)
+    address, stream = device.alloc(source.nbytes), device.create_stream()
+    begin, end = device.create_event(), device.create_event()
+    assert begin != end
+    for _ in range(2):  # marks are used again
+        device.record(begin, stream)
+        device.copy_to_device(address, source, stream)
+        device.record(end, stream)
+        device.synchronize(stream)
+        assert 0 < device.elapsed_ms(begin, end) < 1000
+        assert device.elapsed_ms(begin, begin) == 0
+
+
+def test_a_mark_has_no_time_before_its_stream_came_to_it() -> None:
+    device = fake_cuda.FakeCuda()
+    stream, mark = device.create_stream(), device.create_event()
+    device.record(mark, stream)
+    with pytest.raises(AgentError, match="not ready"):
+        device.elapsed_ms(mark, mark)
+    with pytest.raises(AgentError, match="cudaEventRecord"):
+        device.record(7, stream)
+
+
 def test_too_much_memory_is_one_error(device: Cuda) -> None:
     with pytest.raises(AgentError) as caught:
         device.alloc(1 << 40)
@@ -186,7 +211,7 @@ def test_the_calls_are_those_of_the_real_libraries() -> None:
     """pycuda cannot be installed without CUDA's compiler: its names are those of its documentation."""
     library = ctypes.CDLL(next(filter(_loads, cuda_ctypes._candidates())))
     functions = set(re.findall(r"(cuda\w+)\(", FAKE_CUDART))
-    assert len(functions) == 10
+    assert len(functions) == 13
     assert [name for name in functions if not hasattr(library, name)] == []
     bindings = pytest.importorskip("cuda.bindings.runtime")
     fake = FakeRuntimeModule()

@@ -18,7 +18,7 @@ from deploy.devices import find_device
 from deploy.lock import only_measurement
 from deploy.measure import profile_bundle
 from deploy.presets import Preset, WarmUp, find_preset
-from deploy.statistics import nearest_rank
+from deploy.statistics import latency_ms, nearest_rank
 from deploy.target import Target
 from tests.deploy.conftest import linear_weight, reference_logits
 
@@ -42,6 +42,15 @@ HEADLINE = {
     "top1",
     "verdict",
     "reasons",
+    "clocks",
+    "power_mode",
+    "quantities_ms",
+    "energy",
+    "num_runs",
+    "spread_percent",
+    "fps",
+    "missed_percent",
+    "sustainable_fps",
 }
 
 
@@ -93,11 +102,15 @@ def test_numbers_are_those_of_the_raw_samples_beside_it(bundle: HandMadeBundle, 
         expected = reference_logits(np.load(bundle.folder / "eval.npy"), linear_weight())
         np.testing.assert_allclose(arrays["logits"], expected, rtol=1e-4, atol=1e-4)
     assert record["n"] == len(samples) == 200
-    assert record["latency_ms"] == {
-        "p50": nearest_rank(samples, 50) / 1e6,
-        "p90": nearest_rank(samples, 90) / 1e6,
-        "p99": None,  # 200 < 662
-    }
+    table = record["latency_ms"]
+    assert table == latency_ms(samples)
+    assert (table["p50"], table["p90"]) == (nearest_rank(samples, 50) / 1e6, nearest_rank(samples, 90) / 1e6)
+    assert table["p50_lo"] <= table["p50"] <= table["p50_hi"] <= table["p90"] <= table["p90_hi"] <= table["max"]
+    assert (table["p99"], table["p99_lo"], table["p99_hi"], table["p99_bound"]) == (None,) * 4  # 200 < 662
+    assert record["timing"]["num_effective"] <= 200
+    assert record["timing"]["wander_percent"] >= 0
+    low, high = record["timing"]["drift_interval_percent"]
+    assert low <= record["timing"]["drift_percent"] <= high
     assert record["throughput_ips"] == pytest.approx(1e9 / samples.mean())
 
 
@@ -113,7 +126,8 @@ def test_a_golden_mismatch_is_invalid_and_not_timed(bundle: HandMadeBundle, tmp_
     assert len(record["reasons"]) == 1
     assert record["reasons"][0].startswith("golden mismatch")
     assert record["n"] == 0
-    assert record["latency_ms"] == {"p50": None, "p90": None, "p99": None}
+    assert set(record["latency_ms"].values()) == {None}
+    assert record["timing"]["drift_percent"] is record["timing"]["num_effective"] is None
     assert record["throughput_ips"] is None
     assert record["golden"]["after"] is None
     assert record["golden"]["before"]["max_abs"] == pytest.approx(0.1, abs=1e-4)
@@ -191,7 +205,7 @@ def test_a_mode_whose_sums_saturate_is_not_the_one_to_quote(
             answer["golden"]["before"]["ok"] = False
         return answer
 
-    monkeypatch.setattr("deploy.measure.run_job", saturating)
+    monkeypatch.setattr("deploy.turns.run_job", saturating)
     record = measured(bundle, tmp_path / "row.json", precision="int8")
     assert [row["mode"] for row in record["rows"]] == ["precise", "default"]
     assert [any("golden" in reason[:6] for reason in row["reasons"]) for row in record["rows"]] == [False, True]

@@ -71,6 +71,7 @@ def test_an_l4t_without_its_release_file_is_told_by_its_package(tmp_path: Path) 
 def test_power_mode_clocks_memory_and_temperatures(tmp_path: Path) -> None:
     facts = probe.probe({"root": str(laid_out(tmp_path, JETPACK_5_1))})
     assert facts["power_mode"] == {"id": 2, "name": "MODE_30W"}
+    assert facts["power_modes"] == [{"id": 0, "name": "MAXN"}, {"id": 2, "name": "MODE_30W"}]
     assert facts["clocks"] == {
         "cpu": [
             {

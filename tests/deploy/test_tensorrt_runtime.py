@@ -7,6 +7,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,6 +40,46 @@ def test_every_release_infers_what_onnx_runtime_infers(
     assert facts["engine"]["inputs"] == {"input": [[n, CHANNELS, SIDE, SIDE] for n in (1, 4, 4)]}
     assert facts["engine"]["device_memory_bytes"] == 4096
     json.dumps(facts)
+
+
+def test_a_calls_parts_are_those_of_the_call(
+    install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fake's clock stands still but where a part does: 1 ms to copy in, 20 to execute, 3 to copy out, 5 to ask."""
+    install("10.3")
+    runtime, inputs = load(onnx_path, cache, batch=2), images(2)
+    now, costs_ms = [0.0], {"in": 1.0, "run": 20.0, "out": 3.0, "ask": 5.0}
+
+    def passing(what: str) -> None:
+        now[0] += costs_ms[what] * 1e6
+
+    def timed(method: str, what: str) -> None:
+        real = getattr(fake_cuda.FakeCuda, method)
+
+        def copy(self: Any, *arguments: Any) -> None:
+            real(self, *arguments)
+            fake_cuda.enqueue(arguments[2], lambda: passing(what))
+
+        monkeypatch.setattr(fake_cuda.FakeCuda, method, copy)
+
+    timed("copy_to_device", "in")
+    timed("copy_to_host", "out")
+    context, run = type(runtime._context), type(runtime._context)._execute
+    ask = context.execute_async_v3
+
+    def executed(self: Any) -> None:
+        run(self)
+        passing("run")
+
+    def asked(self: Any, stream: int) -> Any:
+        passing("ask")
+        return ask(self, stream)
+
+    monkeypatch.setattr(context, "_execute", executed)
+    monkeypatch.setattr(context, "execute_async_v3", asked)
+    monkeypatch.setattr("time.perf_counter_ns", lambda: int(now[0]))
+    assert runtime.trace(inputs) == {"h2d": 1_000_000, "gpu": 20_000_000, "d2h": 3_000_000, "enqueue": 5_000_000}
+    np.testing.assert_array_equal(runtime.infer(inputs), expected(onnx_path, inputs))
 
 
 def test_results_are_read_after_the_stream_is_synchronised(
@@ -178,10 +219,16 @@ def test_profile_measures_tensorrt_like_any_runtime(
     )
     assert [check["ok"] for check in answer["golden"].values()] == [True, True]
     assert answer["runtime"]["engine"]["inputs"]["input"][2][0] == 2
+    assert answer["runtime"]["cold_ms"]["build"] > 0
+    assert answer["runtime"]["cold_ms"]["deserialise"] > 0
     with np.load(out) as arrays:
         labels = np.load(bundle.folder / "eval_labels.npy")
         assert (arrays["logits"].argmax(axis=1) != labels).sum() == bundle.wrong
         assert len(arrays["samples_ns"]) == 50
+        for part in ("h2d", "gpu", "d2h", "enqueue"):
+            assert len(arrays[f"{part}_ns"]) == 200
+            assert (arrays[f"{part}_ns"] >= 0).all()
+        assert len(arrays["pre_ns"]) == len(arrays["post_ns"]) == 64
 
 
 def test_children_of_the_packed_agent_start_from_the_archive(tmp_path: Path) -> None:

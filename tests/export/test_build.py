@@ -52,7 +52,7 @@ def test_manifest_has_every_key_of_the_contract(net: TinyNet, images: NDArray[np
     assert manifest.keys() == {
         *("schema", "role", "arch", "task", "num_classes", "num_params", "macs", "input", "output", "preprocessing"),
         *("files", "golden", "labels", "evaluation", "hashes", "verification", "torch_top1", "lineage"),
-        *("build_check", "sensitivity"),
+        *("build_check", "sensitivity", "activations"),
         *("versions", "git_commit", "machine"),
     }
     assert manifest["macs"]["macs"] == 4 * 8 * 8 * 27 + 64 * 5

@@ -249,7 +249,12 @@ def test_a_path_that_leaves_the_bundle_is_refused(bundle: Path, name: str) -> No
 def test_a_file_of_a_bundle_that_is_no_file_is_refused(bundle: Path, name: str, kind: str) -> None:
     path = bundle / name
     path.unlink()
-    {"link": lambda: path.symlink_to("/etc/passwd"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[kind]()
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
     with pytest.raises(UserError) as raised:
         verify_bundle(bundle)
     one_line(raised.value)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from afpkd.record import Json, write_record
-from pipeline.findings import Records, read_records
-from pipeline.report import write_report
+from pipeline.report import KINDS
+from pipeline.report.records import Records, read_records
+from pipeline.report.writing import write_report
 
 ROLES: dict[str, Json] = {
     "teacher": {"arch": "resnet20", "method": "none", "num_params": 272_000, "top1": 89.5, "last": 89.25},
@@ -57,14 +58,15 @@ class HandMadeRun:
     def put_manifest(self, role: str, sha256: str, note: str | None = None) -> None:
         write_record(self.folder / role / "bundle" / "manifest.json", bundle_manifest(sha256, note))
 
-    def records(self) -> Records:
-        return read_records(self.folder, "tiny")
+    def records(self, **options: Any) -> Records:
+        return read_records(self.folder, self.folder.name, **{"description": "A tiny recipe", **options})
 
     def report(self, **options: Any) -> Report:
-        options = {"recipe_name": "tiny", "description": "A tiny recipe", **options}
-        paths = write_report(self.folder, **options)
-        assert paths == {kind: self.folder / f"report.{kind}" for kind in ("html", "md", "csv", "png")}
-        return Report(*(paths[kind].read_text(encoding="utf-8") for kind in ("html", "md", "csv")))
+        """Write the report; options: of `read_records`, and `budget`."""
+        budget = options.pop("budget", None)
+        paths = write_report([self.records(**options)], self.folder, budget)
+        assert paths == {kind: self.folder / f"report.{kind}" for kind in KINDS}
+        return report_at(self.folder)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Report:
     html: str
     md: str
     csv: str
+    json: Json
 
     def page(self) -> Page:
         return Page(self.html)
@@ -85,9 +88,18 @@ class Report:
         return tables
 
 
+def report_at(folder: Path) -> Report:
+    texts = [(folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("html", "md", "csv", "json")]
+    return Report(texts[0], texts[1], texts[2], json.loads(texts[3]))
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> HandMadeRun:
-    run = HandMadeRun(tmp_path / "tiny")
+    return hand_made_run(tmp_path / "tiny")
+
+
+def hand_made_run(folder: Path) -> HandMadeRun:
+    run = HandMadeRun(folder)
     for role in ROLES:
         run.put_record(role)
         run.put_profile(role)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from afpkd.record import UserError
-from pipeline import failures, findings, stages
+from deploy.measure import Wanted
+from pipeline import failures, stages
+from pipeline.report import findings
 from pipeline.workspace import open_run
 from tests.pipeline.conftest import HandMadeRun
 
@@ -19,15 +20,15 @@ def away(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     """What measuring raises, one call after the other; nothing: it succeeds."""
     raised: list[BaseException] = []
 
-    def measured(*bundle: Path, out: Path, **how: Any) -> dict[str, Any]:
+    def measured(wanted: list[Wanted], **how: Any) -> list[dict[str, Any]]:
         if raised:
             raise raised.pop(0)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        record = {"latency_ms": {"p50": 1.0}, "verdict": "VALID", "reasons": []}
-        out.write_text(json.dumps(record))
-        return record
+        for one in wanted:
+            one.out.parent.mkdir(parents=True, exist_ok=True)
+            one.out.write_text("{}")
+        return [{"role": "student", "latency_ms": {"p50": 1.0}, "verdict": "VALID", "reasons": []} for _ in wanted]
 
-    monkeypatch.setattr("deploy.measure.profile_bundle", measured)
+    monkeypatch.setattr("deploy.measure.profile_files", measured)
     return raised
 
 
@@ -37,11 +38,11 @@ def test_it_is_noted_beside_the_profiles_and_forgotten_once_it_succeeds(
     run = open_run("default", tmp_path)
     away.append(UserError("device away: nobody answers [E_UNREACHABLE]"))
     with pytest.raises(UserError):
-        stages.profile(run, "student", "fp16", "away")
+        stages.profile(run, ["student"], "fp16", "away")
     (row,) = failures.failures(run.folder)
     assert row == {"device": "away", "file": "student-fp16", "error": "device away: nobody answers [E_UNREACHABLE]"}
     assert not list(run.folder.glob("profiles/*/[!.]*.json"))  # it is no profile
-    stages.profile(run, "student", "fp16", "away")
+    stages.profile(run, ["student"], "fp16", "away")
     assert failures.failures(run.folder) == []
 
 
@@ -49,7 +50,7 @@ def test_an_interrupted_measurement_did_not_fail(away: list[BaseException], tmp_
     run = open_run("default", tmp_path)
     away.append(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
-        stages.profile(run, "student", "fp16", "away")
+        stages.profile(run, ["student"], "fp16", "away")
     assert failures.failures(run.folder) == []
 
 

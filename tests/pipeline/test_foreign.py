@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from afpkd.models.user_file import model_from_file
 from afpkd.record import Json, UserError
 from export.sealed import verify_bundle
 from pipeline.evaluation import evaluate_path
-from pipeline.foreign import export_foreign, model_from_file
+from pipeline.foreign import export_foreign
 
 ARCHITECTURE = """
 import torch.nn.functional as F

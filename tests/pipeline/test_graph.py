@@ -15,10 +15,11 @@ import pytest
 
 from afpkd.record import UserError, read_record, sha256_of
 from export.sealed import verify_bundle
-from pipeline.graph import locked, targets_of
+from pipeline.graph import locked, roles_in_turns, targets_of
 from pipeline.lineage import lineage
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
+from pipeline.report import KINDS
 
 TINY = """
 extends = "default"
@@ -105,7 +106,7 @@ def test_the_chain_leaves_records_that_trace_every_number(done: tuple[Path, Path
     student = read_record(folder / "student" / "record.json")["inputs"]
     assert student["teacher"] == sha256_of(folder / "teacher" / "model.safetensors")
     assert student["prompts"] == sha256_of(folder / "prompts" / "model.safetensors")
-    assert all((folder / f"report.{kind}").stat().st_size > 500 for kind in ("html", "md", "csv", "png"))
+    assert all((folder / f"report.{kind}").stat().st_size > 500 for kind in KINDS)
     assert not list(folder.glob("*/checkpoint.pt"))
 
 
@@ -252,6 +253,13 @@ def test_goals_name_their_files() -> None:
     assert targets_of("distill", "x", recipe, ["local"]) == ["x/student/record.json", "x/undistilled/record.json"]
     assert "x/profiles/b/student-fp32.json" in targets_of("profile", "x", recipe, ["a", "b"])
     assert targets_of("profile", "x", recipe, ["local"])[-1] == "x/report.html"
+
+
+def test_roles_take_turns_where_each_takes_several_processes(tmp_path: Path) -> None:
+    assert roles_in_turns(load_recipe("default")[1]) == [("teacher",), ("student",), ("undistilled",)]
+    longer = tmp_path / "longer.toml"
+    longer.write_text('extends = "default"\n[profile]\npreset = "standard"\n')
+    assert roles_in_turns(load_recipe(str(longer))[1]) == [("teacher", "student", "undistilled")]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from afpkd.record import UserError
-from pipeline.recipe import ForeignTeacher, TrainedTeacher
+from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_names, teacher_weights
 
 SHIPPED = [
@@ -17,6 +17,7 @@ SHIPPED = [
     "cifar100-resnet32x4-shufflenetv1",
     "cifar100-resnet32x4-shufflenetv2",
     "cifar100-resnet50-mobilenetv2",
+    "cifar100-resnet56-mobilenetv2-cpu",
     "cifar100-resnet56-resnet20",
     "cifar100-resnet56-resnet20-cpu",
     "cifar100-vgg13-mobilenetv2",
@@ -25,6 +26,9 @@ SHIPPED = [
     "cifar100-wrn-40-2-wrn-16-2",
     "cifar100-wrn-40-2-wrn-40-1",
     "default",
+    "tinyimagenet-cpu",
+    "tinyimagenet-resnet18-mobilenetv2",
+    "tinyimagenet-resnet18-shufflenetv2",
 ]
 
 
@@ -84,6 +88,7 @@ def test_options_that_two_methods_share_are_inherited(tmp_path: Path) -> None:
 DATA = '[data]\nname = "fashion_mnist_5k"\nmean = [0.3]\nstd = [0.3]\nheldout = 400\n'
 TEACHER = '[teacher]\narch = "resnet20"\nepochs = 1\n'
 DISTILL = '[distill]\nstudent = "resnet8"\nmethod = "kd"\nepochs = 1\n'
+FOLDER = f'extends = "default"\n[data]\nname = "folder"\npath = "{Path(__file__).parent}"\nimage_size = 32\n'
 BAD = {
     "unknown key": (
         'extends = "default"\n[distill]\nepoch = 3\n',
@@ -131,6 +136,14 @@ BAD = {
         'extends = "default"\n[profile]\npreset = "fast"\n',
         "profile.preset: input should be 'quick', 'standard' or 'mlperf'",
     ),
+    "no single stream": (
+        'extends = "default"\n[profile]\nscenarios = ["offline"]\n',
+        "profile.scenarios: single_stream and each other at most once, got ['offline']",
+    ),
+    "unknown scenario": (
+        'extends = "default"\n[profile]\nscenarios = ["single_stream", "ofline"]\n',
+        "profile.scenarios.1: input should be 'single_stream', 'periodic' or 'offline'",
+    ),
     "precision": (
         'extends = "default"\n[export]\nprecisions = ["fp4"]\n',
         "export.precisions.0: input should be 'fp32', 'fp16' or 'int8'",
@@ -158,8 +171,45 @@ BAD = {
     "negative budget": ('extends = "default"\n[export]\nmax_drop = -1.0\n', "export.max_drop: must lie between 0"),
     "weights and training": (
         DATA + DISTILL + '[teacher]\narch = "resnet20"\nweights = "w.pt"\nepochs = 2\n',
-        "teacher.epochs: unknown key",
+        "teacher.weights: no file at",
     ),
+    "published weights of ours": (
+        'extends = "default"\n[distill]\nweights = "default"\n',
+        "distill.weights: 'default': timm and torchvision publish weights, for resnet8 name a file",
+    ),
+    "no weights and no training": (
+        DATA + DISTILL + '[teacher]\narch = "timm:resnet10t"\nweights = "none"\n',
+        "teacher.weights: 'none' starts at random: say how to train it",
+    ),
+    "stages of ours": (
+        'extends = "default"\n[teacher]\nstages = ["layer1"]\n',
+        "teacher.stages: those of resnet20 are",
+    ),
+    "a foreign network compiled": (
+        'extends = "default"\n[distill]\nstudent = "torchvision:resnet18"\ncompile = true\n',
+        "distill.compile: not for networks that are not ours",
+    ),
+    "half a normalisation": (
+        'extends = "default"\n[teacher]\nmean = [0.5]\n',
+        "teacher.mean: give mean and std, or neither",
+    ),
+    "no such file": (
+        'extends = "default"\n[distill]\nstudent = "net.py:make"\n',
+        "distill.student: no file at",
+    ),
+    "no such folder": (
+        'extends = "default"\n[data]\nname = "folder"\npath = "photos"\nimage_size = 32\n',
+        "data.path: no folder at",
+    ),
+    "keys of another data set": (
+        f"{FOLDER}heldout = 4\n",
+        "data.heldout: unknown key: did you mean 'heldout_share'?",
+    ),
+    "train without test": (
+        f'{FOLDER}train = "a"\n',
+        "data.train: train and test name folders together",
+    ),
+    "rotation": ('extends = "default"\n[data]\nrotation = -1\n', "data.rotation: must lie between 0 and 180"),
     "infinite": ('extends = "default"\n[distill]\nlr = inf\n', "dates, inf and nan are no values of a recipe"),
     "not TOML": ("[distill\n", "not a TOML file"),
     "circle": ('extends = "mine.toml"\n', "extends: goes in a circle: mine.toml -> mine.toml"),

@@ -11,7 +11,7 @@ from afpkd.distillers import build_distiller
 from afpkd.learners import FrozenTeacher, student_learner
 from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
-from pipeline.recipe import TrainedTeacher
+from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_path
 
 GAMMAS = {
@@ -74,7 +74,7 @@ def test_one_step_of_afpkd_moves_the_student_and_leaves_the_teacher(pair: str) -
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     teacher(images)  # in train mode: running statistics of a network that has seen images
     frozen, before = FrozenTeacher(teacher), state_sha256(teacher)
-    heldout = Pixels(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), labels[:1], recipe.data.mean, recipe.data.std)
+    heldout = Pixels(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), labels[:1], (0.5,) * 3, (0.25,) * 3)
     learner = student_learner(student, frozen, distiller, heldout)
     trained = [parameter for parameter in learner.trained.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=recipe.distill.lr)

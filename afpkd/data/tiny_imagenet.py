@@ -1,0 +1,78 @@
+"""Tiny-ImageNet (Stanford CS231n): 200 classes, 64x64 pixels, 500 train and 50 val images each, in the official layout.
+
+AFPKD_DATA/tiny-imagenet-200/{wnids.txt,words.txt,train/<wnid>/images/*.JPEG,val/images/*.JPEG,val/val_annotations.txt}
+
+Its test images have no public labels: as in the literature, `val` is our test set, with the labels of its annotation
+file. Nothing is moved or rewritten there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from afpkd.data.dataset import Dataset, DatasetSpec, Split
+from afpkd.data.decoded import Decoded, decode
+from afpkd.record import UserError
+
+FOLDER = "tiny-imagenet-200"
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+SIZE = (64, 64)
+
+
+def _load(root: Path) -> Dataset:
+    folder = root / FOLDER
+    if not (folder / "wnids.txt").is_file():
+        raise UserError(f"Tiny-ImageNet is not in {folder}: unpack {URL} there, or set AFPKD_DATA")
+    wnids = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
+    train = [(path, label) for label, wnid in enumerate(wnids) for path in _images(folder / "train" / wnid / "images")]
+    test = _annotated(folder / "val", wnids)
+    found = decode(folder, [path for path, _ in train + test], size=SIZE, channels=3)
+    labels = np.asarray([label for _, label in train + test], dtype=np.int64)[found.ids]
+    first = int(np.searchsorted(found.ids, len(train)))
+    notes = tuple(f"left out, unreadable: {cause}" for cause in found.unreadable)
+    splits = (_split(found, labels, slice(0, first)), _split(found, labels, slice(first, None)))
+    return Dataset(*splits, _names(folder, wnids), notes=notes)
+
+
+TINY_IMAGENET = DatasetSpec(num_classes=200, in_channels=3, image_size=SIZE, num_train=100_000, load=_load)
+
+
+def _split(found: Decoded, labels: np.ndarray[tuple[int], np.dtype[np.int64]], part: slice) -> Split:
+    return Split(found.images[part], labels[part])
+
+
+def _images(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.JPEG"))
+    if not files:
+        raise UserError(f"{folder}: no images (*.JPEG): unpack {URL} anew")
+    return files
+
+
+def _annotated(val: Path, wnids: list[str]) -> list[tuple[Path, int]]:
+    """(file, class) of each line of val_annotations.txt: name, wnid and a box, apart by tabs."""
+    annotations, number = val / "val_annotations.txt", {wnid: label for label, wnid in enumerate(wnids)}
+    found = []
+    try:
+        lines = annotations.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{annotations}: {error.strerror}: unpack {URL} anew") from None
+    for at, line in enumerate(lines, 1):
+        name, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
+        if wnid not in number or not (val / "images" / name).is_file():
+            raise UserError(
+                f"{annotations}:{at}: '{line[:60]}' names no class of wnids.txt or no image: unpack it anew"
+            )
+        found.append((val / "images" / name, number[wnid]))
+    return found
+
+
+def _names(folder: Path, wnids: list[str]) -> list[str]:
+    """The first word of each class in words.txt; the wnid where there is none, or where two classes share it."""
+    words = dict(
+        line.split("\t", 1) for line in (folder / "words.txt").read_text(encoding="utf-8").splitlines() if line
+    )
+    names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    return [wnid if names.count(name) > 1 else name for wnid, name in zip(wnids, names, strict=True)]

@@ -1,0 +1,179 @@
+"""Networks that are not ours: `timm:NAME`, `torchvision:NAME`, `FILE.py:FUNCTION`, each as a network of ours.
+
+They start at random, or from the weights that their library publishes, which it downloads where they are not yet here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from afpkd.models.user_file import is_user_file, model_from_file
+from afpkd.models.wrapped import Wrapped, logits_of
+from afpkd.names import look_up, unknown
+from afpkd.record import UserError
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel of pixel / 255."""
+
+
+def foreign_model(
+    arch: str,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    stages: tuple[str, ...] = (),
+    published: bool = False,
+) -> nn.Module:
+    """Build `arch`. UserError: unknown, another number of classes, no weights to be had, no image of this size.
+
+    published: start from the library's weights; where its number of classes is another, the last layer starts anew.
+    A user's function may return a network that gives `Outputs` and takes `refine` itself: it is used as it is.
+    """
+    kind = "file" if is_user_file(arch) else arch.partition(":")[0]
+    network = look_up("library", kind, _BUILDERS)(arch, num_classes, in_channels, published)
+    try:
+        return _as_ours(network, num_classes, in_channels, image_size, stages)
+    except Exception as error:  # whatever a stranger's forward raises
+        cause = (
+            str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        )
+        size = "x".join(map(str, image_size))
+        raise UserError(f"{arch}, on images of {in_channels}x{size}: {cause[:300]}") from error
+
+
+def _as_ours(
+    network: nn.Module, num_classes: int, in_channels: int, image_size: tuple[int, int], stages: tuple[str, ...]
+) -> nn.Module:
+    mode = network.training
+    with torch.no_grad():
+        returned = network.eval()(torch.zeros(1, in_channels, *image_size))
+    network.train(mode)
+    num = logits_of(returned).shape[1]
+    if num != num_classes:
+        raise UserError(f"it knows {num} classes, the data {num_classes}: let its function take num_classes")
+    if hasattr(returned, "features") and hasattr(returned, "classifier"):
+        return network
+    return Wrapped(network, in_channels=in_channels, image_size=image_size, stages=stages)
+
+
+def published_normalisation(arch: str) -> Normalisation:
+    """What the weights that a library publishes under `arch` want to see."""
+    kind, _, name = arch.partition(":")
+    if kind == "timm":
+        found = _timm().get_pretrained_cfg(name)
+        return tuple(found.mean), tuple(found.std)
+    if kind == "torchvision":
+        import torchvision  # type: ignore[import-untyped]
+
+        transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        return tuple(transforms.mean), tuple(transforms.std)
+    raise UserError(f"{arch}: weights = 'default': timm and torchvision publish weights: name a file")
+
+
+def _from_timm(arch: str, num_classes: int, in_channels: int, published: bool) -> nn.Module:
+    timm, name = _timm(), arch.partition(":")[2]
+    if not timm.is_model(name):
+        raise UserError(unknown("timm model", name, timm.list_models()))
+    options = {"num_classes": num_classes, "in_chans": in_channels}
+    return _downloaded(arch, published, lambda: timm.create_model(name, pretrained=published, **options))
+
+
+def _from_torchvision(arch: str, num_classes: int, in_channels: int, published: bool) -> nn.Module:
+    import torchvision
+
+    name, models = arch.partition(":")[2], torchvision.models
+    known = models.list_models(models)  # classifiers: detectors live in submodules
+    if name not in known:
+        raise UserError(unknown("torchvision model", name, known))
+    parts = {
+        "googlenet": {"init_weights": True, "aux_logits": False},
+        "inception_v3": {"init_weights": True, "aux_logits": False},
+    }
+    if not published:
+        network = models.get_model(name, weights=None, num_classes=num_classes, **parts.get(name, {}))
+    else:
+        network = _downloaded(arch, True, lambda: models.get_model(name, weights="DEFAULT"))
+        _replace_last_linear(network, num_classes)
+    _replace_first_convolution(network, in_channels)
+    made: nn.Module = network
+    return made
+
+
+def _from_file(arch: str, num_classes: int, in_channels: int, published: bool) -> nn.Module:
+    if published:
+        published_normalisation(arch)  # says that there is none
+    return model_from_file(arch, num_classes=num_classes, in_channels=in_channels)
+
+
+_BUILDERS: dict[str, Callable[[str, int, int, bool], nn.Module]] = {
+    "timm": _from_timm,
+    "torchvision": _from_torchvision,
+    "file": _from_file,
+}
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError:
+        raise UserError("timm:NAME needs timm: pip install 'afpkd-edge[timm]'") from None
+    return timm
+
+
+def _downloaded(arch: str, published: bool, make: Callable[[], Any]) -> nn.Module:
+    """Build quietly; where the library cannot fetch its weights, say so in one line."""
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sys.stderr),
+        ):  # torchvision announces a download there
+            warnings.simplefilter("ignore")  # of layers that a library builds in an old way
+            made: nn.Module = make()
+    except Exception as error:  # each library, and each of its download clients, raises errors of its own
+        if not published:
+            raise
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{arch}: weights = 'default': its published weights are not here and cannot be fetched ({cause[:120]}): "
+            "connect, or name a file, or weights = 'none'"
+        ) from None
+    return made
+
+
+def _replace_last_linear(network: nn.Module, num_classes: int) -> None:
+    name, last = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+    if last.out_features != num_classes:
+        _put(network, name, nn.Linear(last.in_features, num_classes, bias=last.bias is not None))
+
+
+def _replace_first_convolution(network: nn.Module, in_channels: int) -> None:
+    """Grey images: the published filters of red, green and blue are added up."""
+    name, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    if first.in_channels == in_channels:
+        return
+    made = nn.Conv2d(
+        in_channels,
+        first.out_channels,
+        first.kernel_size,  # type: ignore[arg-type]
+        first.stride,  # type: ignore[arg-type]
+        first.padding,  # type: ignore[arg-type]
+        bias=first.bias is not None,
+    )
+    with torch.no_grad():
+        made.weight.copy_(first.weight.sum(dim=1, keepdim=True).expand_as(made.weight) / in_channels)
+        if first.bias is not None and made.bias is not None:
+            made.bias.copy_(first.bias)
+    _put(network, name, made)
+
+
+def _put(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, module)

@@ -1,0 +1,86 @@
+"""`FILE.py:FUNCTION`: a network that a user's own Python file makes. The file is run, and only when it is named.
+
+What was hashed is what is run: a file is read once a process. Modules that it imports beside it are not looked at.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from afpkd.record import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def is_user_file(arch: str) -> bool:
+    """Whether `arch` has the form FILE.py:FUNCTION."""
+    return arch.rpartition(":")[0].endswith(".py")
+
+
+def file_sha256(arch: str) -> str:
+    """The hash of FILE.py as it will be run. UserError where it is missing."""
+    return hashlib.sha256(_source(_path(arch))).hexdigest()
+
+
+def model_from_file(arch: str, **wanted: Any) -> nn.Module:
+    """Call FUNCTION of FILE.py and return the network that it makes, untrained.
+
+    wanted: what the function is told of `num_classes`, `in_channels`, ..., as far as its parameters have these names.
+    UserError, in one line, for whatever goes wrong in the file.
+    """
+    from torch import nn
+
+    path, name = _path(arch), arch.rpartition(":")[2]
+    module = ModuleType(f"user_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    _guarded(arch, path, lambda: exec(compile(_source(path), path, "exec"), vars(module)))  # noqa: S102  the user's own
+    make = getattr(module, name, None)
+    if not callable(make):
+        known = [name for name, value in vars(module).items() if inspect.isfunction(value) and not name.startswith("_")]
+        raise UserError(f"{arch}: {path.name} has no function '{name}' (it has: {', '.join(known) or 'none'})")
+    parameters = inspect.signature(make).parameters
+    everything = any(found.kind is inspect.Parameter.VAR_KEYWORD for found in parameters.values())
+    told = {key: value for key, value in wanted.items() if everything or key in parameters}
+    model = _guarded(arch, path, lambda: make(**told))
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{arch}: it returned {type(model).__name__}, a torch.nn.Module was expected")
+    return model
+
+
+def _path(arch: str) -> Path:
+    file = arch.rpartition(":")[0]
+    path = Path(file).expanduser()
+    if not file or path.suffix != ".py":
+        raise UserError(f"{arch}: FILE.py:FUNCTION was expected, such as resnet.py:resnet20")
+    if not path.is_file():
+        raise UserError(f"{arch}: {path}: no such file")
+    return path.resolve()
+
+
+@functools.cache
+def _source(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def _guarded(arch: str, path: Path, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Exception as error:  # whatever a stranger's file raises
+        raise UserError(f"{arch}: {_where(error, path)}") from error
+
+
+def _where(error: Exception, path: Path) -> str:
+    """The error with the line of the user's file that it came from."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    line = f":{lines[-1]}" if lines else f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+    return f"{path.name}{line}: {type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,201 @@
+"""What is done with a loaded network, whoever it is: the scenarios one after another, its parts, the machine beside it.
+
+Facts are JSON, arrays are for the .npz; no number is judged here.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import PROTOCOL, events, machine, periodic, quantities
+from .sampler import Sampler
+from .timing import time_calls, warm_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .periodic import Frames
+    from .runtimes import Runtime
+
+    Json = dict[str, Any]
+    Arrays = dict[str, Any]
+
+SINGLE_STREAM, PERIODIC, OFFLINE = "single_stream", "periodic", "offline"
+RATES_FPS = (30.0, 60.0)
+BATCHES = (1, 2, 4, 8, 16, 32)
+
+STEPS = 3
+"""Of every measurement: loading, measuring, and what its verb does last."""
+
+_IDLE_SECONDS = 10.0
+"""How long power is read before the load (protocol 4.13), and the shortest window that energy is told of."""
+
+
+class Measured(NamedTuple):
+    """The answer (JSON), the arrays for the .npz, and the runtime, which may go on."""
+
+    answer: Json
+    arrays: Arrays
+    runtime: Any
+
+
+class Subject(NamedTuple):
+    """A network to be measured."""
+
+    load: Callable[[int], Any]
+    """batch -> a runtime of its own (`runtimes.Runtime`)."""
+    inputs: Callable[[int], Sequence[Any]]
+    """batch -> what is cycled through it."""
+    check: Callable[[Any], Json]
+    """runtime -> the golden check's report."""
+    around: Callable[[Any, Sequence[Any]], Arrays]
+    """(runtime, inputs) -> samples of what stands before and after a call, by name."""
+    batches: Sequence[int]
+    """Those it can take of `BATCHES`."""
+
+
+class Watch:
+    """The sampler of a measurement, if there is one, and the stretches of time that matter."""
+
+    def __init__(self, sampler: Sampler | None) -> None:
+        self._sampler = sampler
+        self.windows_ns: dict[str, list[int]] = {}
+
+    @contextmanager
+    def window(self, name: str) -> Iterator[None]:
+        """Remember when `name` began and ended."""
+        begin = time.perf_counter_ns()
+        yield
+        self.windows_ns[name] = [begin, time.perf_counter_ns()]
+
+    def wait_idle(self, min_seconds: float) -> None:
+        """Let the machine idle while its power is read: only where it has sensors of it and the run is long enough."""
+        kinds = {name.split("/")[0] for name in self._sampler.names()} if self._sampler else set()
+        if min_seconds >= _IDLE_SECONDS and kinds & {"power_w", "energy_j"}:
+            with self.window("idle"):
+                time.sleep(_IDLE_SECONDS)
+
+    def result(self) -> tuple[Json, Arrays]:
+        """End the sampler; give facts and its readings."""
+        facts: Json = {"rate_hz": None, "names": [], "cpu_s": None, "windows_ns": self.windows_ns}
+        if self._sampler is None:
+            return facts, {}
+        found = self._sampler.stop()
+        facts.update(rate_hz=self._sampler.rate_hz, names=found.names, cpu_s=found.cpu_s)
+        return facts, {"state_times_ns": found.times_ns, "state_values": found.values}
+
+
+@contextmanager
+def watching(observe: bool) -> Iterator[Watch]:
+    """Read the machine's sensors beside what is done; `observe` false: only note the time."""
+    if not observe:
+        yield Watch(None)
+        return
+    with Sampler() as sampler:
+        yield Watch(sampler)
+
+
+def single_stream(runtime: Runtime, inputs: Sequence[Any], preset: Json, watch: Watch) -> tuple[Json, Arrays]:
+    """Warm up, then one call after the other; then, apart, what the calls are made of."""
+    warmed = warm_up(runtime.infer, inputs, **preset["warm_up"])
+    load = machine.ForeignLoad()
+    with watch.window("timed"):
+        timed = time_calls(runtime.infer, inputs, min_seconds=preset["min_seconds"], min_count=preset["min_count"])
+    facts = {
+        "foreign_cpus": load.num_cpus(),
+        "warm_up": {"n": len(warmed.samples_ns), "wall_s": warmed.wall_s, "steady": warmed.steady},
+        "wall_s": timed.wall_s,
+    }
+    parts = {f"{name}_ns": samples for name, samples in quantities.traced(runtime, inputs).items()}
+    arrays = {"samples_ns": timed.samples_ns, "begun_ns": timed.begun_ns, "warmup_ns": warmed.samples_ns}
+    return facts, {**arrays, **parts}
+
+
+def frames(runtime: Runtime, inputs: Sequence[Any], preset: Json, call_ns: float) -> tuple[Json, Arrays]:
+    """Play at 30 and 60 frames a second, and look for the largest rate that holds; `call_ns`: what one call takes."""
+    seconds = preset["min_seconds"]
+
+    def run(fps: float, share: float = 0.2) -> Frames:
+        return periodic.play(runtime.infer, inputs, fps=fps, seconds=seconds * share)
+
+    fixed = [run(fps, 1.0) for fps in RATES_FPS]
+    trials, largest = periodic.largest_rate(run, 1e9 / call_ns)
+    facts = {
+        "rates": [{"fps": found.fps, "missed": found.missed} for found in fixed],
+        "trials": [{"fps": found.fps, "n": len(found.latencies_ns), "missed": found.missed} for found in trials],
+        "sustainable_fps": largest,
+        "most_missed": periodic.MOST_MISSED,
+    }
+    return facts, {f"periodic_{found.fps:g}_ns": found.latencies_ns for found in fixed}
+
+
+def batches(subject: Subject, preset: Json) -> Arrays:
+    """Time one call after the other at every batch, each on a runtime of its own; a fifth of the time each."""
+    arrays = {}
+    for batch in subject.batches:
+        runtime, inputs = subject.load(batch), subject.inputs(batch)
+        warm_up(runtime.infer, inputs, **dict(preset["warm_up"], max_seconds=preset["warm_up"]["max_seconds"] / 5))
+        timed = time_calls(
+            runtime.infer, inputs, min_seconds=preset["min_seconds"] / 5, min_count=preset["min_count"] // 5
+        )
+        arrays[f"offline_{batch}_ns"] = timed.samples_ns
+    return arrays
+
+
+def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str], observe: bool) -> Measured:
+    """Load, check, measure the single stream and what else is asked for, check again; the machine is watched beside.
+
+    Nothing is timed where the first check fails.
+    """
+    with watching(observe) as watch:
+        watch.wait_idle(preset["min_seconds"])
+        before, (resident, _, _) = machine.snapshot(), machine.memory_bytes()
+        events.say("loading", done=0, total=STEPS)
+        begin = time.perf_counter_ns()
+        runtime = subject.load(batch)
+        loaded = time.perf_counter_ns()
+        inputs = subject.inputs(batch)
+        first = time.perf_counter_ns()
+        runtime.infer(inputs[0])
+        timing: Json = {
+            "cold_load_ms": (loaded - begin) / 1e6,
+            "first_inference_ms": (time.perf_counter_ns() - first) / 1e6,
+        }
+        checks = {"before": subject.check(runtime)}
+        arrays: Arrays = {"samples_ns": [], "warmup_ns": []}
+        if checks["before"]["ok"]:
+            events.say("measuring", done=1, total=STEPS)
+            facts, arrays = _scenarios(subject, runtime, inputs, preset, scenarios, watch)
+            timing.update(facts)
+            checks["after"] = subject.check(runtime)
+        state, readings = watch.result()
+    _, peak, source = machine.memory_bytes()
+    answer = {
+        "protocol": PROTOCOL,
+        "golden": checks,
+        "timing": timing,
+        "runtime": runtime.describe(),
+        "memory": {"peak_bytes": peak, "before_load_bytes": resident, "source": source},
+        "machine": dict(machine.describe(), before=before, after=machine.snapshot()),
+        "state": state,
+    }
+    samples = {name: np.asarray(values, dtype=np.int64) for name, values in arrays.items()}
+    return Measured(answer, {**samples, **readings}, runtime)
+
+
+def _scenarios(
+    subject: Subject, runtime: Any, inputs: Sequence[Any], preset: Json, scenarios: Sequence[str], watch: Watch
+) -> tuple[Json, Arrays]:
+    facts, arrays = single_stream(runtime, inputs, preset, watch)
+    arrays.update({f"{name}_ns": samples for name, samples in subject.around(runtime, inputs).items()})
+    if PERIODIC in scenarios:
+        facts["periodic"], found = frames(runtime, inputs, preset, median(arrays["samples_ns"]))
+        arrays.update(found)
+    if OFFLINE in scenarios:
+        arrays.update(batches(subject, preset))
+    return facts, arrays

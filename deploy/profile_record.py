@@ -1,0 +1,89 @@
+"""What runs of a file become on disk: a record, and beside it every raw sample, compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afpkd.record import Json, atomic_path, sha256_of, write_record
+from deploy import statistics
+from deploy.agent import PROTOCOL
+from deploy.presets import Preset
+from deploy.rows import Run, course
+
+SCHEMA = "afpkd.profile/1"
+
+
+def write_profile(record: Json, measured: dict[str, list[Run]], out: Path) -> Json:
+    """Write `record` to `out`, the arrays of its runs by mode beside it (.npz), the record last; give it completed."""
+    samples_path = out.with_suffix(".npz")
+    with atomic_path(samples_path) as temporary:
+        np.savez_compressed(temporary, allow_pickle=False, **_samples(measured))
+    completed = {
+        **record,
+        "outputs": {samples_path.name: sha256_of(samples_path)},
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_record(out, completed)
+    return completed
+
+
+def facts_of(runs: Sequence[Run], preset: Preset, threads: int) -> Json:
+    """What a record says of how its first row was made: the first process's facts; every process's under `runs`."""
+    answer, courses = runs[0].answer, [course(run) for run in runs]
+    return {
+        "peak_memory_bytes": answer["memory"]["peak_bytes"],
+        "memory": {**answer["memory"], "includes": _MEMORY_INCLUDES},
+        "runtime": {**answer["runtime"], "threads_asked": threads},
+        "protocol": _protocol(preset),
+        "timing": {**answer["timing"], **courses[0]},
+        "golden": {"before": None, "after": None, **answer["golden"]},
+        "clocks": answer["clocks"],
+        "clock": answer["clock"],
+        "runs": [
+            {
+                "n": len(run.samples),
+                "latency_ms": statistics.latency_ms(run.samples),
+                "cold_load_ms": run.answer["timing"]["cold_load_ms"],
+                "first_inference_ms": run.answer["timing"]["first_inference_ms"],
+                **its_course,
+            }
+            for run, its_course in zip(runs, courses, strict=True)
+        ],
+    }
+
+
+def _samples(measured: dict[str, list[Run]]) -> dict[str, NDArray[Any]]:
+    """The quoted mode's arrays of the first process by their own names; others' with `_<mode>`, `_<number>` behind."""
+    named: dict[str, NDArray[Any]] = {}
+    for place, (mode, runs) in enumerate(measured.items()):
+        for number, run in enumerate(runs, start=1):
+            behind = f"{f'_{mode}' if place else ''}{f'_{number}' if number > 1 else ''}"
+            named |= {f"{name}{behind}": array for name, array in run.arrays.items()}
+    return named
+
+
+_MEMORY_INCLUDES = "the whole process: interpreter, numpy, runtime, weights, activations, 64 prepared inputs"
+
+
+def _protocol(preset: Preset) -> Json:
+    """The rules the row was made by: rows of different rules are never drawn in one series."""
+    return {
+        "version": 1,
+        "agent": PROTOCOL,
+        "quantity": "t_e2e: input in host memory to output in host memory, one call after the other",
+        "clock": "time.perf_counter_ns",
+        "percentiles": "nearest rank; null below the count of MLPerf's early-stopping rule",
+        "intervals": "95 %, distribution-free, by ranks; the moving-block bootstrap's where calls depend on each other",
+        "bounds": "99 %, MLPerf's early-stopping estimate",
+        "processes": "fresh ones, files taking turns; the median process, the envelope of their intervals",
+        "periodic": "latency from when a frame was due; deadline: when the next one is",
+        "outliers": "none removed",
+        "preset": asdict(preset),
+    }

@@ -1,0 +1,291 @@
+"""What the agent answered -> rows of a record: a scenario, its numbers, their verdict. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afpkd.record import Json
+from deploy import energy, machine_state, series, statistics
+from deploy.presets import Preset
+from deploy.verdict import Facts, Verdict, verdict
+
+QUANTITIES = ("gpu", "h2d", "d2h", "enqueue", "pre", "post")
+"""Beside `latency_ms`, which is the whole call: see `agent.quantities`."""
+
+SPREAD_WARN = 5.0  # percent between processes (protocol 4.7)
+_SLOW = 100  # times the median: no network takes that, something stood still
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a row says beside its numbers."""
+
+    device: str
+    role: str | None
+    precision: str | None
+    runtime: str
+    threads: int
+    """Asked for; 0: the runtime's default."""
+    macs: int | None
+    num_params: int | None
+    size_bytes: int
+    labels: NDArray[np.int64] | None
+    """Of the evaluation images; None where there are none."""
+    batch: int = 1
+
+
+class Run(NamedTuple):
+    """One process's measurement: by which rules, what was asked of the clocks, the answer, the arrays."""
+
+    preset: Preset
+    clocks: str
+    answer: Json
+    arrays: dict[str, NDArray[Any]]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the file computed what it should, before and after."""
+        checks: dict[str, Json] = self.answer["golden"]
+        return all(check["ok"] for check in checks.values())
+
+    @property
+    def samples(self) -> NDArray[np.int64]:
+        """Latencies of the single stream in ns, in order."""
+        found: NDArray[np.int64] = self.arrays["samples_ns"]
+        return found
+
+    @property
+    def state(self) -> machine_state.State:
+        """What the sampler read."""
+        return machine_state.state_of(self.answer["state"], self.arrays)
+
+
+def rows_of(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> list[Json]:
+    """Give the row of the single stream, over all `runs` of a file in a mode, and those of the first's scenarios."""
+    single = _single_stream(about, runs, remarks)
+    if not runs[0].passed:
+        return [single]
+    return [single, *_periodic(about, runs[0], single), *_offline(runs[0], single)]
+
+
+def course(run: Run) -> Json:
+    """What one process's samples show in the order they were taken, and what happened around them."""
+    samples, state = run.samples, run.state
+    drift, cost = series.drift(samples), _cost(run)
+    return {
+        "drift_percent": drift and drift.percent,
+        "drift_interval_percent": drift and [drift.low, drift.high],
+        "wander_percent": series.wander_percent(samples),
+        "num_effective": _num_effective(samples),
+        "longest_share": _longest_share(samples),
+        "steal_cpus": machine_state.steal_share(state),
+        "observer": {
+            "rate_hz": state.rate_hz,
+            "cpu_s": state.cpu_s,
+            "cost_percent": cost and cost.percent,
+            "cost_interval_percent": cost and [cost.low, cost.high],
+            "unwatched_s": machine_state.unwatched_s(state),
+        },
+        "sensors": machine_state.summary(state),
+    }
+
+
+def _single_stream(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> Json:
+    tables = [statistics.latency_ms(run.samples) for run in runs]
+    medians = [table["p50"] for table in tables if table["p50"] is not None]
+    spread = statistics.spread_percent(medians) if len(medians) > 1 else None
+    judged, reasons = _over_all(about, runs, remarks)
+    if spread is not None and spread > SPREAD_WARN:
+        reasons.append(f"spread: the medians of {len(runs)} processes lie {spread:.1f} % apart")
+        judged = "WARN" if judged == "VALID" else judged
+    throughputs = [statistics.throughput_ips(run.samples, about.batch) for run in runs]
+    return {
+        **_head(about, runs[0]),
+        "scenario": "single_stream",
+        "batch": about.batch,
+        "n": sum(len(run.samples) for run in runs),
+        "latency_ms": statistics.of_runs(tables),
+        "throughput_ips": None if None in throughputs else float(np.median([ips for ips in throughputs if ips])),
+        "quantities_ms": quantities_ms(runs[0]),
+        "energy": energy.energy(runs[0].state, len(runs[0].samples) * about.batch),
+        "num_runs": len(runs),
+        "spread_percent": spread,
+        "fps": None,
+        "missed_percent": None,
+        "sustainable_fps": None,
+        "verdict": judged,
+        "reasons": reasons,
+    }
+
+
+def quantities_ms(run: Run) -> dict[str, Json | None]:
+    """Give `p50`, `p50_lo`, `p50_hi`, `p90` of each part of a call and of what stands around it; None: no such part."""
+    found: dict[str, Json | None] = {}
+    for name in QUANTITIES:
+        samples = run.arrays.get(f"{name}_ns")
+        table = None if samples is None or len(samples) == 0 else statistics.latency_ms(samples)
+        found[name] = table and {key: table[key] for key in ("p50", "p50_lo", "p50_hi", "p90")}
+    return found
+
+
+def _head(about: About, run: Run) -> Json:
+    logits = run.arrays.get("logits")
+    return {
+        "device": about.device,
+        "role": about.role,
+        "precision": about.precision,
+        "mode": run.answer["mode"],
+        "threads": run.answer["runtime"]["threads"],
+        "clocks": run.answer["clocks"],
+        "power_mode": run.answer["machine"].get("before", {}).get("power_mode"),
+        "macs": about.macs,
+        "num_params": about.num_params,
+        "size_bytes": about.size_bytes,
+        "top1": _top1(logits, about.labels),
+    }
+
+
+def _top1(logits: NDArray[Any] | None, labels: NDArray[Any] | None) -> float | None:
+    if logits is None or labels is None:
+        return None
+    return statistics.top1_percent(logits.argmax(axis=1), labels)
+
+
+def _periodic(about: About, run: Run, single: Json) -> list[Json]:
+    """A row a rate: latency from when a frame was due."""
+    found = run.answer["timing"].get("periodic")
+    rows = []
+    for rate in found["rates"] if found else []:
+        samples = run.arrays[f"periodic_{rate['fps']:g}_ns"]
+        missed = 100 * rate["missed"] / len(samples)
+        told = f"deadlines missed: {missed:.1f} % of {len(samples)} frames took longer than {1e3 / rate['fps']:.1f} ms"
+        own = [told] if missed > 100 * found["most_missed"] else []
+        rows.append(
+            {
+                **_other(single, samples, about.batch, own),
+                "scenario": "periodic",
+                "throughput_ips": None,
+                "fps": rate["fps"],
+                "missed_percent": missed,
+                "sustainable_fps": found["sustainable_fps"],
+            }
+        )
+    return rows
+
+
+def _offline(run: Run, single: Json) -> list[Json]:
+    """A row a batch: what keeping the runtime busy gives, latency being that of the whole batch."""
+    batches = sorted(int(name.split("_")[1]) for name in run.arrays if name.startswith("offline_"))
+    return [
+        {**_other(single, run.arrays[f"offline_{batch}_ns"], batch, []), "scenario": "offline"} for batch in batches
+    ]
+
+
+def _other(single: Json, samples: NDArray[np.int64], batch: int, own: list[str]) -> Json:
+    """A scenario's row from its samples; what holds for the single stream's conditions holds for it."""
+    drift, wander = series.drift(samples), series.wander_percent(samples)
+    facts = Facts(
+        n=len(samples),
+        min_count=0,
+        steady=None,
+        drift=drift,
+        wander_percent=wander,
+        golden=[True],
+        foreign_cpus=None,
+        num_cpus=1,
+        num_inputs=None,
+        remarks=own,
+    )
+    judged, reasons = verdict(facts)
+    kept = [reason for reason in single["reasons"] if not reason.startswith(_OF_THE_STREAM)]
+    return {
+        **single,
+        "batch": batch,
+        "n": len(samples),
+        "latency_ms": statistics.latency_ms(samples),
+        "throughput_ips": statistics.throughput_ips(samples, batch),
+        "quantities_ms": dict.fromkeys(QUANTITIES),
+        "energy": None,
+        "num_runs": 1,
+        "spread_percent": None,
+        "verdict": _worst([judged, "WARN" if kept else "VALID"]),
+        "reasons": [*reasons, *kept],
+    }
+
+
+_OF_THE_STREAM = ("drift", "unsteady", "dependent", "too few", "spread", "stalled")
+"""Reasons that speak of the single stream's own samples."""
+
+
+def _over_all(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> tuple[Verdict, list[str]]:
+    """Judge every run; all reasons, each once, with the processes it was seen in where that was not all of them."""
+    judged = [verdict(_facts(about, run)) for run in runs]
+    seen: dict[str, list[int]] = {}
+    for number, (_, reasons) in enumerate(judged, start=1):
+        for reason in reasons:
+            seen.setdefault(reason, []).append(number)
+    told = [
+        reason if len(numbers) == len(runs) else f"{reason} (process {', '.join(map(str, numbers))} of {len(runs)})"
+        for reason, numbers in seen.items()
+    ]
+    worst = _worst([found for found, _ in judged])
+    return (_worst([worst, "WARN"]) if remarks else worst), [*told, *remarks]
+
+
+def _worst(verdicts: Sequence[Verdict]) -> Verdict:
+    order: tuple[Verdict, ...] = ("INVALID", "WARN", "VALID")
+    return next(found for found in order if found in verdicts)
+
+
+def _facts(about: About, run: Run) -> Facts:
+    timing, samples, state = run.answer["timing"], run.samples, run.state
+    cost = _cost(run)
+    return Facts(
+        n=len(samples),
+        min_count=run.preset.min_count,
+        steady=timing.get("warm_up", {}).get("steady"),
+        drift=series.drift(samples),
+        wander_percent=series.wander_percent(samples),
+        num_effective=_num_effective(samples),
+        longest_share=_longest_share(samples),
+        golden=[check["ok"] for check in run.answer["golden"].values()],
+        foreign_cpus=timing.get("foreign_cpus"),
+        num_cpus=run.answer["machine"]["num_cpus"],
+        num_inputs=timing.get("num_inputs"),
+        steal_cpus=machine_state.steal_share(state),
+        slowed_by=machine_state.slowed_by(state, locked=run.answer["clocks"] == "locked"),
+        clocks_asked=run.clocks,
+        clocks=run.answer["clocks"],
+        wrong_runtime=_wrong_runtime(about, run.answer["runtime"]),
+        observer_low_percent=cost and cost.low,
+        unwatched_s=machine_state.unwatched_s(state),
+    )
+
+
+def _wrong_runtime(about: About, used: Json) -> str | None:
+    """What is other than asked for, in words. TensorRT's threads are none of ours."""
+    if not used["name"].startswith(about.runtime):
+        return f"{used['name']} ran, {about.runtime} was asked for"
+    if about.threads and used["threads"] not in (None, about.threads):
+        return f"{used['threads']} threads ran, {about.threads} were asked for"
+    return None
+
+
+def _cost(run: Run) -> machine_state.Cost | None:
+    begun = run.arrays.get("begun_ns")
+    return None if begun is None else machine_state.observer_cost(run.state, begun, run.samples)
+
+
+def _num_effective(samples: NDArray[np.int64]) -> float | None:
+    return series.num_effective(samples, statistics.nearest_rank(samples, 50)) if len(samples) else None
+
+
+def _longest_share(samples: NDArray[np.int64]) -> float | None:
+    if len(samples) == 0:
+        return None
+    return float(samples[samples > _SLOW * np.median(samples)].sum() / samples.sum())

@@ -1,0 +1,89 @@
+"""Which network a role has, from a recipe or from its record; ours by their names alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afpkd.models import is_foreign
+from afpkd.models.user_file import is_user_file
+from afpkd.record import Json
+from pipeline.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from afpkd.models.foreign import Normalisation
+
+
+def network_of(recipe: Recipe, role: str) -> Json:
+    """`arch`, `stages` of a foreign one, and `own`: the (mean, std) it wants where those of [data] are not its own.
+
+    A teacher with published weights wants what they were trained with, unless the recipe says otherwise.
+    """
+    if role != "teacher":
+        return {"arch": recipe.distill.student, "stages": list(recipe.distill.stages), "own": None}
+    teacher = recipe.teacher
+    own = None if teacher.mean is None else [list(teacher.mean), list(teacher.std or ())]
+    if own is None and teacher.weights == "default":
+        from afpkd.models.foreign import published_normalisation
+
+        own = [list(values) for values in published_normalisation(teacher.arch)]
+    return {"arch": teacher.arch, "stages": list(teacher.stages), "own": own}
+
+
+def network_in(record: Json) -> Json:
+    """The same from a role's record."""
+    return record.get("network") or {"arch": record["arch"], "stages": [], "own": None}
+
+
+def facts_of(network: Json) -> Json:
+    """What a record says of it: its name for people, and where the name alone does not make it again, all of it."""
+    plain = not is_foreign(network["arch"]) and network["own"] is None
+    return {"arch": label(network["arch"]), **({} if plain else {"network": network})}
+
+
+def label(arch: str) -> str:
+    """A model's name for people: a user's file without its folder."""
+    file, _, function = arch.rpartition(":")
+    return f"{Path(file).name}:{function}" if is_user_file(arch) else arch
+
+
+def build_network(
+    network: Json,
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int],
+    given: Normalisation,
+    published: bool = False,
+) -> nn.Module:
+    """Build it for images that are normalised by `given`; with `published` it starts from its library's weights."""
+    from afpkd.models import build_model
+
+    model = build_model(
+        network["arch"],
+        num_classes=num_classes,
+        in_channels=in_channels,
+        image_size=image_size,
+        stages=tuple(network["stages"]),
+        published=published,
+    )
+    if network["own"] is None:
+        return model
+    from afpkd.models.wrapped import renormalised
+
+    mean, std = (_of_channels(values, in_channels) for values in network["own"])
+    return renormalised(model, given, (mean, std))
+
+
+def recorded_network(record: Json) -> nn.Module:
+    """The untrained network of a role's record."""
+    given = record["preprocessing"]["mean"], record["preprocessing"]["std"]
+    facts = {key: record[key] for key in ("num_classes", "in_channels")}
+    return build_network(network_in(record), **facts, image_size=tuple(record["image_size"]), given=given)
+
+
+def _of_channels(values: list[float], num: int) -> tuple[float, ...]:
+    """Published values of red, green and blue for grey images: their mean."""
+    return tuple(values) if len(values) == num else (sum(values) / len(values),) * num

@@ -1,0 +1,86 @@
+"""Teachers in a recipe: trained here, or with weights from elsewhere; and what may be a model's name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pydantic
+from pydantic.dataclasses import dataclass
+
+from afpkd.models import MODELS, is_foreign
+from afpkd.models.user_file import is_user_file
+from afpkd.names import unknown
+from afpkd.settings import TrainSettings, require_between
+from pipeline.recipe_outputs import STRICT
+
+
+def _known_arch(name: str) -> str:
+    if not is_foreign(name) and name not in MODELS:
+        raise ValueError(f"{unknown('model', name, MODELS)}; others: timm:NAME, torchvision:NAME, FILE.py:FUNCTION")
+    return name
+
+
+Arch = Annotated[str, pydantic.AfterValidator(_known_arch)]
+Channels = tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainedTeacher(TrainSettings):
+    """A teacher that is trained here first."""
+
+    arch: Arch
+    """Model."""
+    weights: str = "none"
+    """Where training starts: none = at random; default = at the weights that timm or torchvision publish; or a file."""
+    min_top1: float = 0.0
+    """Test accuracy in percent below which nothing is distilled from it."""
+    stages: tuple[str, ...] = ()
+    """Of a foreign network: the modules that end its stages, shallow to deep; empty: found by themselves."""
+    mean: Channels | None = None
+    """Mean of pixel / 255 that this network wants to see, where it is not that of [data]."""
+    std: Channels | None = None
+    """Standard deviation of the same."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        check_network(self, self.arch)
+        TrainSettings.__post_init__(self)
+        require_between("min_top1", self.min_top1, 0, 100)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ForeignTeacher:
+    """A teacher whose weights come from elsewhere."""
+
+    arch: Arch
+    """Model."""
+    weights: str
+    """File (.safetensors, .pt, .pth): absolute, or relative to the recipe file, or to AFPKD_DATA; or default: what
+    timm or torchvision publish."""
+    min_top1: float = 0.0
+    """Test accuracy in percent below which nothing is distilled from it."""
+    stages: tuple[str, ...] = ()
+    """Of a foreign network: the modules that end its stages, shallow to deep; empty: found by themselves."""
+    mean: Channels | None = None
+    """Mean of pixel / 255 that this network wants to see, where it is not that of [data]."""
+    std: Channels | None = None
+    """Standard deviation of the same."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        check_network(self, self.arch)
+        if self.weights == "none":
+            raise ValueError("weights: 'none' starts at random: say how to train it (epochs, lr, ...)")
+        require_between("min_top1", self.min_top1, 0, 100)
+
+
+def check_network(section: Any, arch: str) -> None:
+    """ValueError where the keys of a teacher or a student do not fit its model."""
+    if not is_foreign(arch) and section.stages:
+        raise ValueError(f"stages: those of {arch} are its own: leave it out")
+    if section.weights == "default" and (not is_foreign(arch) or is_user_file(arch)):
+        raise ValueError(f"weights: 'default': timm and torchvision publish weights, for {arch} name a file")
+    if is_foreign(arch) and getattr(section, "compile", False):
+        raise ValueError("compile: not for networks that are not ours, whose features are read by hooks: leave it out")
+    if hasattr(section, "mean") and (section.mean is None) != (section.std is None):
+        raise ValueError("mean: give mean and std, or neither")

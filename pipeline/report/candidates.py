@@ -1,0 +1,137 @@
+"""What there is to choose from: one candidate a measured file, of one recipe or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from afpkd.record import Json
+from pipeline.report.records import Records
+from pipeline.report.wording import ROLES, method_words
+
+Key = tuple[str, str, str, str]
+"""Recipe, device, role, precision."""
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval; None where the record has no interval, and then it separates from nothing."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def surely_below(self, other: Estimate) -> bool:
+        """Whether the whole interval lies below the other's."""
+        return self.high is not None and other.low is not None and self.high < other.low
+
+    def meets(self, other: Estimate) -> bool:
+        """Whether the two may be the same number: neither lies surely below the other."""
+        return not (self.surely_below(other) or other.surely_below(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One exported file on one device."""
+
+    recipe: str
+    of: str
+    """The recipe again where there are several, to be said beside a file's name; else empty."""
+    data: str
+    """The data set: accuracies on different ones do not compare."""
+    device: str
+    role: str
+    arch: str
+    method: str
+    precision: str
+    top1: Estimate
+    """Percent."""
+    p50_ms: Estimate
+    p90_ms: Estimate | None
+    macs: int | None
+    num_params: int | None
+    size_bytes: int | None
+    energy_mj: float | None
+    """Millijoules an image, net of the idle machine."""
+    verdict: str
+    reasons: tuple[str, ...]
+
+    @property
+    def key(self) -> Key:
+        """Tell it from all others."""
+        return self.recipe, self.device, self.role, self.precision
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether its latency may be quoted at all."""
+        return self.verdict != "INVALID"
+
+    @property
+    def model(self) -> str:
+        """Name the network, and how the student was made."""
+        made = f" ({self.method})" if self.role == "student" else ""
+        return f"{ROLES[self.role]} {self.arch}{made}"
+
+    @property
+    def file(self) -> str:
+        """Name the file that was measured."""
+        return f"{self.model}, {self.precision}{f' [{self.of}]' if self.of else ''}"
+
+    @property
+    def file_there(self) -> str:
+        """Name the file and where it was measured."""
+        return f"{self.file}, on {self.device}"
+
+
+def candidates_of(runs: Sequence[Records]) -> list[Candidate]:
+    """Give one for each profile that has both an accuracy and a median latency, in the order of runs and profiles."""
+    return [
+        _candidate(run, profile, run.name if len(runs) > 1 else "")
+        for run in runs
+        for profile in run.profiles
+        if profile["latency_ms"]["p50"] is not None and profile["top1"] is not None
+    ]
+
+
+def latency_of(row: Json, percentile: str) -> Estimate | None:
+    """Give `p50`, `p90` or `p99` of a row in ms with its interval, None where the samples could not bound it."""
+    latency = row["latency_ms"]
+    if latency.get(percentile) is None:
+        return None
+    return Estimate(latency[percentile], latency.get(f"{percentile}_lo"), latency.get(f"{percentile}_hi"))
+
+
+def top1_of_profile(profile: Json) -> Estimate:
+    """Give the accuracy of the measured file in percent with its interval."""
+    return Estimate(profile["top1"], *profile.get("top1_interval", (None, None)))
+
+
+def energy_mj(row: Json) -> float | None:
+    """Give millijoules an image net of the idle machine, None where nothing measured them long enough."""
+    joules: float | None = (row.get("energy") or {}).get("j_per_inference")
+    return None if joules is None else 1e3 * joules
+
+
+def _candidate(run: Records, profile: Json, of: str) -> Candidate:
+    p50 = latency_of(profile, "p50")
+    assert p50 is not None, "candidates_of leaves out what was not timed"
+    record = run.records.get(profile["role"], {})
+    return Candidate(
+        recipe=run.name,
+        of=of,
+        data=run.data(),
+        device=profile["device"],
+        role=profile["role"],
+        arch=profile["arch"],
+        method=method_words(record),
+        precision=profile["precision"],
+        top1=top1_of_profile(profile),
+        p50_ms=p50,
+        p90_ms=latency_of(profile, "p90"),
+        macs=profile.get("macs"),
+        num_params=profile.get("num_params"),
+        size_bytes=profile.get("size_bytes"),
+        energy_mj=energy_mj(profile),
+        verdict=profile["verdict"],
+        reasons=tuple(profile["reasons"]),
+    )

@@ -1,0 +1,208 @@
+"""Two runs, or two profile records, side by side: what got worse, beyond a threshold and beyond chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afpkd.record import Json, UserError, read_record
+from pipeline.report.candidates import Estimate, latency_of, top1_of_profile
+from pipeline.report.findings import SAME_RULES, ratio_of
+
+_NORMAL_95 = 1.959964  # quantile 0.975 of the normal distribution
+
+
+class Outcome(StrEnum):
+    """What can be said of a change."""
+
+    worse = "worse"
+    better = "better"
+    same = "same"
+    undecided = "undecided"
+
+
+class Change(NamedTuple):
+    """One quantity of one file: before, after, and the change with its 95 % interval (percent; accuracy: points)."""
+
+    name: str
+    quantity: str
+    before: float | None
+    after: float | None
+    change: Estimate | None
+    outcome: Outcome
+    note: str = ""
+
+
+class Profile(NamedTuple):
+    """A profile record, and where it lies: its samples lie beside it."""
+
+    path: Path
+    record: Json
+
+
+def compare_runs(before: Path, after: Path, *, threshold: float, max_drop: float) -> list[Change]:
+    """Compare every file that `before` measured; each is a run's folder or a profile record.
+
+    threshold: percent that p50, p90 and the file may grow; max_drop: points of top-1 that may be lost. Worse: past
+    that, and the interval of the change leaves out 0. Undecided: past that but within chance or without an interval,
+    INVALID on a side, measured by other rules, or not measured any more. UserError: nothing to compare.
+    """
+    old, new = _profiles(before), _profiles(after)
+    if before.is_file() and after.is_file():
+        old, new = {"": next(iter(old.values()))}, {"": next(iter(new.values()))}
+    changes: list[Change] = []
+    for key, profile in old.items():
+        if key in new:
+            changes += _changes(key, profile, new[key], threshold, max_drop)
+        else:
+            changes.append(Change(key, "all", None, None, None, Outcome.undecided, f"not measured in {after}"))
+    if not old.keys() & new.keys():
+        raise UserError(f"{before} and {after} have no file in common (device, role, precision): nothing to compare")
+    return changes
+
+
+def _profiles(path: Path) -> dict[str, Profile]:
+    files = [path] if path.is_file() else sorted(path.glob("profiles/*/[!.]*.json"))
+    found = {}
+    for file in files:
+        record = read_record(file)
+        if not {"latency_ms", "role", "precision", "device"} <= record.keys():
+            raise UserError(f"{file}: not a profile record: name a run's folder or one of its profiles/*/*.json")
+        found[_key(record)] = Profile(file, record)
+    if not found:
+        raise UserError(f"{path}: no profiles there: name a run's folder (runs/<recipe>) or a profile record")
+    return found
+
+
+def _key(record: Json) -> str:
+    return " ".join([*filter(None, (record["role"], record["precision"])), "on", record["device"]])
+
+
+def _changes(key: str, old: Profile, new: Profile, threshold: float, max_drop: float) -> Iterator[Change]:
+    name = key or f"{_name(old)} -> {_name(new)}"
+    doubt = _doubt(old.record, new.record)
+    broken = any(not check["ok"] for check in new.record.get("golden", {}).values() if check)
+    if broken:
+        note = "golden mismatch: the file does not compute what was trained"
+        yield Change(name, "golden check", None, None, None, Outcome.worse, note)
+    for percentile in ("p50", "p90"):
+        before, after = latency_of(old.record, percentile), latency_of(new.record, percentile)
+        if before is None and after is None:
+            continue
+        yield _latency_change(name, f"{percentile} (ms)", before, after, threshold, doubt)
+    if old.record["top1"] is not None and new.record["top1"] is not None:
+        yield _accuracy_change(name, old, new, max_drop)
+    before_bytes, after_bytes = old.record.get("size_bytes"), new.record.get("size_bytes")
+    if before_bytes and after_bytes:
+        grown = 100 * (after_bytes / before_bytes - 1)
+        exact = Estimate(grown, grown, grown)
+        yield Change(name, "size (bytes)", before_bytes, after_bytes, exact, _outcome(exact, threshold))
+
+
+def _name(profile: Profile) -> str:
+    return profile.path.stem
+
+
+def _doubt(old: Json, new: Json) -> str:
+    """Why latencies of the two do not compare; empty where they do."""
+    for words, record in (("before", old), ("after", new)):
+        if record["verdict"] == "INVALID":
+            return f"{words}: INVALID: {'; '.join(record['reasons'])}"
+    unlike = [f"{key} {old.get(key)} against {new.get(key)}" for key in SAME_RULES if old.get(key) != new.get(key)]
+    return f"not measured by the same rules: {', '.join(unlike)}" if unlike else ""
+
+
+def _latency_change(
+    name: str, quantity: str, old: Estimate | None, new: Estimate | None, threshold: float, doubt: str
+) -> Change:
+    values = old and old.value, new and new.value
+    if old is None or new is None:
+        return Change(name, quantity, *values, None, Outcome.undecided, doubt or "too few samples on one side")
+    change = Estimate(*(None if end is None else 100 * (end - 1) for end in ratio_of(new, old)))  # type: ignore[arg-type]
+    if doubt:
+        return Change(name, quantity, *values, change, Outcome.undecided, doubt)
+    return Change(name, quantity, *values, change, _outcome(change, threshold), _note(change))
+
+
+def _accuracy_change(name: str, old: Profile, new: Profile, max_drop: float) -> Change:
+    values = old.record["top1"], new.record["top1"]
+    paired = _paired_points(old, new)
+    change = paired or _independent_points(top1_of_profile(old.record), top1_of_profile(new.record))
+    lost = Estimate(-change.value, _negative(change.high), _negative(change.low))
+    note = "on the same images" if paired else _note(change)
+    return Change(name, "top-1 (%)", *values, change, _outcome(lost, max_drop), note)
+
+
+def _outcome(growth: Estimate, limit: float) -> Outcome:
+    """Judge a growth, where growing is worse."""
+    if abs(growth.value) <= limit:
+        return Outcome.same
+    if growth.low is None or growth.high is None:
+        return Outcome.undecided
+    if growth.value > 0:
+        return Outcome.worse if growth.low > 0 else Outcome.undecided
+    return Outcome.better if growth.high < 0 else Outcome.same
+
+
+def _note(change: Estimate) -> str:
+    return "" if change.low is not None else "no interval recorded: profile again"
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def _independent_points(old: Estimate, new: Estimate) -> Estimate:
+    """Give the difference of accuracies of independent samples (Newcombe 1998, method 10, of Wilson intervals)."""
+    gap = new.value - old.value
+    if old.low is None or old.high is None or new.low is None or new.high is None:
+        return Estimate(gap)
+    down = math.hypot(new.value - new.low, old.high - old.value)
+    up = math.hypot(new.high - new.value, old.value - old.low)
+    return Estimate(gap, gap - down, gap + up)
+
+
+def _paired_points(old: Profile, new: Profile) -> Estimate | None:
+    """Give the difference on the same images, of which most are right or wrong in both: much narrower.
+
+    None where logits or labels are not beside the records, or are of other images.
+    """
+    first, second = _right(old), _right(new)
+    if first is None or second is None or first[0] != second[0]:
+        return None
+    right, now = first[1], second[1]
+    return points_of_pairs(gained=int((now & ~right).sum()), lost=int((right & ~now).sum()), num=len(right))
+
+
+def points_of_pairs(*, gained: int, lost: int, num: int) -> Estimate:
+    """Give the difference in points of two accuracies on the same `num` images, with its 95 % interval.
+
+    gained, lost: images that only the second, or only the first got right. Agresti and Min (2005): Wald's interval
+    with half an image added to each of the four cells.
+    """
+    more, less, total = gained + 0.5, lost + 0.5, num + 2
+    centre = (more - less) / total
+    spread = _NORMAL_95 * math.sqrt(more + less - (more - less) ** 2 / total) / total
+    return Estimate(100 * (gained - lost) / num, 100 * (centre - spread), 100 * (centre + spread))
+
+
+def _right(profile: Profile) -> tuple[str, NDArray[np.bool_]] | None:
+    """The evaluated images' hash, and which of them the file got right."""
+    bundle = profile.path.parents[2] / profile.record["role"] / "bundle" if len(profile.path.parents) > 2 else None
+    samples = profile.path.with_suffix(".npz")
+    if bundle is None or not (bundle / "manifest.json").is_file() or not samples.is_file():
+        return None
+    manifest = read_record(bundle / "manifest.json")
+    with np.load(samples) as arrays:
+        logits = arrays.get("logits")
+    labels = np.load(bundle / manifest["evaluation"]["labels"])
+    images: str | None = manifest.get("hashes", {}).get(manifest["evaluation"]["images"])
+    if logits is None or images is None or len(logits) != len(labels):
+        return None
+    return images, logits.argmax(axis=1) == labels

@@ -1,0 +1,224 @@
+"""Several files, several processes, several scenarios: who is measured when, and what becomes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from afpkd.record import UserError
+from deploy import jobs, presets
+from deploy.devices import find_device
+from deploy.measure import Wanted, profile_files
+from deploy.presets import Preset, WarmUp, find_preset
+from deploy.rows import QUANTITIES, About, Run, quantities_ms, rows_of
+from deploy.statistics import latency_ms, of_runs, spread_percent
+from tests.deploy.conftest import HandMadeBundle
+from tests.deploy.test_measure import as_int8
+
+WARM_UP = WarmUp(min_seconds=0, min_count=30, window=10, tolerance=1e9, max_seconds=10)
+THREE = Preset(name="three", min_seconds=0, min_count=200, warm_up=WARM_UP, repeats=3)
+
+
+def profiled(bundle: HandMadeBundle, folder: Path, precisions: list[str], **how: Any) -> list[dict[str, Any]]:
+    wanted = [Wanted(bundle.folder, precision, folder / f"{precision}.json") for precision in precisions]
+    arguments = {"device": "local", "preset": "three", "threads": 1, "recipe": "r", "config_digest": "d", **how}
+    return profile_files(wanted, **arguments)
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(presets._PRESETS, "three", THREE)
+
+
+@pytest.mark.usefixtures("three")
+def test_files_take_turns_each_time_in_a_fresh_process(
+    bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_int8(bundle)
+    asked: list[tuple[str, str, int, bool]] = []
+    run = jobs.run_job
+
+    def noted(target: Any, work: Any, progress: Any) -> Any:
+        request = work.request
+        asked.append((request["precision"], request["mode"], request["turn"], request["evaluate"]))
+        return run(target, work, progress)
+
+    monkeypatch.setattr("deploy.turns.run_job", noted)
+    fp32, int8 = profiled(bundle, tmp_path, ["fp32", "int8"])
+    assert [one[2] for one in asked] == [1, 1, 1, 2, 2, 2, 3, 3, 3]  # every file before any has its next turn
+    for turn in range(3):
+        assert {one[:2] for one in asked[3 * turn : 3 * turn + 3]} == {
+            ("fp32", "default"),
+            ("int8", "default"),
+            ("int8", "precise"),
+        }
+    assert [one[3] for one in asked] == [True] * 3 + [False] * 6  # accuracy does not change from process to process
+    for record in (fp32, int8):
+        assert (record["num_runs"], len(record["runs"]), record["n"]) == (3, 3, 600)
+        medians = [one["latency_ms"]["p50"] for one in record["runs"]]
+        assert record["latency_ms"]["p50"] == np.median(medians)
+        assert record["latency_ms"]["p50_lo"] == min(one["latency_ms"]["p50_lo"] for one in record["runs"])
+        assert record["latency_ms"]["p50_hi"] == max(one["latency_ms"]["p50_hi"] for one in record["runs"])
+        assert record["spread_percent"] == pytest.approx(spread_percent(medians))
+        assert len({one["first_inference_ms"] for one in record["runs"]}) == 3
+    assert fp32["top1"] is not None
+    with np.load(tmp_path / "int8.npz") as arrays:
+        names = {"samples_ns", "samples_ns_2", "samples_ns_3", "samples_ns_precise", "samples_ns_precise_3"}
+        assert names <= set(arrays)
+        tables = [latency_ms(arrays[name]) for name in ("samples_ns", "samples_ns_2", "samples_ns_3")]
+    assert int8["latency_ms"] == of_runs(tables)
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_sweep_is_a_row_a_power_mode(bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The board's answers are made up; the jobs are real, and say that this machine has no such modes."""
+    modes = [{"id": 0, "name": "MAXN"}, {"id": 2, "name": "MODE_30W"}, {"id": 3, "name": "MODE_15W"}]
+    facts: dict[str, Any] = {"power_modes": modes, "power_mode": {"id": 2, "name": "MODE_30W"}}
+    monkeypatch.setattr("deploy.measure.probe", lambda target: facts)
+    found = find_device("local")
+    monkeypatch.setattr("deploy.measure.find_device", lambda name: dataclasses.replace(found, clocks="sweep"))
+    (record,) = profiled(bundle, tmp_path, ["fp32"], preset="instant")
+    told = [[reason for reason in row["reasons"] if reason.startswith("clocks")] for row in record["rows"]]
+    why = "was asked for, but this machine has no power modes (nvpmodel)"
+    assert told == [[], *([f"clocks not as asked: mode:{number} {why}"] for number in (0, 3))]
+    with np.load(tmp_path / "fp32.npz") as arrays:
+        assert {"samples_ns", "samples_ns_power_mode_0", "samples_ns_power_mode_3"} <= set(arrays)
+    facts["power_modes"] = []
+    with pytest.raises(UserError, match="device local: clocks = sweep, but it has no power modes"):
+        profiled(bundle, tmp_path, ["fp32"], preset="instant")
+
+
+def test_the_order_changes_from_turn_to_turn() -> None:
+    from deploy.turns import _turns
+
+    turns = list(_turns(6, 3))
+    orders = [[number for turn, number in turns if turn == wanted] for wanted in (1, 2, 3)]
+    assert orders[0] == list(range(6))
+    assert all(sorted(order) == list(range(6)) for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+    assert list(_turns(6, 3)) == turns
+
+
+def test_presets_that_are_quoted_take_three_processes() -> None:
+    assert {name: find_preset(name).repeats for name in ("quick", "standard", "mlperf")} == {
+        "quick": 1,
+        "standard": 3,
+        "mlperf": 3,
+    }
+
+
+def test_processes_that_disagree_are_told_and_a_percentile_one_of_them_lacks_is_none() -> None:
+    fast, slow = (latency_ms(np.full(700, value, np.int64)) for value in (1_000_000, 1_200_000))
+    combined = of_runs([fast, fast, slow])
+    assert (combined["p50"], combined["p50_lo"], combined["p50_hi"], combined["max"]) == (1.0, 1.0, 1.2, 1.2)
+    assert (combined["p99"], combined["p99_bound"]) == (1.0, 1.2)
+    assert of_runs([fast, latency_ms(np.full(100, 10**6, np.int64))])["p99"] is None
+    assert spread_percent([1.0, 1.0, 1.2]) == pytest.approx(20)
+
+
+ABOUT = About(
+    device="d",
+    role="student",
+    precision="fp32",
+    runtime="x",
+    threads=0,
+    macs=1,
+    num_params=1,
+    size_bytes=1,
+    labels=None,
+)
+
+
+def run_of(samples: np.ndarray[Any, Any], **arrays: np.ndarray[Any, Any]) -> Run:
+    answer = {
+        "golden": {"before": {"ok": True}, "after": {"ok": True}},
+        "timing": {"num_inputs": 64},
+        "machine": {"num_cpus": 2},
+        "runtime": {"name": "x", "threads": 2},
+        "clocks": "as-is",
+        "mode": "default",
+        "state": {"names": [], "windows_ns": {}, "rate_hz": None, "cpu_s": None},
+    }
+    return Run(dataclasses.replace(THREE, min_count=100), "as-is", answer, {"samples_ns": samples, **arrays})
+
+
+def steady(ms: float, seed: int = 0) -> np.ndarray[Any, Any]:
+    return (np.random.default_rng(seed).normal(ms, ms / 100, 1000) * 1e6).astype(np.int64)
+
+
+def test_a_spread_above_five_percent_is_a_warning() -> None:
+    close = rows_of(ABOUT, [run_of(steady(1.0)), run_of(steady(1.03, 1)), run_of(steady(1.01, 2))], [])[0]
+    assert (close["verdict"], close["reasons"]) == ("VALID", [])
+    apart = rows_of(ABOUT, [run_of(steady(1.0)), run_of(steady(1.09, 1)), run_of(steady(1.0, 2))], [])[0]
+    assert apart["verdict"] == "WARN"
+    assert apart["reasons"] == [f"spread: the medians of 3 processes lie {apart['spread_percent']:.1f} % apart"]
+    assert rows_of(ABOUT, [run_of(steady(1.0))], [])[0]["spread_percent"] is None
+
+
+def test_a_reason_names_the_process_it_was_seen_in_and_the_worst_verdict_stands() -> None:
+    few = run_of(steady(1.0)[:99])
+    row = rows_of(ABOUT, [run_of(steady(1.0)), few, run_of(steady(1.0))], ["remark"])[0]
+    assert row["verdict"] == "INVALID"
+    assert row["reasons"] == ["too few samples: 99 of 100 (process 2 of 3)", "remark"]
+    assert rows_of(ABOUT, [few, few], [])[0]["reasons"] == ["too few samples: 99 of 100"]
+
+
+def test_quantities_are_in_ms_and_none_where_the_runtime_has_no_such_part() -> None:
+    found = quantities_ms(run_of(steady(1.0), gpu_ns=np.full(200, 500_000)))
+    assert found["gpu"] == {"p50": 0.5, "p50_lo": 0.5, "p50_hi": 0.5, "p90": 0.5}
+    assert {name for name, table in found.items() if table is None} == set(QUANTITIES) - {"gpu"}
+
+
+def scenarios() -> list[dict[str, Any]]:
+    run = run_of(
+        steady(1.0),
+        periodic_30_ns=np.full(150, 2_000_000),
+        periodic_60_ns=np.full(300, 20_000_000),
+        offline_1_ns=np.full(150, 1_000_000),
+        offline_16_ns=np.full(150, 8_000_000),
+    )
+    rates = [{"fps": 30.0, "missed": 1}, {"fps": 60.0, "missed": 300}]
+    run.answer["timing"]["periodic"] = {"rates": rates, "sustainable_fps": 55.5, "most_missed": 0.01}
+    return rows_of(ABOUT, [run], [])
+
+
+def test_a_scenario_is_a_row_of_its_own() -> None:
+    single, slow, fast, one, sixteen = scenarios()
+    assert [row["scenario"] for row in (single, slow, fast, one, sixteen)] == [
+        "single_stream",
+        "periodic",
+        "periodic",
+        "offline",
+        "offline",
+    ]
+    assert all(set(row) == set(single) for row in (slow, fast, one, sixteen))
+    assert (slow["fps"], slow["missed_percent"], slow["sustainable_fps"]) == (30.0, pytest.approx(100 / 150), 55.5)
+    assert (slow["verdict"], slow["latency_ms"]["p50"], slow["n"]) == ("VALID", 2.0, 150)
+    assert fast["verdict"] == "WARN"
+    assert fast["reasons"] == ["deadlines missed: 100.0 % of 300 frames took longer than 16.7 ms"]
+    assert (sixteen["batch"], sixteen["throughput_ips"], one["throughput_ips"]) == (16, 2000.0, 1000.0)
+    assert sixteen["fps"] is None
+
+
+@pytest.mark.usefixtures("instant")
+def test_scenarios_are_measured_when_asked_for(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    (record,) = profiled(bundle, tmp_path, ["fp32"], preset="instant", scenarios=("single_stream", "offline"))
+    assert [(row["scenario"], row["batch"]) for row in record["rows"]] == [
+        ("single_stream", 1),
+        *(("offline", batch) for batch in (1, 2, 4, 8, 16, 32)),
+    ]
+    assert all(row["n"] == 40 for row in record["rows"][1:])
+
+
+def test_frames_are_played_when_asked_for(
+    bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = dataclasses.replace(THREE, name="brief", repeats=1, min_seconds=0.5)
+    monkeypatch.setitem(presets._PRESETS, "brief", brief)
+    (record,) = profiled(bundle, tmp_path, ["fp32"], preset="brief", scenarios=("single_stream", "periodic"))
+    assert [(row["fps"], row["n"]) for row in record["rows"]] == [(None, record["n"]), (30.0, 15), (60.0, 30)]
+    assert len(record["timing"]["periodic"]["trials"]) >= 1

@@ -1,0 +1,217 @@
+"""Regressions between runs: intervals against exact or independent results, verdicts and exit codes by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from afpkd.record import Json, UserError, read_record, write_record
+from pipeline.report.regression import Change, Outcome, compare_runs, points_of_pairs
+from tests.pipeline.report.making import whole_run, with_intervals
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """The same run twice."""
+    made = [whole_run(tmp_path / name, devices={"local": 1.0}).folder for name in ("before", "after")]
+    return made[0], made[1]
+
+
+def change_profile(folder: Path, name: str = "student-fp32", **changes: Any) -> None:
+    path = folder / "profiles" / "local" / f"{name}.json"
+    record = read_record(path)
+    for key in ("p50", "p90"):
+        if key in changes:
+            record["latency_ms"][key] = changes.pop(key)
+    write_record(path, with_intervals(record | changes, right=0.5))
+
+
+def compared(runs: tuple[Path, Path], *, threshold: float = 5.0, max_drop: float = 1.0) -> list[Change]:
+    return compare_runs(*runs, threshold=threshold, max_drop=max_drop)
+
+
+def one(changes: list[Change], quantity: str, name: str = "student fp32 on local") -> Change:
+    (found,) = [change for change in changes if (change.name, change.quantity) == (name, quantity)]
+    return found
+
+
+def test_a_run_is_no_regression_of_itself(runs: tuple[Path, Path]) -> None:
+    changes = compared(runs)
+    assert {change.outcome for change in changes} == {Outcome.same}
+    assert len(changes) == 6 * 4  # p50, p90, top-1, size of six files
+
+
+def test_a_slower_file_is_worse_past_the_threshold_alone(runs: tuple[Path, Path]) -> None:
+    p50 = read_record(runs[0] / "profiles" / "local" / "student-fp32.json")["latency_ms"]["p50"]
+    change_profile(runs[1], p50=1.2 * p50)
+    found = one(compared(runs), "p50 (ms)")
+    assert found.outcome is Outcome.worse
+    assert found.change is not None
+    # each p50 may be 1 % to both sides: the ratio is 1.2 * 0.99 / 1.01 to 1.2 * 1.01 / 0.99
+    assert found.change == pytest.approx((20.0, 100 * (1.2 * 0.99 / 1.01 - 1), 100 * (1.2 * 1.01 / 0.99 - 1)))
+    assert one(compared(runs, threshold=20.1), "p50 (ms)").outcome is Outcome.same
+    assert {change.outcome for change in compared(runs) if change.name != found.name} == {Outcome.same}
+
+
+def test_a_faster_file_is_better(runs: tuple[Path, Path]) -> None:
+    change_profile(runs[1], p50=0.1, p90=0.1)
+    assert one(compared(runs), "p50 (ms)").outcome is Outcome.better
+
+
+def test_a_change_within_its_interval_is_undecided(runs: tuple[Path, Path]) -> None:
+    p50 = read_record(runs[0] / "profiles" / "local" / "student-fp32.json")["latency_ms"]["p50"]
+    change_profile(runs[1], p50=1.015 * p50)  # the interval reaches from -0.5 % to 3.5 %
+    assert one(compared(runs, threshold=1.0), "p50 (ms)").outcome is Outcome.undecided
+
+
+def test_without_intervals_a_change_past_the_threshold_is_undecided(runs: tuple[Path, Path]) -> None:
+    path = runs[1] / "profiles" / "local" / "student-fp32.json"
+    record = read_record(path)
+    record["latency_ms"] = {"p50": 2 * record["latency_ms"]["p50"], "p90": record["latency_ms"]["p90"], "p99": None}
+    write_record(path, record)
+    changes = compared(runs)
+    assert one(changes, "p50 (ms)").outcome is Outcome.undecided
+    assert one(changes, "p50 (ms)").note == "no interval recorded: profile again"
+    assert one(changes, "p90 (ms)").outcome is Outcome.same
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"verdict": "INVALID", "reasons": ["drift"]}, "after: INVALID: drift"),
+        ({"threads": 7}, "not measured by the same rules: threads 2 against 7"),
+        ({"p50": None}, "too few samples on one side"),
+    ],
+)
+def test_what_does_not_compare_is_undecided(runs: tuple[Path, Path], changes: Json, words: str) -> None:
+    change_profile(runs[1], **changes)
+    found = one(compared(runs), "p50 (ms)")
+    assert (found.outcome, found.note) == (Outcome.undecided, words)
+    assert one(compared(runs), "top-1 (%)").outcome is Outcome.same  # accuracy does not depend on the clock
+
+
+def test_a_larger_file_and_a_broken_one_are_worse(runs: tuple[Path, Path]) -> None:
+    change_profile(runs[1], size_bytes=400_000, golden={"before": {"ok": False}, "after": None})
+    changes = compared(runs)
+    assert one(changes, "size (bytes)").outcome is Outcome.worse
+    assert one(changes, "golden check").outcome is Outcome.worse
+
+
+def test_a_file_that_is_not_measured_any_more_is_named(runs: tuple[Path, Path]) -> None:
+    (runs[1] / "profiles" / "local" / "student-int8.json").unlink()
+    found = one(compared(runs), "all", "student int8 on local")
+    assert found.outcome is Outcome.undecided
+    assert str(runs[1]) in found.note
+
+
+def test_accuracy_without_logits_takes_newcombes_interval(runs: tuple[Path, Path]) -> None:
+    change_profile(runs[1], top1=83.9)  # from 86.4, each ± 0.5
+    found = one(compared(runs), "top-1 (%)")
+    assert found.change is not None
+    assert found.change == pytest.approx((-2.5, -2.5 - 0.5 * 2**0.5, -2.5 + 0.5 * 2**0.5))
+    assert found.outcome is Outcome.worse
+    assert one(compared(runs, max_drop=2.5), "top-1 (%)").outcome is Outcome.same
+
+
+def test_accuracy_on_the_same_images_is_paired(runs: tuple[Path, Path]) -> None:
+    labels = np.arange(1000) % 10
+    for folder, wrong in zip(runs, (range(100), range(100, 220)), strict=True):
+        predictions = labels.copy()
+        predictions[list(wrong)] += 1
+        np.savez(folder / "profiles" / "local" / "student-fp32.npz", logits=np.eye(11)[predictions])
+        bundle = folder / "student" / "bundle"
+        bundle.mkdir(parents=True, exist_ok=True)
+        np.save(bundle / "eval_labels.npy", labels)
+        manifest = {"evaluation": {"labels": "eval_labels.npy", "images": "eval.npy"}, "hashes": {"eval.npy": "aa"}}
+        write_record(bundle / "manifest.json", manifest)
+    found = one(compared(runs, max_drop=1.5), "top-1 (%)")
+    assert found.note == "on the same images"
+    assert found.change == points_of_pairs(gained=100, lost=120, num=1000)
+    assert found.change is not None
+    assert found.change.value == -2.0
+    assert found.outcome is Outcome.undecided
+    manifest["hashes"] = {"eval.npy": "bb"}
+    write_record(runs[1] / "student" / "bundle" / "manifest.json", manifest)
+    assert one(compared(runs), "top-1 (%)").note == ""  # other images are not paired
+
+
+@pytest.mark.parametrize(("more", "less"), [(0.10, 0.10), (0.02, 0.05), (0.01, 0.30)])
+def test_the_paired_interval_covers_95_percent(more: float, less: float) -> None:
+    """Exact coverage over every outcome of 100 images that matters, for a known difference."""
+    num, truth, covered, weight = 100, 100 * (more - less), 0.0, 0.0
+    for gained, lost in product(range(60), range(60)):
+        if gained + lost <= num:
+            chance = binom.pmf(gained, num, more) * binom.pmf(lost, num - gained, less / (1 - more))
+            estimate = points_of_pairs(gained=gained, lost=lost, num=num)
+            assert estimate.low is not None
+            assert estimate.high is not None
+            covered += chance * (estimate.low <= truth <= estimate.high)
+            weight += chance
+    assert weight > 0.999
+    assert 0.93 < covered < 0.985
+
+
+def test_two_records_compare_whatever_they_are(runs: tuple[Path, Path]) -> None:
+    first = runs[0] / "profiles" / "local" / "teacher-fp32.json"
+    second = runs[1] / "profiles" / "local" / "student-fp32.json"
+    changes = compare_runs(first, second, threshold=5.0, max_drop=1.0)
+    assert {change.name for change in changes} == {"teacher-fp32 -> student-fp32"}
+    assert one(changes, "p50 (ms)", "teacher-fp32 -> student-fp32").outcome is Outcome.better
+
+
+def test_a_record_without_role_and_accuracy_compares_by_the_clock(runs: tuple[Path, Path]) -> None:
+    paths = []
+    for folder in runs:
+        paths.append(folder / "measured.json")
+        record = read_record(folder / "profiles" / "local" / "student-fp32.json")
+        write_record(paths[-1], record | {"role": None, "precision": None, "top1": None, "top1_interval": None})
+    assert {change.quantity for change in compare_runs(*paths, threshold=5.0, max_drop=1.0)} == {
+        *("p50 (ms)", "p90 (ms)", "size (bytes)")
+    }
+
+
+def test_mistakes_are_one_line(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no profiles there"):
+        compare_runs(tmp_path, runs[1], threshold=5.0, max_drop=1.0)
+    with pytest.raises(UserError, match="not a profile record"):
+        compare_runs(runs[0] / "student" / "record.json", runs[1], threshold=5.0, max_drop=1.0)
+    other = whole_run(tmp_path / "orin", devices={"orin": 1.0}).folder
+    with pytest.raises(UserError, match="no file in common"):
+        compare_runs(runs[0], other, threshold=5.0, max_drop=1.0)
+
+
+def verb(*arguments: object) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "compare", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_exit_codes_of_the_verb(runs: tuple[Path, Path]) -> None:
+    code, out, _ = verb(*runs)
+    assert code == 0
+    assert out.splitlines()[-1] == "0 worse, 0 better, 24 same, 0 undecided"
+    change_profile(runs[1], "teacher-fp32", verdict="INVALID", reasons=["drift"])
+    code, out, _ = verb(*runs)
+    assert code == 3
+    assert "undecided  after: INVALID: drift" in out
+    change_profile(runs[1], p50=5.0)
+    code, out, _ = verb(*runs, "--json")
+    found = json.loads(out)
+    assert code == found["exit"] == 1
+    (worse,) = [change for change in found["changes"] if change["outcome"] == "worse"]
+    assert (worse["name"], worse["quantity"], worse["after"]) == ("student fp32 on local", "p50 (ms)", 5.0)
+    assert worse["change"]["low"] > 5
+    assert verb(*runs, "--threshold", "100000")[0] == 3
+    code, out, error = verb(runs[0], runs[1] / "nothing")
+    assert (code, out) == (2, "")
+    assert "no such run or record" in error
+    assert verb(*runs, "--threshold", "-1")[0] == 2

@@ -1,0 +1,227 @@
+"""The report's formats: the numbers are the records', the page is self-contained, hostile text stays text."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from afpkd.record import read_record, write_record
+from pipeline.recipe_reader import load_recipe
+
+if TYPE_CHECKING:
+    from tests.pipeline.conftest import HandMadeRun
+
+ROLES = ("teacher", "student", "undistilled")
+HOSTILE = '<script>alert("x")</script>|`a`'
+
+
+def test_main_table_rows_come_from_the_profiles(made: HandMadeRun) -> None:
+    report = made.report()
+    rows = report.tables()["Models"]
+    assert [row["Model"] for row in rows] == ["teacher", "distilled", "undistilled"]
+    assert rows[1] == {
+        "Model": "distilled",
+        "Architecture": "resnet8",
+        "Method": "afpkd",
+        "Precision": "fp32",
+        "Device": "local",
+        "Top-1 (%)": "86.40",
+        "Parameters": "80 k",
+        "MACs (FLOPs/2)": "12.5 M",
+        "File size": "330 kB",
+        "p50 (ms)": "0.600",
+        "p90 (ms)": "0.850",
+        "p99 (ms)": "-",
+        "Images/s": "1,234.6",
+        "Peak memory": "84 MB",
+        "Trade-off": "on the front",
+        "Verdict": "VALID",
+        "Reasons": "",
+    }
+    seen = report.page().text
+    for value in ("86.40", "80 k", "12.5 M", "330 kB", "0.600", "0.850", "1,234.6", "84 MB", "MACs (FLOPs/2)"):
+        assert f" {value} " in seen
+
+
+def test_p99_of_too_few_samples_has_a_footnote_only_where_it_applies(made: HandMadeRun) -> None:
+    note = "p99 is “-” where n is too small"
+    report = made.report()
+    assert note in report.md
+    assert note in report.page().text
+    for role in ROLES:
+        made.put_profile(role, latency_ms={"p50": 1.0, "p90": 2.0, "p99": 2.125})
+    report = made.report()
+    assert note not in report.md
+    assert {row["p99 (ms)"] for row in report.tables()["Models"]} == {"2.125"}
+
+
+def test_footnotes_name_the_test_set_the_memory_and_a_difference_in_macs(made: HandMadeRun) -> None:
+    made.put_manifest("student", "bb" * 32, note="torch counts 3 more")
+    made.put_profile("student", memory={"peak_bytes": 1, "includes": "the whole process"})
+    report = made.report()
+    for note in (
+        "Top-1 is that of the exported file on the test set (1,234 images).",
+        "Peak memory is that of the whole process.",
+        "MACs of distilled: torch counts 3 more.",
+    ):
+        assert note in report.md
+        assert note in report.page().text
+
+
+def test_csv_has_every_row_of_every_profile_in_full_precision(made: HandMadeRun) -> None:
+    rows = list(csv.DictReader(made.report().csv.splitlines()))
+    assert [(row["role"], row["scenario"]) for row in rows] == [
+        (role, scenario) for role in ROLES for scenario in ("single_stream", "offline")
+    ]
+    row = rows[4]
+    assert float(row["latency_p50_ms"]) == 0.61234567
+    assert float(row["throughput_images_per_s"]) == 1234.5678901234
+    assert float(rows[5]["throughput_images_per_s"]) == 4000.25
+    assert row["latency_p99_ms"] == ""
+    assert (row["batch"], rows[5]["batch"]) == ("1", "8")
+    assert (row["top1_percent"], row["macs"], row["seed"], row["recipe"]) == ("85.2", "12500000", "17", "tiny")
+    assert (row["config_digest"], row["runtime_version"]) == ("dd" * 32, "1.32.0")
+
+
+def test_accuracy_detail_of_the_trained_weights(made: HandMadeRun) -> None:
+    tables = made.report().tables()
+    assert "Beside published results" not in tables
+    assert tables["Accuracy of the trained weights"][1] == {
+        "Model": "distilled",
+        "Architecture": "resnet8",
+        "Test, last epoch": "86.10 %",
+        "Test, selected epoch": "86.40 %",
+        "Held-out, selected": "87.75 %",
+        "Selected epoch": "2 of 3",
+    }
+    assert "one run with seed 17. A single run has no spread" in made.report().md
+
+
+def test_published_numbers_stand_beside_ours_and_rivals_apart(made: HandMadeRun) -> None:
+    recipe = load_recipe("cifar100-resnet56-resnet20")[1]
+    report = made.report(expected={name: dataclasses.asdict(found) for name, found in recipe.expected.items()})
+    assert [tuple(row.values()) for row in report.tables()["Beside published results"]] == [
+        ("teacher resnet20", "89.50 %", "72.34 %", "published, CRD benchmark"),
+        ("distilled resnet8 (afpkd)", "86.40 %", "-", "measured here only"),
+        ("undistilled resnet8", "85.20 %", "69.06 %", "published, CRD benchmark"),
+        ("kd", "-", "70.66 %", "published, CRD benchmark"),
+        ("dkd", "-", "71.97 %", "published, DKD, Zhao et al. 2022"),
+        ("reviewkd", "-", "71.89 %", "published, ReviewKD, Chen et al. 2021"),
+        ("catkd", "-", "71.62 %", "published, CAT-KD, Guo et al. 2023"),
+    ]
+    assert "Epochs here: teacher 3, distilled 3, undistilled 3." in report.md
+    assert report.page().tags.count(("tr", {"class": "foreign"})) == 4
+
+
+def test_a_rivals_published_number_stands_beside_our_run_of_the_rival(made: HandMadeRun) -> None:
+    made.put_record("student", method="reviewkd")
+    report = made.report(expected={"reviewkd": {"top1": 86.5}, "kd": {"top1": 86.25, "source": "A Paper 2021"}})
+    rows = [tuple(row.values()) for row in report.tables()["Beside published results"]]
+    assert rows[1] == ("distilled resnet8 (reviewkd)", "86.40 %", "86.50 %", "published, by whom is not said")
+    assert rows[3:] == [("kd", "-", "86.25 %", "published, A Paper 2021")]
+
+
+def test_protocol_and_provenance_are_told(made: HandMadeRun) -> None:
+    report = made.report()
+    seen = report.page().text
+    for words in (
+        "On local (Example CPU @ 2 GHz, 2 CPUs, Linux-6.1-x86_64): onnxruntime 1.32.0, threads 2, single stream",
+        "preset quick",
+        "Warm-up, not timed: at least 1 s and 50 calls",
+        "Percentiles: nearest rank",
+        "Samples: teacher fp32 n = 431, distilled fp32 n = 431",
+        "make distill export profile RECIPE=tiny",
+        "python 3.11.2",
+        "torch 2.14.1",
+    ):
+        assert words in report.md
+        assert words in seen
+    row = report.tables()["Provenance"][1]
+    assert (row["Record"], row["Seed"], row["Config digest"]) == ("student/record.json", "17", "c0ffeec0ffee")
+    assert (row["Git commit"], row["Inputs (sha256)"]) == ("0123456789ab+", "data da7ada7ada7a, prompts 9a9e9a9e9a9e")
+    assert (row["Outputs (sha256)"], row["Finished (UTC)"]) == ("model.safetensors beefbeefbeef", "2026-01-02 03:04")
+
+
+def test_html_asks_nothing_of_the_network(made: HandMadeRun) -> None:
+    page = made.report().page()
+    bundle = get_plotlyjs().strip()
+    own = [script for script in page.scripts if script.strip() != bundle]
+    assert len(page.scripts) - len(own) == 1
+    assert not re.search(r"https?://|url\(|@import|//[a-z]", "".join(own + page.styles))
+    addresses = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
+    # an empty icon, or the browser would ask for one; a file beside the page, for who clicks on it
+    assert addresses == ["data:,", "report.cdx.json"]
+    policies = [a["content"] or "" for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policies) == 1
+    rules = dict(rule.strip().split(" ", 1) for rule in policies[0].split(";"))
+    assert rules.pop("default-src") == "'none'"
+    assert set(rules.values()) <= {"'none'", "'unsafe-inline'", "data:"}  # plotly.js itself is held by this
+
+
+def test_html_without_pictures_carries_no_plotly(made: HandMadeRun) -> None:
+    for path in [*(made.folder / "profiles").glob("*/*.json"), *made.folder.glob("*/metrics.jsonl")]:
+        path.unlink()
+    report = made.report()
+    assert len(report.page().scripts) == 1  # what sorts the tables
+    assert len(report.html) < 60_000
+
+
+@pytest.mark.parametrize("verdict", ["VALID", "WARN"])
+def test_hostile_text_stays_text(made: HandMadeRun, verdict: str) -> None:
+    num_scripts = len(made.report().page().scripts)
+    for role in ROLES:
+        made.put_record(role, arch=HOSTILE, method=HOSTILE, config_digest=HOSTILE, outputs={HOSTILE: HOSTILE})
+        made.put_profile(role, arch=HOSTILE, verdict=verdict, reasons=[HOSTILE], preset=HOSTILE)
+    report = made.report(description=HOSTILE, expected={HOSTILE: {"top1": 1.0, "source": HOSTILE}})
+    page = report.page()
+    assert len(page.scripts) == num_scripts
+    assert 'alert("x")' not in "".join(page.scripts)
+    assert page.text.count(HOSTILE) > 8
+    assert "<script" not in report.md
+    assert report.tables()["Models"][0]["Reasons"] == r'&lt;script>alert("x")&lt;/script>\|\`a\`'
+
+
+def test_same_records_give_the_same_report(made: HandMadeRun) -> None:
+    first = made.report()
+    png = (made.folder / "report.png").read_bytes()
+    assert made.report() == first
+    assert (made.folder / "report.png").read_bytes() == png
+    assert png.startswith(b"\x89PNG")
+    assert not list(made.folder.glob(".report*"))
+
+
+def test_the_report_needs_no_torch() -> None:
+    code = "import sys, pipeline.report.writing, pipeline.cli_report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_exported_files_stand_with_their_error_and_their_budget(made: HandMadeRun) -> None:
+    made.put_manifest("student", "bb" * 32)
+    path = made.folder / "student" / "bundle" / "manifest.json"
+    manifest = read_record(path)
+    found = {"top1": 80.125, "drop": 6.275, "sqnr_db": 12.34, "argmax_agreement": 91.5, "status": "over budget"}
+    manifest["verification"] = {"int8.onnx": {**found, "reason": "int8 loses 6.28 points of top-1"}}
+    manifest["files"].append({"path": "int8.onnx", "precision": "int8", "sha256": "0", "size_bytes": 123_000})
+    manifest["build_check"] = {"int8.onnx": {"status": "built"}}
+    write_record(path, manifest)
+    report = made.report()
+    (row,) = report.tables()["Exported files"]
+    assert row == {
+        "Model": "distilled",
+        "File": "int8.onnx",
+        "Size": "123 kB",
+        "Top-1": "80.12 %",
+        "Against float32": "-6.28",
+        "SQNR (dB)": "12.3",
+        "Same class": "91.50 %",
+        "Build": "built",
+        "Status": "over budget: int8 loses 6.28 points of top-1",
+    }
+    assert "over budget: int8 loses" in report.page().text
