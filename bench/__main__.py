@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import coverage, default_seeds, quantizers, rtx_builds
+from bench import coverage, default_seeds, fleet, quantizers, rtx_builds
 from bench.command import run
 
 BENCHES: dict[str, Callable[[], None]] = {
     "coverage": coverage.main,
     "default_seeds": default_seeds.main,
+    "fleet": fleet.main,
     "quantizers": lambda: quantizers.main([]),
     "rtx_builds": rtx_builds.main,
 }

@@ -68,7 +68,7 @@ class Patience:
 
 
 def run_job(target: Target, work: Work, progress: Progress, patience: Patience | None = None) -> Json:
-    """Do the work as a job on the target, fetch its results, give its answer.
+    """Do the work as a job on the target, fetch its results, give its answer; in `clock` how far the device's is off.
 
     DeviceError: the job's own failure; E_BUSY naming who has the device; E_DISK; LineError where the line stays away
     (the job goes on: the same call resumes it). A KeyboardInterrupt cancels the job.
@@ -83,10 +83,10 @@ def _done(target: Target, work: Work, progress: Progress, patience: Patience) ->
     blobs = {files[name]: path for name, path in work.files.items()}
     send_missing(target, blobs, progress, patience, budget_bytes=work.budget_bytes)
     try:
-        submitted = _submit(target, _job(work, job_id, files), progress, patience)
+        submitted, clock = _submit(target, _job(work, job_id, files), progress, patience)
         if submitted["resumed"]:
             progress(f"resumed: job {job_id} was {submitted['state']} there", 0, 0)
-        answer = _followed(target, job_id, progress, patience)
+        answer = {**_followed(target, job_id, progress, patience), "clock": clock}
         for name, path in work.results.items():
             with atomic_path(path) as temporary:
                 _tried(partial(target.get, f"jobs/{job_id}/{name}", temporary), patience)
@@ -152,13 +152,13 @@ def _job(work: Work, job_id: str, files: Json) -> Json:
     }
 
 
-def _submit(target: Target, job: Json, progress: Progress, patience: Patience) -> Json:
-    """Submit; where another job has the device, wait for its end."""
+def _submit(target: Target, job: Json, progress: Progress, patience: Patience) -> tuple[Json, Json]:
+    """Submit; where another job has the device, wait for its end. Also give how far the device's clock is off."""
     began, told = time.monotonic(), ""
     request = {**job, "python": list(target.python)}
     for pause in _pauses(patience):
         try:
-            return _tried(partial(call_agent, target, "submit", request), patience)
+            return _tried(partial(_clocked, target, request), patience)
         except DeviceError as error:
             if error.code != "E_BUSY" or time.monotonic() - began > patience.busy_s:
                 raise
@@ -167,6 +167,14 @@ def _submit(target: Target, job: Json, progress: Progress, patience: Patience) -
                 progress(f"waiting: {told}", 0, 0)
             time.sleep(pause)
     raise AssertionError("pauses never end")
+
+
+def _clocked(target: Target, request: Json) -> tuple[Json, Json]:
+    """Submit, and hold the device's clock against ours: seconds it is ahead, give or take half the round trip."""
+    before = time.time()
+    submitted = call_agent(target, "submit", request)
+    half = (time.time() - before) / 2
+    return submitted, {"offset_s": submitted["time_s"] - before - half, "within_s": half}
 
 
 def _followed(target: Target, job_id: str, progress: Progress, patience: Patience) -> Json:

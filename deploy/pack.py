@@ -16,8 +16,12 @@ _MAIN = "import sys\n\nfrom agent.cli import main\n\nsys.exit(main(sys.argv[1:])
 
 
 def agent_archive() -> bytes:
-    """Pack `deploy/agent/` as `agent.pyz`: sorted names, one timestamp, stored rather than deflated (zlibs differ)."""
-    texts = {f"agent/{path.relative_to(_SOURCE).as_posix()}": path.read_bytes() for path in _SOURCE.rglob("*.py")}
+    """Pack `deploy/agent/` as `agent.pyz`: sorted names, one timestamp, stored rather than deflated (zlibs differ).
+
+    Fakes stay at home: on a device nothing can be taken for a TensorRT that is none.
+    """
+    paths = [path for path in _SOURCE.rglob("*.py") if not path.name.startswith("fake_")]
+    texts = {f"agent/{path.relative_to(_SOURCE).as_posix()}": path.read_bytes() for path in paths}
     texts["__main__.py"] = _MAIN.encode()
     buffer = io.BytesIO()
     buffer.write(b"#!/usr/bin/env python3\n")

@@ -45,6 +45,7 @@ def facts_of(runs: Sequence[Run], preset: Preset, threads: int) -> Json:
         "timing": {**answer["timing"], **courses[0]},
         "golden": {"before": None, "after": None, **answer["golden"]},
         "clocks": answer["clocks"],
+        "clock": answer["clock"],
         "runs": [
             {
                 "n": len(run.samples),

@@ -138,8 +138,7 @@ def quantities_ms(run: Run) -> dict[str, Json | None]:
 
 
 def _head(about: About, run: Run) -> Json:
-    right = run.arrays.get("predictions")
-    known = about.labels is not None and right is not None
+    logits = run.arrays.get("logits")
     return {
         "device": about.device,
         "role": about.role,
@@ -151,9 +150,15 @@ def _head(about: About, run: Run) -> Json:
         "macs": about.macs,
         "num_params": about.num_params,
         "size_bytes": about.size_bytes,
-        "top1": statistics.top1_percent(right, about.labels) if known else None,  # type: ignore[arg-type] # known
+        "top1": _top1(logits, about.labels),
         **({} if about.truth is None else average_precision_of(run.arrays, about.truth)),
     }
+
+
+def _top1(logits: NDArray[Any] | None, labels: NDArray[Any] | None) -> float | None:
+    if logits is None or labels is None:
+        return None
+    return statistics.top1_percent(logits.argmax(axis=1), labels)
 
 
 def _periodic(about: About, run: Run, single: Json) -> list[Json]:

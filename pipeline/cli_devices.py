@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from afpkd.record import Json, UserError
+from afpkd.record import Json, UserError, atomic_path
 
 app = typer.Typer(
     help="List, probe and clean the devices of devices.toml.",
@@ -98,6 +99,23 @@ def restore(names: NamesArgument, as_json: JsonOption = False) -> None:
         call_each(names, "restore", lambda device: {}),
         as_json,
         lambda row: f"{row['device']}: {'clocks put back' if row['restored'] else 'nothing to put back'}",
+    )
+
+
+@app.command()
+def agent(
+    file: Annotated[Path, typer.Argument(help="Where to write it, such as agent.pyz.")], as_json: JsonOption = False
+) -> None:
+    """Write the agent as a file, to carry to a board that no host reaches: `python3 agent.pyz profile BUNDLE` there."""
+    from deploy.pack import agent_archive, agent_sha256
+
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(agent_archive())
+    row = {"file": str(file), "sha256": agent_sha256()}
+    _show(
+        [row],
+        as_json,
+        lambda row: f"{file}: carry it and a bundle to the board, then: python3 {file.name} profile BUNDLE",
     )
 
 

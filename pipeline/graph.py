@@ -28,6 +28,7 @@ from deploy.devices import find_device
 from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
 from deploy.inventory import inventory_path
 from deploy.presets import find_preset
+from pipeline.failures import clear_failures, failures
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, event_line
 from pipeline.recipe import ROLES, Recipe
 from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
@@ -59,13 +60,21 @@ def run_goals(
     with locked(runs):
         folder.mkdir(exist_ok=True)
         _drop_records_of_another_recipe(folder, decoded)
+        if clear_failures(folder):  # a report that names them is outdated
+            (folder / "report.html").unlink(missing_ok=True)
         targets = [target for goal in goals for target in targets_of(goal, name, decoded, devices)]
         config = {
             "recipe": str(recipe_path(recipe)),
             "train_device": "cpu" if train_device == "auto" and not _has_gpu() else train_device,
             "devices": list(devices),
+            "cores": len(os.sched_getaffinity(0)),
         }
-        _snakemake(runs.resolve(), folder, list(dict.fromkeys(targets)), config, extra)
+        try:
+            _snakemake(runs.resolve(), folder, list(dict.fromkeys(targets)), config, extra)
+        except (SystemExit, UserError):
+            if failures(folder):
+                _report_the_rest(runs.resolve(), folder, str(config["recipe"]))
+            raise
     return folder
 
 
@@ -168,24 +177,24 @@ def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra
     events.write_text("")
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(runs)),
-        *("--cores", "all", "--nolock", "--rerun-incomplete", "--keep-going"),
+        # One more than this machine's for each device that works alone; what works here shares `here`.
+        *("--cores", str(config["cores"] + _num_remote(config["devices"]))),
+        *("--nolock", "--rerun-incomplete", "--keep-going"),
         *("--rerun-triggers", "input", "mtime", "params"),
         # Inputs count by content: a record is small, but no limit means that no touched file ever reruns a stage.
         *("--max-checksum-file-size", "10G"),
-        *("--resources", "gpu=1", *(f"device_{number}=1" for number in range(len(config["devices"])))),
+        *(
+            "--resources",
+            "gpu=1",
+            f"here={config['cores']}",
+            *(f"device_{number}=1" for number in range(len(config["devices"]))),
+        ),
         *extra,
         *("--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())),
         *("--", *targets),
     ]
-    environment = {
-        **os.environ,
-        "AFPKD_DATA": str(data_root().resolve()),  # stages work in the folder of runs
-        EVENTS_VARIABLE: str(events),
-        _PARENT_VARIABLE: str(os.getpid()),
-        **({INVENTORY_VARIABLE: str(inventory_path().resolve())} if inventory_path().exists() else {}),
-    }
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment(events))
         try:
             errors = _follow(process, events)
         except KeyboardInterrupt:
@@ -195,6 +204,29 @@ def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra
         if errors:  # said when it happened
             raise SystemExit(2)
         raise UserError(_last_words(log))
+
+
+def _num_remote(devices: Sequence[str]) -> int:
+    return sum(find_device(device).machine != "local" for device in devices)
+
+
+def _environment(events: Path) -> dict[str, str]:
+    """What a stage of this run finds in its environment; it works in the folder of runs."""
+    return {
+        **os.environ,
+        "AFPKD_DATA": str(data_root().resolve()),
+        EVENTS_VARIABLE: str(events),
+        _PARENT_VARIABLE: str(os.getpid()),
+        **({INVENTORY_VARIABLE: str(inventory_path().resolve())} if inventory_path().exists() else {}),
+    }
+
+
+def _report_the_rest(runs: Path, folder: Path, recipe: str) -> None:
+    """A device that failed keeps nobody from the report of the others, which names it."""
+    command = [sys.executable, "-m", "pipeline", "report", "--recipe", recipe, "--runs", str(runs)]
+    done = subprocess.run(command, env=_environment(folder / "events.jsonl"), stdout=subprocess.DEVNULL, check=False)
+    if done.returncode == 0:
+        sys.stderr.write(f"report without what failed: {folder / 'report.html'}\n")
 
 
 def _let_devices_cancel(process: subprocess.Popen[bytes], devices: Sequence[str]) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from afpkd.record import Json, UserError, read_record, sha256_of
 from afpkd.settings import TrainSettings
+from pipeline.exporting import export_classifier, export_detector
+from pipeline.failures import clear_failure, note_failure
 from pipeline.lineage import require_recorded
 from pipeline.networks import network_of, recorded_network
 from pipeline.progress import StageProgress
@@ -25,8 +27,6 @@ from pipeline.recipe_reader import teacher_weights
 from pipeline.workspace import WEIGHTS, Run, Workspace
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from afpkd.learners import FrozenTeacher, Learner
     from afpkd.models.outputs import Shapes
 
@@ -187,56 +187,10 @@ def export_bundle(run: Run, role: str) -> Json:
         "weights": weights,
         "record": sha256_of(folder / "record.json"),
     }
-    export = _export_detector if isinstance(run.recipe.data, CocoData) else _export_classifier
+    export = export_detector if isinstance(run.recipe.data, CocoData) else export_classifier
     manifest = export(run, model, lineage, common)
     progress.say(f"{len(manifest['verification'])} files in {time.monotonic() - started:.1f} s")
     return manifest
-
-
-def _export_classifier(run: Run, model: nn.Module, lineage: Json, common: Json) -> Json:
-    from afpkd.data.dataset import data_root
-    from export.build import build_bundle
-    from export.calibration import calibration_images
-
-    data, wanted = run.recipe.data.spec.load(data_root()), run.recipe.export
-    quantizes = "int8" in wanted.precisions
-    return build_bundle(
-        model,
-        images=data.test.images,
-        labels=data.test.labels,
-        label_names=data.label_names,
-        lineage={**lineage, "data": data.sha256()},
-        calibration=calibration_images(data.train.images, run.recipe.seed, wanted.calibration_images)
-        if quantizes
-        else None,
-        **common,
-    )
-
-
-def _export_detector(run: Run, model: nn.Module, lineage: Json, common: Json) -> Json:
-    import numpy as np
-
-    from afpkd.data.coco import read_canvas
-    from export.detector import EvaluatedScenes, build_detector_bundle
-    from pipeline.scenes import read_scenery, reading, scenes_for_calibration
-
-    data, wanted = run.recipe.data, run.recipe.export
-    assert isinstance(data, CocoData)
-    scenery = read_scenery(data, run.recipe_file, run.recipe.seed)
-    canvases, scales = zip(*(read_canvas(scene, data.image_size) for scene in scenery.test.scenes), strict=True)
-    drawn = (
-        scenes_for_calibration(scenery.train, data.image_size, run.recipe.seed, wanted.calibration_images)
-        if "int8" in wanted.precisions
-        else None
-    )
-    return build_detector_bundle(
-        model,
-        test=EvaluatedScenes(np.stack(canvases), scales, scenery.test),
-        reading=reading(data),
-        lineage={**lineage, "data": scenery.sha256()},
-        calibration=drawn,
-        **common,
-    )
 
 
 def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list[Json]:
@@ -255,16 +209,24 @@ def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list
     settings, folder = run.recipe.profile, run.folder / "profiles" / device
     turns = "" if len(roles) == 1 else f", {' and '.join(roles)} in turns"
     progress.say(f"{precision} on {device}, preset {settings.preset}{turns}")
-    records = profile_files(
-        [Wanted(run.role(role) / "bundle", precision, folder / f"{role}-{precision}.json") for role in roles],
-        device=device,
-        preset=settings.preset,
-        threads=settings.threads,
-        scenarios=settings.scenarios,
-        recipe=run.name,
-        config_digest=run.recipe.stage_digest("profile"),
-        progress=tell,
-    )
+    wanted = [Wanted(run.role(role) / "bundle", precision, folder / f"{role}-{precision}.json") for role in roles]
+    for one in wanted:
+        clear_failure(one.out)
+    try:
+        records = profile_files(
+            wanted,
+            device=device,
+            preset=settings.preset,
+            threads=settings.threads,
+            scenarios=settings.scenarios,
+            recipe=run.name,
+            config_digest=run.recipe.stage_digest("profile"),
+            progress=tell,
+        )
+    except UserError as error:
+        for one in wanted:
+            note_failure(one.out, str(error))
+        raise
     for record in records:
         whose = "" if len(roles) == 1 else f"{record['role']}: "
         p50 = record["latency_ms"]["p50"]

@@ -9,7 +9,8 @@ import torch
 
 from afpkd.record import UserError
 from bench import __main__ as bench_main
-from bench import command, default_seeds, export_time, gpu_check, quantizers, rows, rtx_builds
+from bench import command, default_seeds, export_time, fleet, gpu_check, quantizers, rows, rtx_builds
+from bench.loopback import SSHD
 from deploy import presets
 from deploy.presets import Preset, WarmUp
 
@@ -131,3 +132,18 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.run(main)
     assert (ended.value.code, capsys.readouterr().err) == (2, "error: no such weights: name others\n")
+
+
+def test_the_fleet_is_measured_and_an_unchanged_bundle_travels_once(tmp_path: Path) -> None:
+    """The quick form: the figures themselves say nothing on a busy machine, what they are made of does."""
+    if not Path(SSHD).exists():
+        pytest.skip("no sshd here: install openssh-server (it need not run as a service)")
+    fleet.main(fleet.Sizes(devices=3, seconds=1.0, repeats=2), tmp_path)
+    found = json.loads((tmp_path / "fleet.json").read_text())
+    assert found["resent_bytes"] == 0
+    assert found["sent_bytes"] > 500_000  # agent, network, images
+    assert found["connect_s"] + found["probe_s"] + found["submit_s"] == pytest.approx(found["start_s"], rel=0.5)
+    assert len(found["starts_s"]) == 2
+    assert found["one_s"] > 1
+    assert found["fleet_over_one"] == found["fleet_s"] / found["one_s"]
+    assert (found["conditions"]["devices"], found["conditions"]["seconds"]) == (3, 1.0)

@@ -1,5 +1,6 @@
 """The documents say what the program is: every target, verb, recipe, method, model, data set and file is in them."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from afpkd.distillers import DISTILLERS
 from afpkd.models import MODELS
 from bench import default_seeds, rows
 from bench.variants import PROTOCOLS
+from deploy import inventory
 from deploy.presets import find_preset
+from pipeline import cli_devices
 from pipeline.cli import app, bundle_app
 from pipeline.recipe_reader import recipe_names
 
@@ -74,9 +77,37 @@ def _listed(tree: str) -> set[str]:
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in ROOT.glob("*.md"):
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8")):
-            assert (ROOT / link).exists(), f"{document.name}: {link}"
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_every_key_of_a_device_is_in_its_guide_with_its_default() -> None:
+    guide = (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8")
+    table = {key: cells for line in re.findall(r"^\| (`.+)", guide, re.MULTILINE) for key, cells in _keys(line)}
+    defaults = {field.name: field.default for field in dataclasses.fields(inventory.Entry)}
+    assert set(table) == set(defaults)
+    for key, cells in table.items():
+        if defaults[key] not in (dataclasses.MISSING, None, ()):
+            assert f"`{_toml(defaults[key])}`" in cells, key
+
+
+def _keys(line: str) -> list[tuple[str, str]]:
+    keys, _, cells = line.partition(" |")
+    return [(key.strip("`"), cells) for key in keys.split(", ")]
+
+
+def _toml(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_every_verb_for_devices_is_in_the_readme() -> None:
+    row = next(line for line in README.splitlines() if line.startswith("| `afpkd devices list`"))
+    verbs = [
+        command.name or command.callback.__name__ for command in cli_devices.app.registered_commands if command.callback
+    ]
+    assert len(verbs) >= 6
+    assert [verb for verb in verbs if f"{verb}`" not in row] == []
 
 
 def test_contributing_fits_on_a_screen() -> None:

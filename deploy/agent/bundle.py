@@ -64,6 +64,14 @@ class Bundle:
         text = self._checked(self.manifest["evaluation"]["labels"]).read_text(encoding="utf-8")
         return [((image["height"], image["width"]), image["scale"]) for image in json.loads(text)["images"]]
 
+    def evaluation_labels(self) -> NDArray[np.int64] | None:
+        """Give the evaluation set's labels (int64, N); None where the host has them, or they are boxes."""
+        name = self.manifest["evaluation"]["labels"]
+        if self.manifest["task"] == "detection" or not (self._folder / name).exists():
+            return None
+        labels: NDArray[np.int64] = np.load(self._checked(name))
+        return labels
+
     def preprocess(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Turn pixels (uint8, N,C,H,W) into the network's input: `(pixels * scale - mean) / std` per channel."""
         rule = self.manifest["preprocessing"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import AgentError
+from .interpreter import command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ importlib.import_module(request["package"] + ".child").answer(request)
 def run_in_child(operation: str, arguments: Json) -> Json:
     """Do `operation` in a fresh process that imports what this one would, and give its answer.
 
-    AgentError: the child's own, or E_CRASH with the signal it died of.
+    AgentError: the child's own, E_OUT_OF_MEMORY where it was killed as the kernel does, or E_CRASH with its signal.
     """
     done = subprocess.run(
         _command(),
@@ -46,7 +47,8 @@ def run_in_child(operation: str, arguments: Json) -> Json:
     try:
         answer: Json = json.loads(done.stdout)
     except ValueError:
-        raise AgentError("E_CRASH", f"{operation}: {_death(done)}") from None
+        code = "E_OUT_OF_MEMORY" if done.returncode == -signal.SIGKILL else "E_CRASH"
+        raise AgentError(code, f"{operation}: {_death(done)}") from None
     if "error" in answer:
         raise AgentError(**answer["error"])
     return answer
@@ -62,7 +64,7 @@ def start_child(operation: str, arguments: Json, stdout: IO[bytes]) -> subproces
 
 
 def _command() -> list[str]:
-    return [sys.executable, "-I", "-c", _START]
+    return [*command(), "-I", "-c", _START]
 
 
 def _request(operation: str, arguments: Json) -> Json:
@@ -113,7 +115,7 @@ def _death(done: subprocess.CompletedProcess[str]) -> str:
     lines = done.stderr.strip().splitlines()
     last = f"; its last line: {lines[-1]}" if lines else ""
     if done.returncode == -signal.SIGKILL:
-        return f"killed (SIGKILL): out of memory? free some, or take a smaller workspace{last}"
+        return f"killed (SIGKILL): out of memory? end other programs, add swap, or take a smaller batch{last}"
     if done.returncode < 0:
         return f"the library died of {signal.Signals(-done.returncode).name}: try another version of it{last}"
     return f"ended without an answer (exit code {done.returncode}){last}"

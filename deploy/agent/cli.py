@@ -26,7 +26,9 @@ def main(arguments: Sequence[str]) -> int:
         supervisor.supervise(tuple(map(int, arguments[1:])))
         return 0
     if arguments[:1] == ["predict"]:  # for people and pipes: words in, a line an image out
-        return _predict(arguments[1:])
+        return _for_people("predict", arguments[1:], Path(sys.argv[0]))
+    if arguments[:1] == ["profile"] and len(arguments) > 1:  # without a host
+        return _for_people("by_hand", arguments[1:])
     # Runtimes print on the C level too: the answer keeps the real stdout, all other output goes to stderr.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -88,13 +90,12 @@ def _deploy(request: Json) -> Json:
     return answer
 
 
-def _predict(words: Sequence[str]) -> int:
+def _for_people(module: str, *arguments: Any) -> int:
     try:
-        module = _with_numpy("predict")
+        code: int = _with_numpy(module).main(*arguments)
     except AgentError as error:
         sys.stdout.write(_error(error.code, error.message) + "\n")
         return 1
-    code: int = module.main(words, Path(sys.argv[0]))
     return code
 
 

@@ -55,7 +55,9 @@ class Knobs:
     strong_types_fail: bool = False
     """A build in strong types fails, as it may in early 10.x."""
     memory_bytes: int = 1 << 62
-    """A build that may take more workspace runs out of memory."""
+    """A build that may take more workspace runs out of memory; one that was told no limit takes all."""
+    kills: bool = False
+    """Memory that runs out ends the process, as the kernel's killer does."""
     dla_cores: int = 0
     crash: str = ""
     """`build` or `deserialize` ends the process as a fault in the library would."""
@@ -169,6 +171,11 @@ def session(onnx: bytes) -> Any:
 def crash() -> None:
     """End the process as a fault in a library does."""
     os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def kill() -> None:
+    """End the process as the kernel does where memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def move(target: int, source: int, device: int, num_bytes: int) -> None:

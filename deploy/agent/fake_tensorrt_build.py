@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .fake_tensorrt import MAGIC, Fake, crash, session
+from .fake_tensorrt import MAGIC, Fake, crash, kill, session
 
 
 class ILogger(Fake):  # noqa: D101 (NVIDIA's classes are NVIDIA's to explain, here and below)
@@ -96,7 +96,7 @@ class IBuilderConfig(Fake):  # noqa: D101
     profiling_verbosity = default_device_type = DLA_core = num_compute_capabilities = 0
 
     def __init__(self) -> None:
-        self._flags, self._workspace = {"TF32"}, 0
+        self._flags, self._workspace = {"TF32"}, 1 << 40
         self._profiles: list[Any] = []
         self._targets: dict[int, str] = {}
 
@@ -179,6 +179,8 @@ class Builder(Fake):  # noqa: D101
         if network._strong and self._release.knobs.strong_types_fail:
             return "Error Code 10: Internal Error: could not find any implementation for node convolution"
         if config._workspace > self._release.knobs.memory_bytes:
+            if self._release.knobs.kills:
+                kill()
             return "Error Code 2: OutOfMemory: requested scratch memory is too large"
         return None
 

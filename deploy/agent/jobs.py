@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import clocks, events, store
 from .errors import AgentError
+from .interpreter import command_from
 from .machine import boot_id
 from .supervisor import CANCEL, HEARTBEAT, RESULT, write_json
 
@@ -61,13 +62,14 @@ class Job:
 def submit(document: Json) -> Json:
     """Start a job and return at once; a job that is running or done is left as it is (`resumed`).
 
+    `time_s` is the device's clock, which nothing but the host's record of how far it is off depends on.
     One that failed is started anew. AgentError E_BUSY names who has the device.
     """
     job = _job(document)
     folder = _folder(job.id)
     known = _state(folder) if folder.exists() else None
     if known in ("running", "done"):
-        return {"id": job.id, "state": known, "resumed": True}
+        return {"id": job.id, "state": known, "resumed": True, "time_s": time.time()}
     device = _take_device(job)
     clocks.put_back(Path())  # of a job that a crash kept from it
     try:
@@ -76,7 +78,7 @@ def submit(document: Json) -> Json:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return {"id": job.id, "state": "running", "resumed": False}
+    return {"id": job.id, "state": "running", "resumed": False, "time_s": time.time()}
 
 
 def follow(document: Json) -> Json:
@@ -204,7 +206,7 @@ def _start_supervisor(job: Job, folder: Path, locks: tuple[int, int]) -> None:
     """In a session of its own, with none of our pipes: the connection may end while it works."""
     with (folder / "log.txt").open("wb") as log:
         supervisor = subprocess.Popen(
-            [*job.python, "-I", "agent.pyz", "supervise", *map(str, locks)],
+            [*command_from(job.python), "-I", "agent.pyz", "supervise", *map(str, locks)],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -10,7 +10,6 @@ import importlib.util
 import os
 import platform
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +28,14 @@ _RUNTIMES = ("tensorrt", "onnxruntime")
 def probe(document: Json) -> Json:
     """Describe the device. `root`: where its file system begins, `/` unless a copy of another one is looked at."""
     root = Path(document.get("root", "/"))
-    packages = {name: _module_version(name) for name in ("numpy", *_RUNTIMES)}
     system = board.describe(root)
-    runtimes = [name for name in _RUNTIMES if packages["numpy"] and packages[name]]
     return {
         "protocol": PROTOCOL,
         **system,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "num_cpus": len(os.sched_getaffinity(0)),
-        **packages,
-        "runtimes": runtimes,
-        "advice": _advice(system, packages, runtimes),
+        **runtimes(system),
         **vitals.describe(root),
         "disk_free_bytes": free_bytes(),
         "boot_id": machine.boot_id(),
@@ -51,8 +46,17 @@ def probe(document: Json) -> Json:
     }
 
 
+def runtimes(system: Json | None = None) -> Json:
+    """Give the version of numpy and of each runtime, `runtimes` that can be used, and `advice` on what is missing."""
+    packages = {name: _module_version(name) for name in ("numpy", *_RUNTIMES)}
+    usable = [name for name in _RUNTIMES if packages["numpy"] and packages[name]]
+    return {**packages, "runtimes": usable, "advice": _advice(system or board.describe(Path("/")), packages, usable)}
+
+
 def _module_version(name: str) -> str | None:
     """Give the version of a package that this interpreter would import; `unknown` where it does not say."""
+    from importlib import metadata  # a third of what it takes to start, and no other verb needs it
+
     if importlib.util.find_spec(name) is None:
         return None
     for distribution in (name, f"{name}-gpu"):

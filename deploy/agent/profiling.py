@@ -54,8 +54,9 @@ def profile(document: Json) -> Json:
     """Measure one file of a bundle in this process, which must be fresh. Nothing is timed where the golden check fails.
 
     Writes to `out` (.npz), in ns: `samples_ns`, `begun_ns`, `warmup_ns`, a call's parts (`h2d_ns`, …), `periodic_…_ns`,
-    `offline_…_ns`; the sensors' `state_times_ns`, `state_values`; and where asked to evaluate `predictions` (int64, N),
-    or of a detector `found_images`, `found_boxes`, `found_scores` and `found_classes`.
+    `offline_…_ns`; the sensors' `state_times_ns`, `state_values`; and `logits` (float32, N,K) where asked to
+    evaluate: whole, since the host then makes any metric of them and compares devices to the bit; of a detector
+    `found_images`, `found_boxes`, `found_scores` and `found_classes`.
     """
     request = _request(document)
     opened = _Opened(request)
@@ -136,17 +137,15 @@ def prepared_inputs(bundle: Bundle, batch: int) -> tuple[list[NDArray[np.float32
 
 
 def _answers(runtime: Runtime, bundle: Bundle) -> dict[str, Any]:
-    """What the network says of every evaluation image: `predictions`, or the boxes that a detector finds."""
+    """What the network says of every evaluation image: `logits`, or the boxes that a detector finds."""
     if is_detector(bundle):
         return found_in_evaluation(runtime, bundle)
-    return {"predictions": _predictions(runtime, bundle)}
+    return {"logits": _evaluated(runtime, bundle)}
 
 
-def _predictions(runtime: Runtime, bundle: Bundle) -> NDArray[np.int64]:
-    """Give the class of every evaluation image (int64, N); the host, which keeps the labels, counts the right ones."""
+def _evaluated(runtime: Runtime, bundle: Bundle) -> NDArray[np.float32]:
+    """Give the logits (N,K) of every evaluation image; the host, which keeps the labels, makes the metric of them."""
     images = bundle.evaluation_images()
-    classes = []
-    for start in range(0, len(images), _EVALUATION_BATCH):
-        batch = bundle.preprocess(np.asarray(images[start : start + _EVALUATION_BATCH]))
-        classes.append(runtime.infer(batch).argmax(axis=1))
-    return np.concatenate(classes).astype(np.int64)
+    starts = range(0, len(images), _EVALUATION_BATCH)
+    batches = (bundle.preprocess(np.asarray(images[start : start + _EVALUATION_BATCH])) for start in starts)
+    return np.concatenate([runtime.infer(batch) for batch in batches]).astype(np.float32, copy=False)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import clocks
 from .errors import AgentError
+from .interpreter import command_from, environment
 
 if TYPE_CHECKING:
     Json = dict[str, Any]
@@ -62,9 +63,10 @@ def _started(job: Json, locks: tuple[int, ...]) -> subprocess.Popen[bytes]:
     libc = ctypes.CDLL(None)
     with Path("request.json").open("rb") as request, Path("answer.json").open("wb") as answer:
         return subprocess.Popen(
-            [*job["python"], "-I", "agent.pyz", job["verb"]],
+            [*command_from(job["python"]), "-I", "agent.pyz", job["verb"]],
             stdin=request,
             stdout=answer,
+            env=environment(job["python"]),
             pass_fds=locks,
             start_new_session=True,
             preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509 (no threads here)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,10 @@ class DeviceOptions:
     use_dla: bool = False
     """See `BuildOptions`: never run by us."""
     dla_core: int = 0
+
+
+_LITTLE_WORKSPACE = 256 << 20
+"""Scratch memory for a second try: a thirtieth of an 8 GB board, and more than a layer of these networks asks for."""
 
 
 class TensorrtRuntime:
@@ -205,12 +209,27 @@ def _ready_engine(
                 raise
             reason = f"the cached one did not open: {error.message}"
     scratch = cache.scratch_path(identity)
-    request = {"library": api.library, "onnx": str(onnx), "options": asdict(options), "plan": str(scratch)}
     try:
-        cache.add(identity, run_in_child("build_engine", request))
+        cache.add(identity, _built(api, onnx, options, scratch))
     finally:
         scratch.unlink(missing_ok=True)
     return {"built_because": reason, **_checked(api, cache, identity, dla_core)}
+
+
+def _built(api: Api, onnx: Path, options: BuildOptions, scratch: Path) -> Json:
+    """Build in a child process; where memory runs out once more with little scratch memory, and say so in the facts."""
+    request = {"library": api.library, "onnx": str(onnx), "options": asdict(options), "plan": str(scratch)}
+    try:
+        return {**run_in_child("build_engine", request), "out_of_memory": None}
+    except AgentError as error:
+        if error.code != "E_OUT_OF_MEMORY":
+            raise
+        first = error.message
+    asked = options.workspace_bytes
+    little = _LITTLE_WORKSPACE if asked is None else asked // 4
+    again = {**request, "options": asdict(replace(options, workspace_bytes=little))}
+    facts = run_in_child("build_engine", again)
+    return {**facts, "out_of_memory": {"error": first, "asked_workspace_bytes": asked, "workspace_bytes": little}}
 
 
 def _checked(api: Api, cache: EngineCache, identity: Json, dla_core: int | None) -> Json:

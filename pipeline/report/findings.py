@@ -81,6 +81,8 @@ def missing(run: Records) -> list[Gap]:
         for role, words in ROLES.items()
         if role not in run.records
     ]
+    failed = dict.fromkeys((row["device"], row["error"]) for row in run.failures)
+    gaps += [Gap(f"failed: {error}", command(run.name, "profile", device=device)) for device, error in failed]
     if not run.profiles:
         return [*gaps, Gap("latency, throughput, memory: nothing is measured yet", command(run.name, "profile"))]
     have = {(p["role"], p["device"], p["precision"]): p["stale"] for p in run.profiles}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afpkd.record import Json, UserError, read_record
+from pipeline.failures import failures
 from pipeline.report.wording import NONE, ROLES, command
 
 _MANIFEST = Path("bundle", "manifest.json")
@@ -32,6 +33,8 @@ class Records:
     """Finished epochs in order."""
     profiles: list[Json]
     """In the order of role, device, precision. An outdated one is INVALID and carries `stale`: True."""
+    failures: Sequence[Json] = ()
+    """Measurements that failed: `device` and `error`."""
 
     def profile(self, role: str, device: str, precision: str) -> Json | None:
         """Give the role's profile of the file as it is exported now, or None."""
@@ -83,6 +86,7 @@ def read_records(
             (p for p in profiles if not devices or p["device"] in devices),
             key=lambda p: (list(ROLES).index(p["role"]), p["device"], p["precision"]),
         ),
+        failures=[row for row in failures(run_dir) if not devices or row["device"] in devices],
     )
 
 

@@ -171,7 +171,7 @@ def _independent_points(old: Estimate, new: Estimate) -> Estimate:
 def _paired_points(old: Profile, new: Profile) -> Estimate | None:
     """Give the difference on the same images, of which most are right or wrong in both: much narrower.
 
-    None where predictions or labels are not beside the records, or are of other images.
+    None where logits or labels are not beside the records, or are of other images.
     """
     first, second = _right(old), _right(new)
     if first is None or second is None or first[0] != second[0]:
@@ -200,9 +200,9 @@ def _right(profile: Profile) -> tuple[str, NDArray[np.bool_]] | None:
         return None
     manifest = read_record(bundle / "manifest.json")
     with np.load(samples) as arrays:
-        predictions = arrays.get("predictions")
+        logits = arrays.get("logits")
     labels = np.load(bundle / manifest["evaluation"]["labels"])
     images: str | None = manifest.get("hashes", {}).get(manifest["evaluation"]["images"])
-    if predictions is None or images is None or len(predictions) != len(labels):
+    if logits is None or images is None or len(logits) != len(labels):
         return None
-    return images, predictions == labels
+    return images, logits.argmax(axis=1) == labels

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from deploy import presets
 from deploy.presets import Preset, WarmUp
 from tests.deploy.fakes import Install, installer
+from tests.deploy.reaper import start_reaper
 
 CHANNELS, SIDE, CLASSES = 3, 4, 5
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -41,11 +42,18 @@ class HandMadeBundle:
         (self.folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _reaper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a test started outlives the test run, be it killed."""
+    with start_reaper(tmp_path_factory.getbasetemp()):
+        yield
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> HandMadeBundle:
-    folder, rng = tmp_path / "bundle", np.random.default_rng(0)
+    folder, rng = tmp_path / "bundle", np.random.default_rng(1)
     folder.mkdir()
-    weight = rng.normal(size=(CHANNELS * SIDE * SIDE, CLASSES))
+    weight = linear_weight()
     images = rng.integers(0, 256, size=(80, CHANNELS, SIDE, SIDE), dtype=np.uint8)
     logits = reference_logits(images, weight)
     labels, wrong = logits.argmax(axis=1), 8
@@ -86,6 +94,11 @@ def onnx_path(bundle: HandMadeBundle) -> Path:
 def cache(tmp_path: Path) -> Path:
     """Where engines are kept."""
     return tmp_path / "engines"
+
+
+def linear_weight() -> NDArray[np.float64]:
+    """The weight of the hand-made bundle's network."""
+    return np.random.default_rng(0).normal(size=(CHANNELS * SIDE * SIDE, CLASSES))
 
 
 def reference_logits(images: NDArray[np.uint8], weight: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from deploy.measure import profile_bundle
 from deploy.presets import Preset, WarmUp, find_preset
 from deploy.statistics import latency_ms, nearest_rank
 from deploy.target import Target
+from tests.deploy.conftest import linear_weight, reference_logits
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle
@@ -98,7 +99,8 @@ def test_numbers_are_those_of_the_raw_samples_beside_it(bundle: HandMadeBundle, 
     with np.load(tmp_path / "row.npz") as arrays:
         samples = arrays["samples_ns"]
         assert len(arrays["warmup_ns"]) >= 30
-        assert len(arrays["predictions"]) == 80
+        expected = reference_logits(np.load(bundle.folder / "eval.npy"), linear_weight())
+        np.testing.assert_allclose(arrays["logits"], expected, rtol=1e-4, atol=1e-4)
     assert record["n"] == len(samples) == 200
     table = record["latency_ms"]
     assert table == latency_ms(samples)
@@ -185,7 +187,7 @@ def test_int8_is_measured_in_both_modes_of_onnx_runtime(bundle: HandMadeBundle, 
         "precise": True,
     }
     with np.load(tmp_path / "row.npz") as arrays:
-        assert {"samples_ns", "predictions", "samples_ns_precise", "predictions_precise"} <= set(arrays)
+        assert {"samples_ns", "logits", "samples_ns_precise", "logits_precise"} <= set(arrays)
         assert record["rows"][1]["latency_ms"]["p50"] == nearest_rank(arrays["samples_ns_precise"], 50) / 1e6
     assert [row["mode"] for row in measured(bundle, tmp_path / "fp32.json")["rows"]] == ["default"]
 

@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,8 +40,21 @@ def test_archive_holds_the_package_and_nothing_else() -> None:
     entries = zipfile.ZipFile(io.BytesIO(agent_archive())).infolist()
     names = [entry.filename for entry in entries]
     assert {entry.date_time for entry in entries} == {(1980, 1, 1, 0, 0, 0)}
-    sources = {f"agent/{path.name}" for path in (ROOT / "deploy" / "agent").glob("*.py")}
-    assert names == sorted(sources | {"__main__.py"})
+    assert names == sorted({f"agent/{name}" for name in shipped()} | {"__main__.py"})
+
+
+def shipped() -> set[str]:
+    return {path.name for path in (ROOT / "deploy" / "agent").glob("*.py") if not path.name.startswith("fake_")}
+
+
+def test_no_fake_can_be_reached_on_a_device() -> None:
+    """None is packed, and nothing that is packed speaks of one."""
+    archive = zipfile.ZipFile(io.BytesIO(agent_archive()))
+    assert len(list((ROOT / "deploy" / "agent").glob("fake_*.py"))) == 4
+    assert [name for name in archive.namelist() if "fake" in name] == []
+    assert [
+        name for name in archive.namelist() if re.search(r"import.*fake|fake_|\"fake\"", archive.read(name).decode())
+    ] == []
 
 
 def test_agent_runs_from_the_archive_alone(tmp_path: Path) -> None:
@@ -86,7 +100,7 @@ def test_agent_imports_under_every_python_here(python: str, tmp_path: Path) -> N
         [python, "-I", "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == len(list((ROOT / "deploy" / "agent").glob("*.py")))
+    assert int(done.stdout) == len(shipped())
 
 
 def test_a_device_without_numpy_is_told_what_to_install(tmp_path: Path) -> None:

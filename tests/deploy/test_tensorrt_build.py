@@ -50,7 +50,7 @@ def test_out_of_memory_has_one_code_wherever_it_happens(
     install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("10.3", memory_bytes=1000)
-    errors = [failure(onnx_path, cache, options={"workspace_bytes": 2000})]
+    errors = [failure(onnx_path, cache)]
     install("10.3", context_fails=True)
     errors.append(failure(onnx_path, cache))
     install("10.3")
@@ -59,6 +59,35 @@ def test_out_of_memory_has_one_code_wherever_it_happens(
     errors.append(failure(onnx_path, cache))
     assert [error.code for error in errors] == ["E_OUT_OF_MEMORY"] * 3
     assert all("smaller batch" in error.message for error in errors)
+
+
+@pytest.mark.parametrize("kills", [False, True])
+@pytest.mark.parametrize(("asked", "little"), [(None, 256 << 20), (2 << 30, 1 << 29)])
+def test_a_build_that_runs_out_of_memory_is_tried_again_with_less(
+    install: Install, onnx_path: Path, cache: Path, asked: int | None, little: int, kills: bool
+) -> None:
+    install("10.3", memory_bytes=little, kills=kills)
+    options = {} if asked is None else {"workspace_bytes": asked}
+    runtime, inputs = load(onnx_path, cache, options=options), images(2)
+    np.testing.assert_array_equal(runtime.infer(inputs), expected(onnx_path, inputs))
+    told = runtime.describe()["engine"]["out_of_memory"]
+    assert (told["asked_workspace_bytes"], told["workspace_bytes"]) == (asked, little)
+    assert ("killed (SIGKILL)" if kills else "OutOfMemory") in told["error"]
+    again = load(onnx_path, cache, options=options).describe()["engine"]
+    assert (again["built_because"], again["out_of_memory"]) == (None, told)  # not built, nor killed, a third time
+
+
+def test_memory_that_suffices_is_not_spared(install: Install, onnx_path: Path, cache: Path) -> None:
+    install("10.3")
+    assert load(onnx_path, cache).describe()["engine"]["out_of_memory"] is None
+
+
+def test_a_build_is_killed_twice_and_no_more(install: Install, onnx_path: Path, cache: Path) -> None:
+    install("10.3", memory_bytes=1000, kills=True)
+    error = failure(onnx_path, cache)
+    assert error.code == "E_OUT_OF_MEMORY"
+    assert "add swap" in error.message
+    assert list(cache.iterdir()) == []
 
 
 def test_a_refused_file_names_the_node_as_well_as_the_release_can(

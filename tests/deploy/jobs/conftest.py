@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import pytest
 from deploy.client import install_agent
 from deploy.jobs import Patience, Work
 from deploy.local import LocalTarget
+from tests.deploy.reaper import end_all
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle
@@ -26,11 +27,12 @@ NAMES = ("manifest.json", "fp32.onnx", "golden.npz", "eval.npy")
 
 
 @pytest.fixture
-def target(tmp_path: Path) -> LocalTarget:
+def target(tmp_path: Path) -> Iterator[LocalTarget]:
     work = LocalTarget("board", (sys.executable,), tmp_path / "device")
     work.folder.mkdir()
     install_agent(work)
-    return work
+    yield work
+    end_all(tmp_path)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from afpkd.record import sha256_of
+from deploy.agent import child, interpreter
+from deploy.agent.errors import AgentError
 from deploy.jobs import Work, run_job
 from deploy.local import LocalTarget
 from deploy.target import DeviceError
@@ -38,17 +41,6 @@ def test_what_is_there_is_not_sent_again(target: LocalTarget, work: Work) -> Non
     assert not [text for text in heard if text.startswith("sending")]
     assert {path.name: path.stat().st_ino for path in (target.folder / "blobs").iterdir()} == before
     assert sorted(before) == sorted(sha256_of(path) for path in work.files.values())
-
-
-def test_a_damaged_blob_is_sent_again(target: LocalTarget, work: Work) -> None:
-    run_job(target, work, Heard(), QUICK)
-    damaged = target.folder / "blobs" / sha256_of(work.files["bundle/fp32.onnx"])
-    data = bytearray(damaged.read_bytes())
-    data[len(data) // 2] ^= 1
-    damaged.write_bytes(data)
-    heard = Heard()
-    assert run_job(target, work, heard, QUICK)["golden"]["after"]["ok"]
-    assert [text for text in heard if text.startswith("sending")] == ["sending fp32.onnx (0.0 MB)"]
 
 
 def test_the_works_own_error_keeps_its_code(target: LocalTarget, work: Work) -> None:
@@ -105,24 +97,6 @@ def test_the_device_itself_keeps_the_time_limit(target: LocalTarget, work: Work)
     assert not processes(target.folder, "profile")
 
 
-def test_one_job_a_device_and_the_holder_is_named(target: LocalTarget, work: Work) -> None:
-    refusals: list[str] = []
-
-    def second() -> None:
-        with pytest.raises(DeviceError) as caught:
-            run_job(target, lasting(work, 50), Heard(), QUICK)
-        refusals.append(str(caught.value))
-        killing(target, "supervise", signal.SIGKILL)()
-
-    with pytest.raises(DeviceError, match="E_LOST"):
-        run_job(target, lasting(work), Heard(second), QUICK)
-    (refusal,) = refusals
-    host = f"process {os.getpid()} on {os.uname().nodename}"
-    assert refusal.startswith("device board: in use by job profile-")
-    assert f" of {host} since 20" in refusal
-    assert refusal.endswith("[E_BUSY]")
-
-
 def test_a_second_job_waits_for_the_first(target: LocalTarget, work: Work) -> None:
     heard = Heard()
     waiting = threading.Thread(
@@ -139,3 +113,42 @@ def test_a_second_job_waits_for_the_first(target: LocalTarget, work: Work) -> No
         run_job(target, lasting(work), Heard(wait_and_give_way), QUICK)
     waiting.join(60)
     assert heard[-1] == "measured"
+
+
+def written_down(folder: Path, name: str, environment: str = "") -> Path:
+    """An interpreter that writes down what it is started for."""
+    (folder / "bin").mkdir()
+    path = folder / "bin" / name
+    path.write_text(f'#!/bin/sh\necho "$*" >> {folder}/started\n{environment} exec {sys.executable} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_every_process_of_a_job_starts_through_the_devices_prefix(
+    target: LocalTarget, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under an emulator nothing else starts at all."""
+    prefixed = replace(target, python=(str(written_down(tmp_path, "emulator")), "-B"))
+    assert run_job(prefixed, work, Heard(), QUICK)["golden"]["after"]["ok"]
+    started = (tmp_path / "started").read_text()
+    for verb in ("missing", "submit", "supervise", "profile", "follow"):
+        assert f"-B -I agent.pyz {verb}" in started
+    # what the work starts in turn, such as TensorRT's builder, takes the prefix from its environment
+    monkeypatch.setenv(interpreter.VARIABLE, json.dumps(prefixed.python))
+    with pytest.raises(AgentError, match="no_such_library"):
+        child.run_in_child("check_engine", {"library": "no_such_library", "plan": "x", "dla_core": None})
+    assert "\n-B -I -c " in (tmp_path / "started").read_text()
+    assert interpreter.environment(prefixed.python)[interpreter.VARIABLE] == json.dumps(prefixed.python)
+
+
+def test_inside_of_a_container_nothing_enters_it_once_more(
+    target: LocalTarget, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that is found outside alone starts the agent, which then starts itself."""
+    inside = written_down(tmp_path, "enter-box", "PATH=/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(inside.parent), prepend=os.pathsep)
+    boxed = replace(target, python=("enter-box",))
+    assert run_job(boxed, work, Heard(), QUICK)["golden"]["after"]["ok"]
+    started = (tmp_path / "started").read_text()
+    assert "agent.pyz submit" in started
+    assert "agent.pyz supervise" not in started

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from bench.loopback import Board, wait_until
 from deploy import deployment
 from deploy.deployment import deploy_bundle, deployed, roll_back
-from tests.deploy.conftest import CHANNELS, CLASSES, SIDE, reference_logits
-from tests.deploy.ssh.conftest import Board, wait_until
+from tests.deploy.conftest import CHANNELS, SIDE, linear_weight, reference_logits
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle
@@ -73,11 +73,6 @@ def test_a_release_is_put_there_checked_and_predicts(board: Board, bundle: HandM
         np.testing.assert_allclose([best["probability"] for best in answer["top"]], chances[index, order], atol=1e-5)
         assert answer["ms"] > 0
     assert len(answers) == 3
-
-
-def linear_weight() -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The weight of the hand-made bundle: the first numbers of its generator."""
-    return np.random.default_rng(0).normal(size=(CHANNELS * SIDE * SIDE, CLASSES))
 
 
 def test_paths_on_stdin_and_one_bad_image_among_good_ones(board: Board, bundle: HandMadeBundle, tmp_path: Path) -> None:

@@ -8,22 +8,20 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 import deploy
 from afpkd.record import UserError, sha256_of
-from deploy import jobs
+from bench.loopback import Board, command_of, free_port, wait_until
 from deploy.devices import open_target
 from deploy.host_keys import add_host_key, fetch_host_key
-from deploy.jobs import Patience, Progress, send_missing
-from deploy.measure import profile_bundle
+from deploy.jobs import Patience, send_missing
 from deploy.target import DeviceError, LineError
-from tests.deploy.ssh.conftest import Board, command_of, free_port, wait_until
+from tests.deploy.ssh.conftest import lasting, profiled
 
 if TYPE_CHECKING:
     from tests.deploy.conftest import HandMadeBundle
@@ -36,29 +34,12 @@ def afpkd(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def profiled(
-    bundle: HandMadeBundle, out: Path, progress: Progress = lambda *event: None, **changes: Any
-) -> dict[str, Any]:
-    arguments = {"device": "board", "precision": "fp32", "preset": "instant", "threads": 1}
-    return profile_bundle(
-        bundle.folder, out=out, recipe="tiny", config_digest="0", progress=progress, **{**arguments, **changes}
-    )
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Retries come at once, and following asks often."""
-    patience = Patience(pauses_s=(0.05,), wait_s=1, busy_s=0, line_s=20)
-    monkeypatch.setattr(jobs, "Patience", lambda: patience)
-    yield
-
-
 @pytest.mark.usefixtures("instant")
 def test_a_profile_through_ssh_is_the_local_one_on_another_machine(
     board: Board, bundle: HandMadeBundle, tmp_path: Path
 ) -> None:
-    there = profiled(bundle, tmp_path / "there.json")
-    here = profiled(bundle, tmp_path / "here.json", device="local")
+    there = profiled(bundle.folder, tmp_path / "there.json")
+    here = profiled(bundle.folder, tmp_path / "here.json", device="local")
     assert set(there) == set(here)
     assert (there["device"], there["n"], there["top1"]) == ("board", 200, here["top1"])
     assert there["golden"]["after"]["ok"]
@@ -66,10 +47,12 @@ def test_a_profile_through_ssh_is_the_local_one_on_another_machine(
     assert there["clocks"] == "as-is"
     assert there["outputs"] == {"there.npz": sha256_of(tmp_path / "there.npz")}
     with np.load(tmp_path / "there.npz") as ours, np.load(tmp_path / "here.npz") as theirs:
-        np.testing.assert_array_equal(ours["predictions"], theirs["predictions"])
+        np.testing.assert_array_equal(ours["logits"], theirs["logits"])
     assert list((board.work / "jobs").iterdir()) == []
+    inside = [path for path in board.home.rglob("*") if path.is_file() and board.work not in path.parents]
+    assert inside == []  # the work folder is all that is written to, by ONNX Runtime neither
     inodes = {path: path.stat().st_ino for path in [*board.work.glob("blobs/*"), board.work / "agent.pyz"]}
-    profiled(bundle, tmp_path / "again.json")
+    profiled(bundle.folder, tmp_path / "again.json")
     assert {path: path.stat().st_ino for path in inodes} == inodes  # an unchanged bundle travels once
     assert len(inodes) == 5
 
@@ -87,7 +70,7 @@ def test_a_line_that_drops_mid_run_changes_nothing(
             for session in board.sessions():
                 os.kill(session, signal.SIGKILL)
 
-    record = profiled(bundle, tmp_path / "row.json", drop_once)
+    record = profiled(bundle.folder, tmp_path / "row.json", drop_once)
     assert record["golden"]["after"]["ok"]
     assert record["timing"]["wall_s"] >= 2
     assert said.count("measuring") == 1
@@ -112,7 +95,7 @@ def test_a_line_that_drops_while_it_waits_is_told_and_taken_up(
             killers.append(threading.Thread(target=kill_the_follower))
             killers[0].start()
 
-    record = profiled(bundle, tmp_path / "row.json", tell)
+    record = profiled(bundle.folder, tmp_path / "row.json", tell)
     killers[0].join()
     assert record["golden"]["after"]["ok"]
     assert [text for text in said if "[E_DROPPED]: trying again; the job goes on there" in text]
@@ -124,16 +107,6 @@ def followers(board: Board) -> list[str]:
         if "agent.pyz follow" in command_of(int(path.name)) and (path / "cwd").exists():
             found += [path.name] if (path / "cwd").readlink() == board.work else []
     return found
-
-
-def lasting(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Let the preset `instant` take a while."""
-    from dataclasses import replace
-
-    from deploy import presets
-
-    slow = replace(presets.find_preset("instant"), min_seconds=seconds)
-    monkeypatch.setitem(presets._PRESETS, "instant", slow)
 
 
 def test_first_contact_shows_the_key_and_adds_it_when_told(board: Board) -> None:
@@ -211,7 +184,7 @@ def test_list_needs_no_device(board: Board) -> None:
 
 @pytest.mark.usefixtures("instant")
 def test_gc_all_leaves_no_trace(board: Board, bundle: HandMadeBundle, tmp_path: Path) -> None:
-    profiled(bundle, tmp_path / "row.json")
+    profiled(bundle.folder, tmp_path / "row.json")
     kept = afpkd("devices", "gc", "board")
     assert "0.0 MB freed, " in kept.stdout
     assert len(list((board.work / "blobs").iterdir())) == 4
@@ -253,5 +226,5 @@ def test_an_unreachable_device_is_one_line_and_leaves_nothing(
 ) -> None:
     board.stop()
     with pytest.raises(UserError, match=r"device board: .*Connection refused.*\[E_UNREACHABLE\]"):
-        profiled(bundle, tmp_path / "row.json")
+        profiled(bundle.folder, tmp_path / "row.json")
     assert not (tmp_path / "row.json").exists()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.deploy.ssh.conftest import Board, free_port, wait_until
+from bench.loopback import Board, free_port, python_with, wait_until
 
 RECIPE = """
 extends = "default"
@@ -62,7 +65,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
 
 def profiles(folder: Path) -> set[str]:
     root = folder / "runs" / "tiny" / "profiles"
-    return {str(path.relative_to(root)) for path in root.glob("*/*.json")}
+    return {str(path.relative_to(root)) for path in root.glob("*/[!.]*.json")}
 
 
 ROLES = ("teacher", "student", "undistilled")
@@ -80,6 +83,16 @@ def test_devices_side_by_side_one_failing(folder: Path, board: Board, monkeypatc
     errors = [line for line in (folder / "stderr").read_text().splitlines() if line.startswith("error: ")]
     assert len(errors) == 3
     assert all("device away: " in line and line.endswith("[E_UNREACHABLE]") for line in errors)
+    # The report is there for the others, and names the one that failed and why.
+    for kind in ("md", "html"):
+        text = (folder / "runs" / "tiny" / f"report.{kind}").read_text()
+        assert "failed: device away: " in text
+        assert "E_UNREACHABLE" in text
+    rows = (folder / "runs" / "tiny" / "report.csv").read_text().splitlines()[1:]
+    assert sorted(row.split(",")[4] for row in rows) == 3 * ["board"] + 3 * ["other"]
+    again = start(folder, "profile", "--device", "board other")
+    assert again.wait() == 0, (folder / "stderr").read_text()
+    assert "device away" not in (folder / "runs" / "tiny" / "report.md").read_text()
     # Side by side: both devices began their first measurement before either had ended its last.
     spans = {
         device: [
@@ -94,6 +107,40 @@ def test_devices_side_by_side_one_failing(folder: Path, board: Board, monkeypatc
     assert min(spans["other"]) < max(spans["board"])
 
 
+SLEEPING = """
+import os, sys, time
+from pathlib import Path
+if "profile" in sys.orig_argv:
+    here = Path({folder!r})
+    (here / str(os.getpid())).touch()
+    until = time.monotonic() + 240
+    while len(list(here.iterdir())) < {number} and time.monotonic() < until:
+        time.sleep(0.1)
+    sys.exit("together" if time.monotonic() < until else "alone")
+"""
+
+
+@pytest.mark.slow
+def test_as_many_devices_at_once_as_there_are(folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than this machine has cores, and than Snakemake's own pool: each waits there for all the others."""
+    number = len(os.sched_getaffinity(0)) + 7
+    board.stop()
+    board.settings = {"MaxSessions": "100"}  # they share a connection, since they are one machine
+    board.start()
+    (board.folder / "met").mkdir()
+    waiting = SLEEPING.format(folder=str(board.folder / "met"), number=number)
+    board.describe(python=python_with(board.folder / "waiting", "sitecustomize.py", waiting), runtime="onnxruntime")
+    one = (board.folder / "devices.toml").read_text()
+    tables = [one.replace("[board]", f"[d{n}]\nworkdir = 'd{n}'") for n in range(number)]
+    (folder / "devices.toml").write_text("\n".join(tables))
+    monkeypatch.delenv("AFPKD_DEVICES")
+    run = start(folder, "profile", "--device", " ".join(f"d{n}" for n in range(number)))
+    assert run.wait() == 2
+    errors = [line for line in (folder / "stderr").read_text().splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3 * number
+    assert [line for line in errors if not line.endswith(" together [E_CRASH]")] == []
+
+
 @pytest.mark.slow
 def test_ctrl_c_cancels_the_job_on_the_device(folder: Path, board: Board) -> None:
     write(folder, "mlperf")  # ten minutes, of which it gets none
@@ -105,3 +152,59 @@ def test_ctrl_c_cancels_the_job_on_the_device(folder: Path, board: Board) -> Non
     (result,) = board.work.glob("jobs/*/result.json")
     assert json.loads(result.read_text())["error"]["code"] == "E_CANCELLED"
     assert not profiles(folder) & {f"board/{role}-fp32.json" for role in ROLES}
+
+
+GUIDE = Path(__file__).parents[3] / "docs" / "jetson.md"
+
+
+def guided() -> list[str]:
+    """The guide's commands in order, without those that only a board can run."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if "# needs a board" not in line]
+
+
+def words_of(command: str) -> list[str]:
+    """What make would call; here for a tiny recipe."""
+    words = shlex.split(command)
+    if words[0] == "afpkd":
+        return words[1:]
+    assert words[:2] in (["make", "profile"], ["make", "deploy"]), command
+    given = dict(word.split("=") for word in words[2:])
+    options = ["--recipe", "tiny.toml", "--device", given.pop("DEVICE")]
+    if words[1] == "profile":
+        options = ["profile", *options, "--train-device", "cpu"]
+    else:
+        options += ["--precision", given.pop("PRECISION")]
+    assert not given
+    return ["run" if words[1] == "profile" else "deploy", *options]
+
+
+@pytest.mark.slow
+def test_the_guide_for_a_jetson_leads_there_and_leaves_no_trace(
+    folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command of docs/jetson.md in its order, a real sshd in the board's place."""
+    recipe = RECIPE.format(preset="quick").replace('["fp32"]', '["fp16", "fp32"]')
+    (folder / "tiny.toml").write_text(recipe)
+    (folder / "devices.toml").write_text((board.folder / "devices.toml").read_text().replace("[board]", "[orin1]"))
+    monkeypatch.delenv("AFPKD_DEVICES")
+    np.save(folder / "photo.npy", np.zeros((1, 28, 28), dtype=np.uint8))
+    started = start(folder, "export", "--device", "local")
+    assert started.wait() == 0, (folder / "stderr").read_text()
+    seen = []
+    for command in guided():
+        line, _, where = command.partition("  # ")
+        if where.strip() == "on the board":
+            known = {"python3": sys.executable, "bundle": f"{folder}/runs/tiny/student/bundle", "standard": "quick"}
+            words = [known.get(word, word.replace("~", str(board.home))) for word in shlex.split(line)]
+        else:
+            words = [sys.executable, "-m", "pipeline", *words_of(line)]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        seen.append(done.stdout)
+    assert len(seen) >= 12
+    assert json.loads(next(text for text in seen if text.startswith('{"image"')))["top"]
+    assert json.loads(next(text for text in seen if '"afpkd.profile-by-hand/1"' in text))["precision"] == "fp16"
+    assert profiles(folder) >= {f"orin1/{role}-{precision}.json" for role in ROLES for precision in ("fp16", "fp32")}
+    assert not board.work.exists()
+    assert [path.name for path in board.home.rglob("*") if path.is_file()] == []

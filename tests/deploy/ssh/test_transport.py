@@ -5,18 +5,21 @@ from __future__ import annotations
 import getpass
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from afpkd.record import UserError, sha256_of
+from bench.loopback import Board, children_of, command_of, free_port, keygen, wait_until
 from deploy import ssh
 from deploy.devices import open_target
 from deploy.jobs import Patience, send_missing
 from deploy.ssh import SshTarget
 from deploy.target import DeviceError, LineError
-from tests.deploy.ssh.conftest import Board, children_of, command_of, free_port, keygen, wait_until
+
+RELAY = Path(__file__).with_name("relay.py")
 
 
 def opened(board: Board) -> SshTarget:
@@ -173,6 +176,13 @@ def test_a_user_and_port_in_the_host_are_used(board: Board) -> None:
     assert opened(board).run(["echo", "here"], "").stdout == "here\n"
 
 
+def through_relay(board: Board, *, rate: float = 0, limit: int = 0, times: int = 0) -> None:
+    """Let the client go through `relay.py`, which is slow, or drops the line `times` times after `limit` bytes."""
+    (board.folder / "drops").write_text(str(times))
+    words = [sys.executable, RELAY, board.port, rate, limit, board.folder / "drops"]
+    board.configure(ProxyCommand=" ".join(map(str, words)))
+
+
 def quick() -> Patience:
     return Patience(pauses_s=(0.05,), line_s=20)
 
@@ -180,7 +190,7 @@ def quick() -> Patience:
 def test_a_line_that_drops_mid_upload_is_taken_up_again(board: Board, tmp_path: Path) -> None:
     opened(board)  # the agent is there
     opened(board).close()
-    board.through_relay(limit=1_000_000, times=2)
+    through_relay(board, limit=1_000_000, times=2)
     data = os.urandom(3_000_000)
     (tmp_path / "big").write_bytes(data)
     target = opened(board)
@@ -193,7 +203,7 @@ def test_a_line_that_drops_mid_upload_is_taken_up_again(board: Board, tmp_path: 
 
 def test_a_line_that_always_drops_is_given_up(board: Board, tmp_path: Path) -> None:
     opened(board).close()
-    board.through_relay(limit=1_000_000, times=99)
+    through_relay(board, limit=1_000_000, times=99)
     (tmp_path / "big").write_bytes(os.urandom(3_000_000))
     with pytest.raises(LineError, match=r"the line ended \(.*\) \[E_DROPPED\]"):
         send_missing(opened(board), {"a" * 64: tmp_path / "big"}, lambda *event: None, quick())
@@ -201,7 +211,7 @@ def test_a_line_that_always_drops_is_given_up(board: Board, tmp_path: Path) -> N
 
 
 def test_a_slow_link_is_waited_for(board: Board, tmp_path: Path) -> None:
-    board.through_relay(rate=400_000)
+    through_relay(board, rate=400_000)
     target = opened(board)
     (tmp_path / "sent").write_bytes(os.urandom(1_000_000))
     target.put(tmp_path / "sent", "slow")

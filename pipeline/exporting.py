@@ -1,0 +1,61 @@
+"""The stage `export` by task: what a classifier's bundle is made of, and a detector's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from afpkd.record import Json
+from pipeline.recipe_detection import CocoData
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.workspace import Run
+
+
+def export_classifier(run: Run, model: nn.Module, lineage: Json, common: Json) -> Json:
+    """Write the bundle of a classifier; common: what both kinds of `build_…_bundle` take."""
+    from afpkd.data.dataset import data_root
+    from export.build import build_bundle
+    from export.calibration import calibration_images
+
+    data, wanted = run.recipe.data.spec.load(data_root()), run.recipe.export
+    quantizes = "int8" in wanted.precisions
+    return build_bundle(
+        model,
+        images=data.test.images,
+        labels=data.test.labels,
+        label_names=data.label_names,
+        lineage={**lineage, "data": data.sha256()},
+        calibration=calibration_images(data.train.images, run.recipe.seed, wanted.calibration_images)
+        if quantizes
+        else None,
+        **common,
+    )
+
+
+def export_detector(run: Run, model: nn.Module, lineage: Json, common: Json) -> Json:
+    """Write the bundle of a detector."""
+    import numpy as np
+
+    from afpkd.data.coco import read_canvas
+    from export.detector import EvaluatedScenes, build_detector_bundle
+    from pipeline.scenes import read_scenery, reading, scenes_for_calibration
+
+    data, wanted = run.recipe.data, run.recipe.export
+    assert isinstance(data, CocoData)
+    scenery = read_scenery(data, run.recipe_file, run.recipe.seed)
+    canvases, scales = zip(*(read_canvas(scene, data.image_size) for scene in scenery.test.scenes), strict=True)
+    drawn = (
+        scenes_for_calibration(scenery.train, data.image_size, run.recipe.seed, wanted.calibration_images)
+        if "int8" in wanted.precisions
+        else None
+    )
+    return build_detector_bundle(
+        model,
+        test=EvaluatedScenes(np.stack(canvases), scales, scenery.test),
+        reading=reading(data),
+        lineage={**lineage, "data": scenery.sha256()},
+        calibration=drawn,
+        **common,
+    )

@@ -1,0 +1,133 @@
+"""`python3 agent.pyz profile BUNDLE` on a copied bundle: no host, no installation, the same code and keys."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from afpkd.record import sha256_of
+from deploy import statistics
+from deploy.agent import by_hand
+from deploy.measure import profile_bundle
+from deploy.pack import agent_archive
+from deploy.presets import find_preset
+
+if TYPE_CHECKING:
+    from tests.deploy.conftest import HandMadeBundle
+
+ROW = "device role precision mode scenario batch threads clocks power_mode n latency_ms throughput_ips macs num_params"
+ROW += " size_bytes top1 verdict reasons"
+FACTS = "arch preset peak_memory_bytes memory runtime timing golden machine inputs outputs rows finished_at schema"
+"""What the device itself knows; intervals, energy and verdicts are made of these by the host."""
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """A folder with the agent, as it was carried there."""
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    (folder / "agent.pyz").write_bytes(agent_archive())
+    return folder
+
+
+def by_hand_at(board: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-I", "agent.pyz", "profile", *words]
+    done = subprocess.run(command, cwd=board, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_the_record_has_the_hosts_keys_and_the_numbers_of_its_samples(
+    board: Path, bundle: HandMadeBundle, tmp_path: Path, instant: str
+) -> None:
+    shutil.copytree(bundle.folder, board / "bundle")
+    code, record = by_hand_at(board, "bundle", "--out", "results")
+    assert code == 0
+    assert json.loads((board / "results" / "student-fp32.json").read_text()) == record
+    host = profile_bundle(
+        bundle.folder,
+        device="local",
+        precision="fp32",
+        preset=instant,
+        threads=1,
+        out=tmp_path / "host.json",
+        recipe="r",
+        config_digest="0",
+    )
+    assert set(record["rows"][0]) == set(ROW.split()) <= set(host["rows"][0])
+    assert set(record) == {*ROW.split(), *FACTS.split()} <= set(host)
+    for key in ("role", "precision", "scenario", "batch", "macs", "num_params", "size_bytes", "arch", "top1", "inputs"):
+        assert record[key] == host[key], key
+    assert set(record["timing"]) <= set(host["timing"])
+    assert {"cold_load_ms", "first_inference_ms", "warm_up", "wall_s"} <= set(record["timing"])
+    with np.load(board / "results" / "student-fp32.npz") as arrays:
+        samples = arrays["samples_ns"]
+    assert record["n"] == len(samples) >= 200
+    assert {key: record["latency_ms"][key] for key in ("p50", "p90")} == {
+        f"p{percent}": statistics.nearest_rank(samples, percent) / 1e6 for percent in (50, 90)
+    }
+    assert record["throughput_ips"] == pytest.approx(1e9 / samples.mean())
+    assert record["outputs"] == {"student-fp32.npz": sha256_of(board / "results" / "student-fp32.npz")}
+    assert (record["verdict"], "from a host" in record["reasons"][0]) == ("WARN", True)
+
+
+def test_what_computes_something_else_is_invalid_and_not_timed(board: Path, bundle: HandMadeBundle) -> None:
+    with np.load(bundle.folder / "golden.npz") as arrays:
+        images, logits = arrays["images"], arrays["logits"]
+    np.savez(bundle.folder / "golden.npz", images=images, logits=logits + 1)
+    bundle.replace("golden.npz", (bundle.folder / "golden.npz").read_bytes())
+    (bundle.folder / "eval_labels.npy").unlink()  # what a job sends holds none
+    code, record = by_hand_at(board, str(bundle.folder), "--runtime", "onnxruntime")
+    assert code == 1
+    assert (record["verdict"], record["n"], record["top1"]) == ("INVALID", 0, None)
+    assert record["latency_ms"] == {"p50": None, "p90": None, "p99": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--preset", "quick"], "E_USAGE"),
+        (["a", "b"], "E_USAGE"),
+        (["nowhere"], "E_BUNDLE"),
+        (["nowhere", "--precison", "fp16"], "E_USAGE"),
+        (["nowhere", "--threads", "all"], "E_USAGE"),
+        (["nowhere", "--preset"], "E_USAGE"),
+        (["nowhere", "--preset", "mlperf"], "E_USAGE"),
+        (["bundle", "--out", "/proc/nowhere"], "E_DISK"),
+    ],
+)
+def test_a_mistake_is_one_error(board: Path, bundle: HandMadeBundle, words: list[str], code: str) -> None:
+    shutil.copytree(bundle.folder, board / "bundle")
+    returned, answer = by_hand_at(board, *words)
+    assert (returned, answer["error"]["code"]) == (1, code)
+    assert not list(board.glob("*.json"))
+
+
+def test_its_rules_are_the_hosts() -> None:
+    for name, ours in by_hand.PRESETS.items():
+        assert ours == {key: value for key, value in asdict(find_preset(name)).items() if key in ours}
+    assert {percent: statistics.smallest_count(percent) for percent in (50, 90, 99)} == by_hand.SMALLEST_COUNTS
+
+
+@pytest.mark.parametrize("num", [1, 10, 11, 63, 64, 100, 200, 661, 662, 1000])
+def test_its_percentiles_are_the_hosts(num: int) -> None:
+    samples = np.random.default_rng(num).permutation(num) * 1_000_000
+    host = statistics.latency_ms(samples)
+    ours = {f"p{percent}": by_hand._percentile_ms(samples, percent) for percent in by_hand.SMALLEST_COUNTS}
+    assert ours == {key: host[key] for key in ours}
+
+
+def test_the_agent_is_written_by_a_verb(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", "devices", "agent", str(tmp_path / "agent.pyz")]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert (tmp_path / "agent.pyz").read_bytes() == agent_archive()
+    assert "python3 agent.pyz profile BUNDLE" in done.stdout
