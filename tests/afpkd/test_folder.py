@@ -123,3 +123,22 @@ def test_some_images_are_drawn_without_reading_the_others(tmp_path: Path) -> Non
         if index not in some.ids:
             path.write_text("broken")
     assert read_folder(tmp_path, size=(8, 8), channels=3, num=5, seed=1).unreadable == []
+
+
+def test_one_file_in_a_hundred_may_be_broken_and_no_more(tmp_path: Path) -> None:
+    _tree(tmp_path, num=33)
+    (tmp_path / "ant" / "broken.png").write_bytes(b"no image")
+    assert len(read_folder(tmp_path, size=(8, 8), channels=3).unreadable) == 1
+    (tmp_path / "zebra" / "0.png").unlink()
+    with pytest.raises(UserError, match="1 of 99 images cannot be read"):
+        read_folder(tmp_path, size=(8, 8), channels=3)
+
+
+def test_scaling_is_smooth_and_height_comes_first(tmp_path: Path) -> None:
+    edge = np.zeros((2, 4), dtype=np.uint8)
+    edge[:, 2:] = 240
+    Image.fromarray(edge).save(tmp_path / "edge.png")
+    scaled = read_image(tmp_path / "edge.png", size=(4, 8), channels=1)[0]
+    assert scaled.shape == (4, 8)
+    assert set(scaled[0].tolist()) > {0, 240}, "between two pixels lies what is between them"
+    assert read_image(tmp_path / "edge.png", size=(4, 2), channels=1).shape == (1, 4, 2), "a turned size is another one"

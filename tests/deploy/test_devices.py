@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from afpkd.record import UserError
-from deploy import devices, measure
+from deploy import devices, turns
 from deploy.devices import Device, find_device
 from deploy.measure import profile_bundle
 from tests.deploy.conftest import HandMadeBundle
@@ -43,7 +43,7 @@ def test_cpu_and_gpu_of_one_machine_are_not_measured_at_once(
         raise UserError("busy")
         yield
 
-    monkeypatch.setattr(measure, "only_measurement", only_measurement)
+    monkeypatch.setattr(turns, "only_measurement", only_measurement)
     for name in ("local", "local-gpu"):
         with pytest.raises(UserError, match="busy"):
             profiled(bundle, tmp_path, name, instant)
