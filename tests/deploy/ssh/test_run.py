@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -88,8 +89,8 @@ def test_devices_side_by_side_one_failing(folder: Path, board: Board, monkeypatc
         text = (folder / "runs" / "tiny" / f"report.{kind}").read_text()
         assert "failed: device away: " in text
         assert "E_UNREACHABLE" in text
-    rows = (folder / "runs" / "tiny" / "report.csv").read_text().splitlines()[1:]
-    assert sorted(row.split(",")[4] for row in rows) == 3 * ["board"] + 3 * ["other"]
+    with (folder / "runs" / "tiny" / "report.csv").open() as table:
+        assert sorted(row["device"] for row in csv.DictReader(table)) == 3 * ["board"] + 3 * ["other"]
     again = start(folder, "profile", "--device", "board other")
     assert again.wait() == 0, (folder / "stderr").read_text()
     assert "device away" not in (folder / "runs" / "tiny" / "report.md").read_text()

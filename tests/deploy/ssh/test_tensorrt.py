@@ -129,4 +129,4 @@ def test_a_build_the_kernel_kills_is_tried_again_and_the_record_says_so(
     told = record["runtime"]["engine"]["out_of_memory"]
     assert (told["asked_workspace_bytes"], told["workspace_bytes"]) == (None, 256 << 20)
     work = (tmp_path / "started").read_text().partition("agent.pyz profile\n")[2]
-    assert work.count("-I -c \n") == 3  # two builds and a look at the engine, each through the device's prefix
+    assert work.count("-I -c \n") == 4  # two builds, a look at the engine, the sensors' reader: all through it
