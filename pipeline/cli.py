@@ -233,6 +233,7 @@ def main() -> None:
     """Run the program. Exit 0: done; 2: a mistake that the one line on stderr explains; 130: interrupted."""
     if os.environ.get(EVENTS_VARIABLE):
         graph.die_with_parent()
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would keep a device's number in the home
     try:
         app()
     except UserError as error:
