@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import coverage, default_seeds, fleet, quantizers, rtx_builds
+from bench import coverage, crash, default_seeds, fleet, quantizers, rtx_builds
 from bench.command import run
 
 BENCHES: dict[str, Callable[[], None]] = {
     "coverage": coverage.main,
+    "crash": crash.main,
     "default_seeds": default_seeds.main,
     "fleet": fleet.main,
-    "quantizers": lambda: quantizers.main([]),
+    "quantizers": quantizers.main,
     "rtx_builds": rtx_builds.main,
 }
 

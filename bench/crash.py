@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 from afpkd.record import Json, UserError, provenance, sha256_of, write_record
@@ -48,7 +49,7 @@ MARK = "AFPKD_CRASH_RUN"
 SECONDS_TO_END = 60.0
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Kill, continue, compare; write results/crash.json and print it."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=crash")
     parser.add_argument("--kills", type=int, default=30)

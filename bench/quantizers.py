@@ -11,7 +11,7 @@ import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ class Network(NamedTuple):
         return np.concatenate([forward(self.inputs(images[i : i + 250])) for i in range(0, len(images), 250)])
 
 
-def main(folders: list[str]) -> None:
+def main(folders: Sequence[str] = ()) -> None:
     """Quantise each network in every way, append rows to results/quantizers.jsonl, print the table."""
     for network in map(_of_role, map(Path, folders)) if folders else iter([_public()]):
         for row in _rows(network):
