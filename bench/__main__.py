@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> None:
     """Run the named benches; without a name say what there is."""
     unknown = [name for name in arguments if name not in BENCHES]
     if unknown or not arguments:
-        lines = [f"  make bench ARGS={name}   {sys.modules[run.__module__].__doc__}" for name, run in BENCHES.items()]
+        said = {name: (sys.modules[bench.__module__].__doc__ or "").splitlines()[0] for name, bench in BENCHES.items()}
+        lines = [f"  make bench ARGS={name:<14} {line}" for name, line in said.items()]
         sys.stderr.write("\n".join([*(f"unknown bench '{name}'" for name in unknown), *lines]) + "\n")
         raise SystemExit(2 if unknown else 0)
     for name in arguments:
