@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import os
 import random
 import shutil
@@ -21,10 +20,11 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from afpkd.record import Json, UserError, provenance, sha256_of, write_record
+from afpkd.record import Json, UserError, sha256_of, write_record
 from bench.command import run
-from bench.rows import RESULTS
+from bench.rows import RESULTS, circumstances
 from pipeline.lineage import lineage
 
 RECIPE = """
@@ -45,8 +45,8 @@ precisions = ["fp32", "int8"]
 """
 STAGES = ("teacher", "prompts", "student", "undistilled")
 GOALS = ("distill", "export", "profile")
-MARK = "AFPKD_CRASH_RUN"
-SECONDS_TO_END = 60.0
+_MARK = "AFPKD_CRASH_RUN"
+_SECONDS_TO_END = 60.0
 
 
 def main(arguments: Sequence[str] = ()) -> None:
@@ -63,95 +63,94 @@ def main(arguments: Sequence[str] = ()) -> None:
     sys.stdout.writelines(f"{name:<16} {found[name]}\n" for name in shown)
 
 
-def crashes(folder: Path, *, kills: int, seed: int, goals: tuple[str, ...] = GOALS, recipe: str = RECIPE) -> Json:
+def crashes(folder: Path, *, kills: int, seed: int, goals: Sequence[str] = GOALS) -> Json:
     """Do it below `folder`; give counts, and of each kill when it came, what it hit and how far the run was."""
     chance = random.Random(seed)  # noqa: S311 (moments, no secrets)
-    path = folder / "tiny.toml"
-    path.write_text(recipe, encoding="utf-8")
+    recipe = folder / "tiny.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    job = _Job(recipe, goals, mark=uuid.uuid4().hex)
     started = time.monotonic()
-    _end(_start(path, folder / "whole", goals))
+    _require_well_ended(job.start(folder / "whole"))
     whole_s, wanted = time.monotonic() - started, _weights(folder / "whole")
     done: list[Json] = []
-    ended: list[bool] = []
+    same: list[bool] = []
     while len(done) < kills:
-        runs = folder / f"killed{len(ended)}"
-        while len(done) < kills:
-            process = _start(path, runs, goals)
-            killed = _killed(process, runs, chance, after_s=chance.uniform(0, whole_s / 3))
-            if killed is None:
-                break  # it ended before its time came
+        runs = folder / f"killed{len(same)}"
+        while len(done) < kills and (killed := _killed(job, runs, chance, whole_s / 3)):
             done.append(killed)
-        else:
-            _end(_start(path, runs, goals))
-        ended.append(_weights(runs) == wanted)
+        _require_well_ended(job.start(runs))
+        same.append(_weights(runs) == wanted)
         shutil.rmtree(runs)
     return {
         "kills": len(done),
-        "runs_ended": len(ended),
-        "runs_bit_equal": sum(ended),
+        "runs_ended": len(same),
+        "runs_bit_equal": sum(same),
         **{name: sum(len(kill[name]) for kill in done) for name in ("faults", "left_alive", "tracebacks")},
         "uninterrupted_s": round(whole_s, 1),
         "each": done,
         "seed": seed,
         "goals": list(goals),
-        **provenance(),
-        "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **circumstances(),
     }
 
 
-def _start(recipe: Path, runs: Path, goals: tuple[str, ...]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline", "run", *goals, "--recipe", str(recipe), "--runs", str(runs)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", MARK: uuid.uuid4().hex}
-    process = subprocess.Popen(
-        [*command, "--train-device", "cpu"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    process.mark = environment[MARK]  # type: ignore[attr-defined]
-    return process
+class _Job(NamedTuple):
+    """The same command again and again; `mark` lies in the environment of all that it starts."""
+
+    recipe: Path
+    goals: Sequence[str]
+    mark: str
+
+    def start(self, runs: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "pipeline", "run", *self.goals, "--recipe", str(self.recipe)]
+        return subprocess.Popen(
+            [*command, "--runs", str(runs), "--train-device", "cpu"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", _MARK: self.mark},
+        )
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _require_well_ended(process: subprocess.Popen[str]) -> None:
     errors = process.communicate()[1]
     if process.returncode:
         raise UserError(f"a run that was not killed failed: {errors.strip().splitlines()[-1]}")
 
 
-def _killed(process: subprocess.Popen[str], runs: Path, chance: random.Random, *, after_s: float) -> Json | None:
-    """Kill the run or one of its processes after `after_s`; None where it ended before, by itself and well."""
+def _killed(job: _Job, runs: Path, chance: random.Random, most_s: float) -> Json | None:
+    """Start the run and kill it, or one of its processes, within `most_s`; None where it ended before, by itself."""
+    process, after_s = job.start(runs), chance.uniform(0, most_s)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(after_s)
-        _end(process)
+        _require_well_ended(process)
         return None
-    mark: str = process.mark  # type: ignore[attr-defined]
-    victim = process.pid if chance.random() < 0.5 else chance.choice(alive(mark) or [process.pid])
-    what = _command(victim)
+    victim = process.pid if chance.random() < 0.5 else chance.choice(alive(job.mark) or [process.pid])
+    what = "the run" if victim == process.pid else _command(victim)
     with contextlib.suppress(ProcessLookupError):
         os.kill(victim, signal.SIGKILL)
     errors = process.communicate()[1]
-    run_dir = runs / "tiny"
-    deadline = time.monotonic() + SECONDS_TO_END
-    while alive(mark) and time.monotonic() < deadline:
+    deadline = time.monotonic() + _SECONDS_TO_END
+    while alive(job.mark) and time.monotonic() < deadline:
         time.sleep(0.05)
-    records = [stage for stage in STAGES if (run_dir / stage / "record.json").exists()]
+    run_dir = runs / job.recipe.stem
+    finished = [stage for stage in STAGES if (run_dir / stage / "record.json").exists()]
     return {
         "after_s": round(after_s, 2),
-        "killed": "the run" if victim == process.pid else what,
-        "stages_done": records,
-        "faults": lineage(run_dir).faults if records else [],
-        "left_alive": [_command(pid) for pid in alive(mark)],
+        "killed": what,
+        "stages_done": finished,
+        "faults": lineage(run_dir).faults if finished else [],
+        "left_alive": [_command(pid) for pid in alive(job.mark)],
         "tracebacks": [line for line in errors.splitlines() if line.startswith("Traceback")],
     }
 
 
 def alive(mark: str) -> list[int]:
-    """Every process of a run, detached ones too: a mark in the environment goes down to all of them."""
+    """Every process that carries the mark, detached ones too."""
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            if f"{MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
+            if f"{_MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
                 found.append(int(path.parent.name))
     return sorted(found)
 

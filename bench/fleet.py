@@ -10,7 +10,6 @@ many devices take than one; the goal is 1.5 at most.
 
 from __future__ import annotations
 
-import datetime
 import os
 import statistics
 import sys
@@ -23,9 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afpkd.record import Json, provenance, write_record
+from afpkd.record import Json, write_record
 from bench.loopback import Board, python_with
-from bench.rows import RESULTS
+from bench.rows import RESULTS, circumstances
 from deploy.devices import Device, open_target, probe
 from deploy.fleet import on_each
 from deploy.inventory import VARIABLE
@@ -194,5 +193,4 @@ def _bundle(folder: Path) -> Path:
 
 
 def _conditions(sizes: Sizes) -> Json:
-    now = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "load_before": os.getloadavg()[0]}
-    return {**sizes._asdict(), **now, "num_cpus": os.cpu_count(), **provenance()}
+    return {**sizes._asdict(), **circumstances()}

@@ -28,6 +28,7 @@ from afpkd.train import Fitting
 from deploy.measure import profile_bundle
 from export.build import build_bundle
 from export.calibration import calibration_images
+from export.making import Order
 from export.to_onnx import OPSET
 
 DATA = DATASETS["fashion_mnist_5k"]
@@ -130,13 +131,9 @@ def measured_engines(device: str, preset: str, precisions: Sequence[str] = PRECI
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build_bundle(
-            model,
+        order = Order(
             role="student",
             arch="resnet8",
-            images=data.test.images,
-            labels=data.test.labels,
-            label_names=data.label_names,
             mean=(0.286,),
             std=(0.353,),
             precisions=precisions,
@@ -145,6 +142,8 @@ def measured_engines(device: str, preset: str, precisions: Sequence[str] = PRECI
             out=folder / "bundle",
             calibration=calibration_images(data.train.images, seed=0),
         )
+        test = data.test
+        build_bundle(model, order, images=test.images, labels=test.labels, label_names=data.label_names)
         for precision in precisions:
             found.append(_engine(folder, device, precision, preset))
     return found

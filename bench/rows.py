@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import os
 import statistics
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import filelock
 import scipy.stats
 
-from afpkd.record import Json, read_record, write_text
+from afpkd.record import Json, provenance, read_record, write_text
 
 RESULTS = Path(__file__).parent / "results"
 METRICS = ("test_top1_last", "test_top1_selected", "heldout_top1")
@@ -36,6 +38,12 @@ def row_of(run: Path, role: str, variant: str = "default") -> Json:
         "config_digest": record["config_digest"],
         "finished_at": record["finished_at"],
     }
+
+
+def circumstances() -> Json:
+    """When, on which machine and with which code; `load_before`: the load average of the minute before."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"date": today, "load_before": os.getloadavg()[0], **provenance()}
 
 
 def append(name: str, rows: list[Json]) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import os
 import statistics
 import sys
 import tempfile
@@ -38,12 +36,12 @@ from afpkd.losses import frequency_loss
 from afpkd.models import build_model, probe_shapes
 from afpkd.models.outputs import Shapes
 from afpkd.prompts import FrequencyPrompts
-from afpkd.record import Json, provenance, write_record
+from afpkd.record import Json, write_record
 from afpkd.settings import TrainSettings
 from afpkd.train import Fitting
 from afpkd.wavelet import haar_dwt, num_scales
 from bench.command import run
-from bench.rows import RESULTS
+from bench.rows import RESULTS, circumstances
 from pipeline.workspace import keep_freed_memory
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -293,12 +291,8 @@ def random_pixels() -> Pixels:
 
 
 def conditions(sizes: Sizes, *, images: str) -> Json:
-    """Under which the ratios are measured; `load_before` is the machine's load average of the minute before."""
-    made = provenance()
-    machine = {"processor": made["machine"]["processor"], "num_cpus": made["machine"]["num_cpus"]}
-    software = {"torch": made["versions"]["torch"], "git_commit": made["git_commit"]}
-    now = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "load_before": os.getloadavg()[0]}
-    return {**sizes._asdict(), "images": images, "threads": torch.get_num_threads(), **machine, **software, **now}
+    """Under which the ratios are measured."""
+    return {**sizes._asdict(), "images": images, "threads": torch.get_num_threads(), **circumstances()}
 
 
 if __name__ == "__main__":

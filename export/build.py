@@ -1,27 +1,19 @@
-"""One network and its test set in, one checked bundle out: the worker of the stage `export`."""
+"""One classifier and its test set in, one checked bundle out."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from afpkd.record import Json, UserError
-from export.bundle import Evaluation, Golden, ModelFile, golden_indices, preprocess, write_bundle
-from export.calibration import Calibration
-from export.cost import macs_of
-from export.files import PRECISIONS, GraphOf, Maker, Planned, planned_files
-from export.inference import LogitsOnly, logits_only
-from export.quantize import Int8
-from export.to_onnx import graph_from_model, save_graph
+from export.bundle import Evaluation, golden_indices
+from export.files import Planned
+from export.making import Order, Source, make_bundle, outputs_of, source_from_model
 from export.verify import (
-    Forward,
     Logits,
     compare,
     file_tolerances,
@@ -33,124 +25,36 @@ from export.verify import (
     top1,
 )
 
-_BATCH_SIZE = 250
-
-BuildCheck = Callable[[Path, str], Json]
-"""(file, precision) -> what NVIDIA's parser and builder say of it: `status`, `build_seconds`, `layer_types`, ..."""
-
-
-class Source(NamedTuple):
-    """A network as it is exported: what it computes, as which graph, at what cost."""
-
-    forward: Forward
-    """The reference that each file is held against: float32."""
-    graph_of: GraphOf
-    cost: Json
-    """The keys of `cost.macs_of`."""
-
-
-def source_from_model(model: nn.Module, image_shape: Sequence[int]) -> Source:
-    """A torch network (it returns `Outputs`, or logits alone) that sees images of `image_shape` (C, H, W)."""
-    example = torch.zeros(1, *image_shape)
-    return Source(
-        torch_forward(logits_only(model)),
-        lambda opset: graph_from_model(model, example, opset=opset),
-        macs_of(model, example),
-    )
-
 
 def build_bundle(
     network: nn.Module | Source,
+    order: Order,
     *,
-    role: str,
-    arch: str,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64],
     label_names: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
-    precisions: Sequence[str],
-    opset: int,
-    lineage: Json,
-    out: Path,
-    calibration: Calibration | None = None,
-    int8: Int8 | None = None,
-    legacy: bool = False,
-    max_drop: float = 1.0,
-    build_check: BuildCheck | None = None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> Json:
-    """Export a network, check each file against it, and write the bundle to `out`; give the manifest.
+    """Export a network, check each file against it, and write the bundle; give the manifest.
 
     images, labels: the whole test set, uint8 N, C, H, W and N. A float32 file must meet its golden tolerances and give
     every test image the class torch gives it (images that a tie alone decides are listed under `ties`): UserError
-    otherwise, nothing is written then, and a bundle that stands at `out` stays. A file of another precision that loses
-    more than `max_drop` points of accuracy is listed as over budget, with the reason. calibration: for int8.
+    otherwise, nothing is written then, and a bundle that stands at `order.out` stays.
     """
-    settings = int8 or Int8()
-    rule = {"layout": "NCHW", "scale": 1 / 255, "mean": list(mean), "std": list(std)}
     source = network if isinstance(network, Source) else source_from_model(network, images.shape[1:])
-    name = f"{role} ({arch})"
-    reference = outputs_of(source.forward, images, rule)
-    _check_inputs(name, reference, labels, label_names, precisions, calibration)
-    planned = planned_files(precisions, opset, legacy=legacy, quantizer=settings.quantizer)
-    quantizes = calibration is not None and "int8" in precisions
-    inputs = preprocess(calibration.images, {"preprocessing": rule}) if quantizes and calibration else None
-    maker = Maker(source.graph_of, opset, inputs, settings)
-    checker = ClassifierChecker(name, images, labels, rule, reference, max_drop)
-    fault = maker.overflow(checker.golden_inputs()) if set(precisions) != {"fp32"} else None
-    with tempfile.TemporaryDirectory() as scratch:
-        files, facts = made_files(planned, maker, checker, Path(scratch), fault, build_check, say)
-        return write_bundle(
-            out,
-            facts={
-                "role": role,
-                "arch": arch,
-                "num_params": source.cost["num_params"],
-                "macs": {key: value for key, value in source.cost.items() if key != "num_params"},
-                "preprocessing": rule,
-                "activations": maker.activations(images.shape[1:]),
-                **facts,
-                "sensitivity": maker.sensitivity(),
-                "torch_top1": checker.torch_top1,
-                "lineage": {**lineage, "calibration": calibrated_facts(calibration, settings) if quantizes else None},
-            },
-            files=files,
-            golden=Golden(images[checker.chosen], reference[checker.chosen], checker.tolerances(precisions)),
-            evaluation=Evaluation(images, labels.astype(np.int64), label_names),
-        )
-
-
-def made_files(
-    planned: Sequence[Planned],
-    maker: Maker,
-    checker: Checker,
-    folder: Path,
-    fault: str | None,
-    build_check: BuildCheck | None,
-    say: Callable[[str], None],
-) -> tuple[list[ModelFile], Json]:
-    """Make and check each planned file in `folder`: the manifest's entries, and what it says of the files by name."""
-    files: list[ModelFile] = []
-    verification, builds = {}, {}
-    for file in planned:
-        path = folder / file.name
-        save_graph(maker.graph(file), path, opset=file.opset)
-        verification[file.name] = facts = checker.check(file, path, fault)
-        score = f"AP {facts['ap']:.2f} %" if "ap" in facts else f"top-1 {facts['top1']:.2f} %"
-        say(f"{file.name}: {score}, {facts['status']}{_after(facts['reason'])}")
-        builds[file.name] = _built(build_check, file, path)
-        kept = {key: facts[key] for key in ("status", "reason")}
-        entry = {**kept, "tolerances": facts.pop("tolerances")}
-        files += [ModelFile(path, file.precision, file.opset, *run, entry) for run in file.runs]
-    return files, {"verification": verification, "build_check": builds}
-
-
-class Checker(Protocol):
-    """What looks at each file that was made."""
-
-    def check(self, file: Planned, path: Path, overflow: str | None) -> Json:
-        """What the manifest says of a file, `tolerances` among it; UserError where it may not be written."""
+    reference = outputs_of(source.forward, images, order.rule)
+    assert len(reference) == len(labels), "one label an image"
+    order.require_sense(reference)
+    if reference.shape[1] != len(label_names):
+        raise UserError(f"{order.name}: {reference.shape[1]} classes, but the data set names {len(label_names)}")
+    checker = ClassifierChecker(order.name, images, labels, order.rule, reference, order.max_drop)
+    return make_bundle(
+        order,
+        source,
+        checker,
+        rule=order.rule,
+        facts={"torch_top1": checker.torch_top1},
+        evaluation=Evaluation(images, labels.astype(np.int64), label_names),
+    )
 
 
 class ClassifierChecker:
@@ -166,21 +70,17 @@ class ClassifierChecker:
         max_drop: float,
     ) -> None:
         self._name, self._images, self._labels, self._rule = name, images, labels, rule
-        self._reference, self._max_drop = reference, max_drop
+        self.reference, self._max_drop = reference, max_drop
         self.chosen = golden_indices(images)
         self.torch_top1 = top1(reference, labels)
 
-    def golden_inputs(self) -> NDArray[np.float32]:
-        """The golden images, preprocessed."""
-        return preprocess(self._images[self.chosen], {"preprocessing": self._rule})
-
     def tolerances(self, precisions: Sequence[str]) -> dict[str, Json]:
         """Golden tolerances by precision."""
-        return {precision: golden_tolerances(precision, self._reference[self.chosen]) for precision in precisions}
+        return {precision: golden_tolerances(precision, self.reference[self.chosen]) for precision in precisions}
 
     def check(self, file: Planned, path: Path, overflow: str | None) -> Json:
         """Give what the manifest says of a file, and the tolerances it has on a device; UserError where fp32 strays."""
-        what, reference = f"{self._name}, {file.name}", self._reference
+        what, reference = f"{self._name}, {file.name}", self.reference
         logits = outputs_of(onnx_forward(path, as_written=file.as_written), self._images, self._rule)
         golden = compare(reference[self.chosen], logits[self.chosen])
         tolerances = golden_tolerances(file.precision, reference[self.chosen])
@@ -197,65 +97,3 @@ class ClassifierChecker:
         if file.precision == "fp32":  # held to the image above: what ties decide is no loss
             judged |= {"status": "ok", "reason": None}
         return {**found, "ties": ties, **judged, "tolerances": tolerances}
-
-
-def _built(build_check: BuildCheck | None, file: Planned, path: Path) -> Json:
-    """What NVIDIA's builder says of a file that is for it; status None: not checked, and why."""
-    if all(run.runtime == "onnxruntime" for run in file.runs):
-        return {"status": None, "reason": "not checked: the file is not for TensorRT"}
-    if build_check is None:
-        return {"status": None, "reason": "not checked: no builder was given"}
-    return build_check(path, file.precision)
-
-
-def calibrated_facts(calibration: Calibration | None, settings: Int8) -> Json:
-    """What the manifest says of the calibration."""
-    assert calibration is not None, "int8 is calibrated"
-    return {
-        **calibration.facts(),
-        "method": settings.method,
-        "quantizer": settings.quantizer,
-        "exclude": list(settings.exclude),
-    }
-
-
-def _after(reason: str | None) -> str:
-    return f": {reason}" if reason else ""
-
-
-def _check_inputs(
-    name: str,
-    reference: Logits,
-    labels: NDArray[np.int64],
-    label_names: Sequence[str],
-    precisions: Sequence[str],
-    calibration: Calibration | None,
-) -> None:
-    assert len(reference) == len(labels), "one label an image"
-    unknown = [precision for precision in precisions if precision not in PRECISIONS]
-    if unknown:
-        raise UserError(f"{name}: precision {unknown[0]!r} cannot be exported: known are {', '.join(PRECISIONS)}")
-    if "int8" in precisions and calibration is None:
-        raise UserError(f"{name}: int8 needs calibration images: give some of the training set")
-    if reference.shape[1] != len(label_names):
-        raise UserError(f"{name}: {reference.shape[1]} classes, but the data set names {len(label_names)}")
-    if not np.isfinite(reference).all():
-        raise UserError(f"{name}: its logits hold NaN or infinity: train it again")
-
-
-def outputs_of(forward: Forward, images: NDArray[np.uint8], rule: Json) -> Logits:
-    """Logits N, K of pixels, preprocessed a batch at a time: a large test set need not fit in memory as floats."""
-    manifest = {"preprocessing": rule}
-    batches = (images[i : i + _BATCH_SIZE] for i in range(0, len(images), _BATCH_SIZE))
-    return np.concatenate([forward(preprocess(batch, manifest)) for batch in batches])
-
-
-def torch_forward(network: LogitsOnly) -> Forward:
-    """The reference: float32 torch on the CPU."""
-
-    def forward(images: NDArray[np.float32]) -> Logits:
-        with torch.inference_mode():
-            logits: Logits = network(torch.from_numpy(images)).numpy()
-        return logits
-
-    return forward

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +14,9 @@ from torch import nn
 from afpkd.data.coco import CocoSplit
 from afpkd.record import Json, UserError
 from afpkd.tasks.coco_metrics import Detected, average_precision, coco_document
-from export.build import BuildCheck, calibrated_facts, made_files, outputs_of, source_from_model
-from export.bundle import Evaluation, Golden, golden_indices, preprocess, write_bundle
-from export.calibration import Calibration
-from export.files import PRECISIONS, Maker, Planned, planned_files
-from export.quantize import Int8
+from export.bundle import Evaluation, golden_indices
+from export.files import Planned
+from export.making import Order, make_bundle, outputs_of, source_from_model
 from export.verify import Logits, compare, file_tolerances, golden_tolerances, onnx_forward, require_within, status_of
 
 NUM_GOLDEN = 8
@@ -56,64 +54,26 @@ class EvaluatedScenes(NamedTuple):
     split: CocoSplit
 
 
-def build_detector_bundle(
-    model: nn.Module,
-    *,
-    role: str,
-    arch: str,
-    test: EvaluatedScenes,
-    reading: Reading,
-    mean: Sequence[float],
-    std: Sequence[float],
-    precisions: Sequence[str],
-    opset: int,
-    lineage: Json,
-    out: Path,
-    calibration: Calibration | None = None,
-    int8: Int8 | None = None,
-    legacy: bool = False,
-    max_drop: float = 1.0,
-    build_check: BuildCheck | None = None,
-    say: Callable[[str], None] = lambda _: None,
-) -> Json:
-    """Export a detector, check each file against it, and write the bundle to `out`; give the manifest.
+def build_detector_bundle(model: nn.Module, order: Order, *, test: EvaluatedScenes, reading: Reading) -> Json:
+    """Export a detector, check each file against it, and write the bundle; give the manifest.
 
-    A float32 file must meet its golden tolerances: UserError otherwise, nothing is written then. A file of another
-    precision that loses more than `max_drop` points of AP is listed as over budget. calibration: for int8.
+    A float32 file must meet its golden tolerances: UserError otherwise, nothing is written then. `order.max_drop` is in
+    points of AP.
     """
-    settings = int8 or Int8()
-    settings = settings._replace(exclude=(*settings.exclude, *PREDICTIONS))
-    rule = {"layout": "NCHW", "scale": 1 / 255, "mean": list(mean), "std": list(std), "fit": "letterbox"}
-    source, name = source_from_model(model, test.canvases.shape[1:]), f"{role} ({arch})"
+    order = replace(order, int8=order.int8._replace(exclude=(*order.int8.exclude, *PREDICTIONS)))
+    rule = {**order.rule, "fit": "letterbox"}
+    source = source_from_model(model, test.canvases.shape[1:])
     reference = outputs_of(source.forward, test.canvases, rule)
-    _check_inputs(name, reference, precisions, calibration)
-    quantizes = calibration is not None and "int8" in precisions
-    inputs = preprocess(calibration.images, {"preprocessing": rule}) if quantizes and calibration else None
-    maker = Maker(source.graph_of, opset, inputs, settings)
-    checker = DetectorChecker(name, test, rule, reference, reading, max_drop)
-    fault = maker.overflow(checker.golden_inputs()) if set(precisions) != {"fp32"} else None
-    planned = planned_files(precisions, opset, legacy=legacy, quantizer=settings.quantizer)
-    with tempfile.TemporaryDirectory() as scratch:
-        files, facts = made_files(planned, maker, checker, Path(scratch), fault, build_check, say)
-        return write_bundle(
-            out,
-            facts={
-                "role": role,
-                "arch": arch,
-                "num_params": source.cost["num_params"],
-                "macs": {key: value for key, value in source.cost.items() if key != "num_params"},
-                "activations": maker.activations(test.canvases.shape[1:]),
-                "preprocessing": rule,
-                "postprocessing": reading.rule,
-                **facts,
-                "sensitivity": maker.sensitivity(),
-                "torch_ap": checker.torch_ap,
-                "lineage": {**lineage, "calibration": calibrated_facts(calibration, settings) if quantizes else None},
-            },
-            files=files,
-            golden=Golden(test.canvases[checker.chosen], reference[checker.chosen], checker.tolerances(precisions)),
-            evaluation=Evaluation(test.canvases, _truth(test), test.split.names),
-        )
+    order.require_sense(reference)
+    checker = DetectorChecker(order.name, test, rule, reference, reading, order.max_drop)
+    return make_bundle(
+        order,
+        source,
+        checker,
+        rule=rule,
+        facts={"postprocessing": reading.rule, "torch_ap": checker.torch_ap},
+        evaluation=Evaluation(test.canvases, _truth(test), test.split.names),
+    )
 
 
 class DetectorChecker:
@@ -122,23 +82,19 @@ class DetectorChecker:
     def __init__(
         self, name: str, test: EvaluatedScenes, rule: Json, reference: Logits, reading: Reading, max_drop: float
     ) -> None:
-        self._name, self._test, self._rule, self._reference = name, test, rule, reference
+        self._name, self._test, self._rule, self.reference = name, test, rule, reference
         self._reading, self._max_drop = reading, max_drop
         self.chosen = golden_indices(test.canvases, NUM_GOLDEN)
         self.torch_ap = self._ap(reference)
 
-    def golden_inputs(self) -> NDArray[np.float32]:
-        """The golden scenes, preprocessed."""
-        return preprocess(self._test.canvases[self.chosen], {"preprocessing": self._rule})
-
     def tolerances(self, precisions: Sequence[str]) -> dict[str, Json]:
         """Golden tolerances by precision: those of its scores, and of its boxes in pixels."""
-        scores = self._reference[self.chosen][..., 4:]
+        scores = self.reference[self.chosen][..., 4:]
         return {name: {**golden_tolerances(name, scores), "max_box": MOST_BOX_ERROR[name]} for name in precisions}
 
     def check(self, file: Planned, path: Path, overflow: str | None) -> Json:
         """Give what the manifest says of a file, and the tolerances it has on a device; UserError where fp32 strays."""
-        what, reference = f"{self._name}, {file.name}", self._reference
+        what, reference = f"{self._name}, {file.name}", self.reference
         raw = outputs_of(onnx_forward(path, as_written=file.as_written), self._test.canvases, self._rule)
         golden, found = self._compared(reference[self.chosen], raw[self.chosen]), self._compared(reference, raw)
         tolerances = self.tolerances([file.precision])[file.precision]
@@ -175,13 +131,3 @@ def _truth(test: EvaluatedScenes) -> Json:
     document = coco_document(test.split)
     rows = zip(document["images"], test.scales, strict=True)
     return {**document, "images": [{**row, "scale": scale} for row, scale in rows]}
-
-
-def _check_inputs(name: str, reference: Logits, precisions: Sequence[str], calibration: Calibration | None) -> None:
-    unknown = [precision for precision in precisions if precision not in PRECISIONS]
-    if unknown:
-        raise UserError(f"{name}: precision {unknown[0]!r} cannot be exported: known are {', '.join(PRECISIONS)}")
-    if "int8" in precisions and calibration is None:
-        raise UserError(f"{name}: int8 needs calibration images: give some of the training set")
-    if not np.isfinite(reference).all():
-        raise UserError(f"{name}: its output holds NaN or infinity: train it again")

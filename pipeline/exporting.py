@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from afpkd.record import Json
@@ -10,32 +11,30 @@ from pipeline.recipe_detection import CocoData
 if TYPE_CHECKING:
     from torch import nn
 
+    from export.making import Order
     from pipeline.workspace import Run
 
 
-def export_classifier(run: Run, model: nn.Module, lineage: Json, common: Json) -> Json:
-    """Write the bundle of a classifier; common: what both kinds of `build_…_bundle` take."""
+def export_classifier(run: Run, model: nn.Module, order: Order) -> Json:
+    """Write the bundle of a classifier; order: all but the data's part of it."""
     from afpkd.data.dataset import data_root
     from export.build import build_bundle
     from export.calibration import calibration_images
 
     data, wanted = run.recipe.data.spec.load(data_root()), run.recipe.export
     quantizes = "int8" in wanted.precisions
+    drawn = calibration_images(data.train.images, run.recipe.seed, wanted.calibration_images) if quantizes else None
     return build_bundle(
         model,
+        replace(order, lineage={**order.lineage, "data": data.sha256()}, calibration=drawn),
         images=data.test.images,
         labels=data.test.labels,
         label_names=data.label_names,
-        lineage={**lineage, "data": data.sha256()},
-        calibration=calibration_images(data.train.images, run.recipe.seed, wanted.calibration_images)
-        if quantizes
-        else None,
-        **common,
     )
 
 
-def export_detector(run: Run, model: nn.Module, lineage: Json, common: Json) -> Json:
-    """Write the bundle of a detector."""
+def export_detector(run: Run, model: nn.Module, order: Order) -> Json:
+    """Write the bundle of a detector; order: all but the data's part of it."""
     import numpy as np
 
     from afpkd.data.coco import read_canvas
@@ -53,9 +52,7 @@ def export_detector(run: Run, model: nn.Module, lineage: Json, common: Json) -> 
     )
     return build_detector_bundle(
         model,
+        replace(order, lineage={**order.lineage, "data": scenery.sha256()}, calibration=drawn),
         test=EvaluatedScenes(np.stack(canvases), scales, scenery.test),
         reading=reading(data),
-        lineage={**lineage, "data": scenery.sha256()},
-        calibration=drawn,
-        **common,
     )

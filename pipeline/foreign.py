@@ -13,8 +13,8 @@ from pipeline.foreign_spec import Spec, read_spec
 from pipeline.progress import StageProgress
 
 if TYPE_CHECKING:
-    from export.build import Source
     from export.calibration import Calibration
+    from export.making import Source
 
 _SEED = 0  # of the calibration images
 
@@ -25,6 +25,7 @@ def export_foreign(
     """Make the bundle `out` from an ONNX file, or from weights and the function that makes their network."""
     from deploy.build_check import build_check
     from export.build import build_bundle
+    from export.making import Order
     from export.quantize import Int8
 
     _check_options(onnx, weights, arch, spec_file, out)
@@ -35,13 +36,9 @@ def export_foreign(
     images = _read(spec, spec_file, spec.data.split)
     name, source, files = _source(spec, onnx, weights, arch, progress)
     wanted = spec.export
-    return build_bundle(
-        source,
+    order = Order(
         role="foreign",
         arch=name,
-        images=images.split.images,
-        labels=images.split.labels,
-        label_names=images.label_names,
         mean=spec.input.mean,
         std=spec.input.std,
         precisions=wanted.precisions,
@@ -60,6 +57,8 @@ def export_foreign(
         build_check=build_check,
         say=progress.say,
     )
+    split = images.split
+    return build_bundle(source, order, images=split.images, labels=split.labels, label_names=images.label_names)
 
 
 def _check_options(
@@ -90,9 +89,9 @@ def _source(
     """(name, the network, the files it comes from)."""
     from afpkd.checkpoint import load_weights
     from afpkd.models.user_file import model_from_file
-    from export.build import Source, source_from_model
     from export.foreign_graph import at_opset, graph_from_file
     from export.graph_cost import graph_cost
+    from export.making import Source, source_from_model
     from export.verify import graph_forward
 
     shape = len(spec.input.mean), *spec.input.image_size

@@ -158,6 +158,7 @@ def export_bundle(run: Run, role: str) -> Json:
     """Stage `export`: the role's selected weights as one bundle that travels."""
     from afpkd.checkpoint import load_weights
     from deploy.build_check import build_check
+    from export.making import Order
     from export.quantize import Int8
 
     folder, wanted = run.role(role), run.recipe.export
@@ -166,29 +167,28 @@ def export_bundle(run: Run, role: str) -> Json:
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))
     started = time.monotonic()
-    common: Json = {
-        "role": role,
-        "arch": record["arch"],
-        "mean": record["preprocessing"]["mean"],
-        "std": record["preprocessing"]["std"],
-        "precisions": wanted.precisions,
-        "opset": wanted.opset,
-        "out": folder / "bundle",
-        "int8": Int8(wanted.quantizer, wanted.calibration, wanted.int8_exclude),
-        "legacy": wanted.legacy,
-        "max_drop": wanted.max_drop,
-        "build_check": build_check,
-        "say": progress.say,
-    }
-    lineage = {
-        "config_digest": run.recipe.stage_digest("export"),
-        # teacher -> prompts -> student; null where a network comes from none
-        **{kind: record["inputs"].get(kind) for kind in ("teacher", "prompts")},
-        "weights": weights,
-        "record": sha256_of(folder / "record.json"),
-    }
-    export = export_detector if isinstance(run.recipe.data, CocoData) else export_classifier
-    manifest = export(run, model, lineage, common)
+    order = Order(
+        role=role,
+        arch=record["arch"],
+        mean=record["preprocessing"]["mean"],
+        std=record["preprocessing"]["std"],
+        precisions=wanted.precisions,
+        opset=wanted.opset,
+        lineage={
+            "config_digest": run.recipe.stage_digest("export"),
+            # teacher -> prompts -> student; null where a network comes from none
+            **{kind: record["inputs"].get(kind) for kind in ("teacher", "prompts")},
+            "weights": weights,
+            "record": sha256_of(folder / "record.json"),
+        },
+        out=folder / "bundle",
+        int8=Int8(wanted.quantizer, wanted.calibration, wanted.int8_exclude),
+        legacy=wanted.legacy,
+        max_drop=wanted.max_drop,
+        build_check=build_check,
+        say=progress.say,
+    )
+    manifest = (export_detector if isinstance(run.recipe.data, CocoData) else export_classifier)(run, model, order)
     progress.say(f"{len(manifest['verification'])} files in {time.monotonic() - started:.1f} s")
     return manifest
 

@@ -25,7 +25,7 @@ def test_the_quick_bench_writes_every_ratio_with_its_conditions(
     speed.main(["--quick", "--out", str(tmp_path / "speed.json")])
     found = json.loads((tmp_path / "speed.json").read_text())
     assert [name for name in RATIOS if not (math.isfinite(found[name]) and found[name] > 0)] == []
-    assert {"processor", "threads", "torch", "batch", "rounds", "date", "git_commit", "load_before"} <= set(
+    assert {"machine", "threads", "versions", "batch", "rounds", "date", "git_commit", "load_before"} <= set(
         found["conditions"]
     )
     assert found["conditions"]["images"] == "random"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afpkd.models.outputs import Outputs, Refine, average_pooled
-from afpkd.models.resnet_cifar import BasicBlock
+from afpkd.models.resnet_cifar import BasicBlock, initialise
 
 WIDTHS = (64, 128, 256, 512)
 
@@ -32,7 +32,7 @@ class ResNet18(nn.Module):
             for level, (before, width) in enumerate(zip(befores, WIDTHS, strict=False))
         )
         self.fc = nn.Linear(WIDTHS[-1], num_classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor, refine: Refine | None = None) -> Outputs:
         """Classify `x`; `refine` may change each stage's pre-activation feature on its way (see `Refine`)."""
@@ -48,8 +48,3 @@ class ResNet18(nn.Module):
         # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
         pooled = average_pooled(x)
         return Outputs(self.fc(pooled), features, pooled, x, self.fc)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from afpkd.models.outputs import Outputs, Refine, average_pooled
+from afpkd.models.resnet_cifar import initialise
 
 EXPANSION = 4
 """A bottleneck gives so many times the channels of its 3x3 convolution."""
@@ -32,7 +33,7 @@ class ResNet50(nn.Module):
         self.layer3 = _stage(512, 256, 6, stride=2)
         self.layer4 = _stage(1024, 512, 3, stride=2)
         self.linear = nn.Linear(2048, num_classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor, refine: Refine | None = None) -> Outputs:
         """Classify `x`; `refine` may change each stage's pre-activation feature on its way (see `Refine`)."""
@@ -79,8 +80,3 @@ class Bottleneck(nn.Module):
 def _stage(in_channels: int, mid: int, num_blocks: int, stride: int) -> nn.Sequential:
     first = Bottleneck(in_channels, mid, stride)
     return nn.Sequential(first, *(Bottleneck(EXPANSION * mid, mid, 1) for _ in range(num_blocks - 1)))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -29,7 +29,7 @@ class ResNet(nn.Module):
         self.layer2 = _stage(widths[1], widths[2], num_blocks, stride=2)
         self.layer3 = _stage(widths[2], widths[3], num_blocks, stride=2)
         self.fc = nn.Linear(widths[3], num_classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, x: Tensor, refine: Refine | None = None) -> Outputs:
         """Classify `x`; `refine` may change each stage's pre-activation feature on its way (see `Refine`)."""
@@ -74,6 +74,7 @@ def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> nn.
     return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(num_blocks - 1)))
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """He's normal initialisation of convolutions, by the outputs; torch's own elsewhere."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -9,6 +9,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from .kernel_files import text_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
 def describe(root: Path) -> Json:
     """Give `board`, `system`, `l4t`, `jetpack`, `cuda`, `libnvinfer`; None for what is not there."""
     packages = _installed(root)
-    l4t = _l4t(_read(root / "etc/nv_tegra_release"), packages)
+    l4t = _l4t(text_of(root / "etc/nv_tegra_release"), packages)
     jetpack = packages.get("nvidia-jetpack")
     return {
-        "board": _read(root / "proc/device-tree/model").strip("\0 \n") or None,
-        "system": _os_name(_read(root / "etc/os-release")),
+        "board": text_of(root / "proc/device-tree/model").strip("\0 \n") or None,
+        "system": _os_name(text_of(root / "etc/os-release")),
         "l4t": l4t,
         "jetpack": _upstream(jetpack) if jetpack else _jetpack_of(l4t),
         "cuda": _cuda(root, packages),
@@ -67,7 +69,7 @@ _JETPACKS = (
 
 def _cuda(root: Path, packages: dict[str, str]) -> str | None:
     try:
-        version: str = json.loads(_read(root / "usr/local/cuda/version.json"))["cuda"]["version"]
+        version: str = json.loads(text_of(root / "usr/local/cuda/version.json"))["cuda"]["version"]
     except (ValueError, KeyError, TypeError):
         return _first_version(packages, r"cuda-cudart-\d+-\d+")
     return version
@@ -76,7 +78,7 @@ def _cuda(root: Path, packages: dict[str, str]) -> str | None:
 def _installed(root: Path) -> dict[str, str]:
     """Package -> version of every package that dpkg calls installed."""
     packages = {}
-    for paragraph in _read(root / "var/lib/dpkg/status").split("\n\n"):
+    for paragraph in text_of(root / "var/lib/dpkg/status").split("\n\n"):
         fields = dict(re.findall(r"^(Package|Status|Version): (.+)$", paragraph, flags=re.MULTILINE))
         if fields.get("Status", "").endswith(" installed") and "Package" in fields:
             packages[fields["Package"]] = fields.get("Version", "")
@@ -97,10 +99,3 @@ def _upstream(version: str) -> str:
 def _os_name(text: str) -> str | None:
     found = re.search(r'^PRETTY_NAME="?([^"\n]+)', text, flags=re.MULTILINE)
     return found[1] if found else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

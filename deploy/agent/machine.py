@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import vitals
+from .kernel_files import text_of
 from .sensors import quota_cpus
 
 
@@ -20,12 +21,12 @@ def describe() -> dict[str, Any]:
 
 def boot_id() -> str:
     """Name this boot of the device: another value is proof of a reboot, whatever the clock says."""
-    return _read("/proc/sys/kernel/random/boot_id").strip()
+    return text_of("/proc/sys/kernel/random/boot_id").strip()
 
 
 def power_mode(status: str = "/var/lib/nvpmodel/status") -> str | None:
     """Name a Jetson's power mode as its `nvpmodel` service notes it (`pmode:0002`); None elsewhere."""
-    return _read(status).strip() or None
+    return text_of(status).strip() or None
 
 
 def snapshot() -> dict[str, Any]:
@@ -33,8 +34,10 @@ def snapshot() -> dict[str, Any]:
 
     clocks, temperatures, swap and who else is on the GPU (`vitals.describe`).
     """
-    governors = {_read(path).strip() for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")}
-    available = _kibibytes(_read("/proc/meminfo"), "MemAvailable:")
+    governors = {
+        text_of(path).strip() for path in Path("/sys/devices/system/cpu").glob("cpu*/cpufreq/scaling_governor")
+    }
+    available = _kibibytes(text_of("/proc/meminfo"), "MemAvailable:")
     return {
         "loadavg": list(os.getloadavg()),
         "governors": sorted(governors - {""}) or None,
@@ -50,7 +53,7 @@ def memory_bytes() -> tuple[int, int, str]:
 
     VmHWM counts from this program's start. `ru_maxrss` does not: Linux hands the parent's peak on through exec.
     """
-    status = _read("/proc/self/status")
+    status = text_of("/proc/self/status")
     now, peak = _kibibytes(status, "VmRSS:"), _kibibytes(status, "VmHWM:")
     if now is not None and peak is not None:
         return now, peak, "VmHWM"
@@ -80,7 +83,7 @@ class ForeignLoad:
 def _cpu_seconds() -> tuple[float, float, float] | None:
     """Seconds of the wall clock, busy seconds of the CPUs this process may use, seconds this process used."""
     allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-    rows = [line.split() for line in _read("/proc/stat").splitlines()]
+    rows = [line.split() for line in text_of("/proc/stat").splitlines()]
     # user nice system idle iowait irq softirq steal: all but idle and iowait; another guest's steal is load as well
     busy = [sum(map(int, row[1:4] + row[6:9])) for row in rows if row and row[0] in allowed]
     if not busy:
@@ -90,8 +93,8 @@ def _cpu_seconds() -> tuple[float, float, float] | None:
 
 def _processor() -> str:
     """The board's own name where there is a device tree (Jetson, Raspberry Pi), else the CPU's."""
-    board = _read("/proc/device-tree/model").strip("\0 \n")
-    names = [line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    board = text_of("/proc/device-tree/model").strip("\0 \n")
+    names = [line for line in text_of("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     return board or (names[0].partition(":")[2].strip() if names else platform.machine())
 
 
@@ -100,10 +103,3 @@ def _kibibytes(text: str, key: str) -> int | None:
         if line.startswith(key):
             return int(line.split()[1]) * 1024
     return None
-
-
-def _read(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .kernel_files import matching, number_of, text_of
 from .vitals import GPU_DEVFREQ
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ def find_sensors(root: Path) -> list[Sensor]:
 def quota_cpus(root: Path) -> float | None:
     """Give how many CPUs this process's cgroup may use at most; None where there is no limit."""
     for folder in _cgroups(root):
-        words = _read(folder / "cpu.max").split()
+        words = text_of(folder / "cpu.max").split()
         if len(words) == 2 and words[0] != "max":
             return int(words[0]) / int(words[1])
-        quota, period = (_number(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        quota, period = (number_of(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
         if quota is not None and period and quota > 0:
             return quota / period
     return None
@@ -64,14 +65,14 @@ def quota_cpus(root: Path) -> float | None:
 
 def _hwmon_rails(root: Path) -> Iterator[Sensor]:
     """INA3221 (millivolt times milliampere) and INA238 (microwatt, on Thor): JetPack 5 and later."""
-    for folder in _sorted(root, "sys/class/hwmon/hwmon*"):
-        chip = _read(folder / "name").strip()
+    for folder in matching(root, "sys/class/hwmon/hwmon*"):
+        chip = text_of(folder / "name").strip()
         if chip == "ina238":
-            yield f"power_w/{_read(folder / 'label').strip() or 'VIN'}", _scaled(folder / "power1_input", 1e-6)
+            yield f"power_w/{text_of(folder / 'label').strip() or 'VIN'}", _scaled(folder / "power1_input", 1e-6)
         if chip != "ina3221":
             continue
-        for label in _sorted(folder, "in*_label"):
-            number, name = label.name[2:-6], _read(label).strip()
+        for label in matching(folder, "in*_label"):
+            number, name = label.name[2:-6], text_of(label).strip()
             volts, amperes = folder / f"in{number}_input", folder / f"curr{number}_input"
             if name and name != "NC" and amperes.exists():  # the last is the sum of what all shunts show: no rail
                 yield f"power_w/{name}", _product(volts, amperes)
@@ -79,14 +80,14 @@ def _hwmon_rails(root: Path) -> Iterator[Sensor]:
 
 def _iio_rails(root: Path) -> Iterator[Sensor]:
     """INA3221 of JetPack 4: `rail_name_0` names the rail whose milliwatt are in `in_power0_input`."""
-    for label in _sorted(root, "sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*"):
-        name, number = _read(label).strip(), label.name[len("rail_name_") :]
+    for label in matching(root, "sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*"):
+        name, number = text_of(label).strip(), label.name[len("rail_name_") :]
         if name and name != "NC":
             yield f"power_w/{name}", _scaled(label.parent / f"in_power{number}_input", 1e-3)
 
 
 def _gpu_clocks(root: Path) -> Iterator[Sensor]:
-    for folder in _sorted(root, "sys/class/devfreq/*"):
+    for folder in matching(root, "sys/class/devfreq/*"):
         if GPU_DEVFREQ.fullmatch(folder.name):
             yield f"gpu_hz/{folder.name}", _scaled(folder / "cur_freq", 1)
 
@@ -95,22 +96,22 @@ def _emc_clock(root: Path) -> Iterator[Sensor]:
     """The memory's clock: debugfs, which root alone reads; the first that is there."""
     for name in ("bpmp/debug/clk/emc/rate", "clk/emc/clk_rate"):
         path = root / "sys/kernel/debug" / name
-        if _number(path) is not None:
+        if number_of(path) is not None:
             yield "emc_hz/emc", _scaled(path, 1)
             return
 
 
 def _cooling(root: Path) -> Iterator[Sensor]:
     """A cooling device other than a fan cools by slowing something down: a state above that of before is throttling."""
-    for folder in _sorted(root, "sys/class/thermal/cooling_device*"):
-        kind = _read(folder / "type").strip()
+    for folder in matching(root, "sys/class/thermal/cooling_device*"):
+        kind = text_of(folder / "type").strip()
         if "fan" not in kind.lower() and kind != "intel_powerclamp":
             yield f"cooling/{folder.name[len('cooling_device') :]}:{kind}", _scaled(folder / "cur_state", 1)
 
 
 def _over_current(root: Path) -> Iterator[Sensor]:
     """Orin's soctherm: OC1 under-voltage, OC2 average, OC3 instantaneous over-current; each event slowed it down."""
-    for path in _sorted(root, "sys/class/hwmon/hwmon*/oc*_event_cnt"):
+    for path in matching(root, "sys/class/hwmon/hwmon*/oc*_event_cnt"):
         yield f"over_current/{path.name.split('_')[0]}", _scaled(path, 1)
 
 
@@ -137,7 +138,7 @@ def _throttled_s(stat: Path) -> float | None:
 
 def _cgroups(root: Path) -> Iterator[Path]:
     """Folders that may limit this process's CPU time: its own cgroup, then those above it; version 2 and version 1."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in text_of(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers and "cpu" not in controllers.split(","):
@@ -150,23 +151,23 @@ def _cgroups(root: Path) -> Iterator[Path]:
 
 def _steal_s(root: Path) -> float | None:
     """Seconds that another guest of this machine's host took from all our CPUs."""
-    words = _read(root / "proc/stat").partition("\n")[0].split()
+    words = text_of(root / "proc/stat").partition("\n")[0].split()
     return int(words[8]) / 100 if len(words) > 8 and words[0] == "cpu" else None
 
 
 def _available_bytes(root: Path) -> float | None:
-    found = re.search(r"^MemAvailable:\s+(\d+)", _read(root / "proc/meminfo"), flags=re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s+(\d+)", text_of(root / "proc/meminfo"), flags=re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 
 def _files(root: Path, kind: str, pattern: str, scale: float, name: Callable[[Path], str]) -> Iterator[Sensor]:
-    for path in _sorted(root, pattern):
+    for path in matching(root, pattern):
         yield f"{kind}/{name(path)}", _scaled(path, scale)
 
 
 def _scaled(path: Path, scale: float) -> Read:
     def read() -> float | None:
-        value = _number(path)
+        value = number_of(path)
         return None if value is None else value * scale
 
     return read
@@ -174,7 +175,7 @@ def _scaled(path: Path, scale: float) -> Read:
 
 def _product(volts: Path, amperes: Path) -> Read:
     def read() -> float | None:
-        millivolt, milliampere = _number(volts), _number(amperes)
+        millivolt, milliampere = number_of(volts), number_of(amperes)
         return None if millivolt is None or milliampere is None else millivolt * milliampere / 1e6
 
     return read
@@ -189,28 +190,12 @@ def _cpu(path: Path) -> str:
 
 
 def _type_beside(path: Path) -> str:
-    return _read(path.with_name("type")).strip() or path.parent.name
+    return text_of(path.with_name("type")).strip() or path.parent.name
 
 
 def _name_beside(path: Path) -> str:
-    return "{}:{}".format(path.parent.name, _read(path.with_name("name")).strip())
+    return "{}:{}".format(path.parent.name, text_of(path.with_name("name")).strip())
 
 
 def _facts(path: Path) -> dict[str, int]:
-    return {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", _read(path), flags=re.MULTILINE)}
-
-
-def _number(path: Path) -> int | None:
-    text = _read(path).strip()
-    return int(text) if re.fullmatch(r"-?\d+", text) else None
-
-
-def _sorted(root: Path, pattern: str) -> list[Path]:
-    return sorted(root.glob(pattern))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    return {name: int(value) for name, value in re.findall(r"^(\w+) (\d+)$", text_of(path), flags=re.MULTILINE)}

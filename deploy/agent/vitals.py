@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .kernel_files import matching, number_of, text_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -32,17 +34,19 @@ def describe(root: Path) -> Json:
 
 def _power_mode(root: Path) -> Json | None:
     """The number that the nvpmodel service notes, and its name in nvpmodel.conf."""
-    found = re.search(r"pmode:(\d+)", _read(root / "var/lib/nvpmodel/status"))
+    found = re.search(r"pmode:(\d+)", text_of(root / "var/lib/nvpmodel/status"))
     if not found:
         return None
     number = int(found[1])
-    named = re.search(rf"POWER_MODEL\s+ID={number}\s+NAME=(\S+)", _read(root / "etc/nvpmodel.conf"))
+    named = re.search(rf"POWER_MODEL\s+ID={number}\s+NAME=(\S+)", text_of(root / "etc/nvpmodel.conf"))
     return {"id": number, "name": named[1] if named else None}
 
 
 def _power_modes(root: Path) -> list[Json]:
     """All that nvpmodel.conf lists."""
-    found = re.findall(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", _read(root / "etc/nvpmodel.conf"), re.MULTILINE)
+    found = re.findall(
+        r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", text_of(root / "etc/nvpmodel.conf"), re.MULTILINE
+    )
     return [{"id": int(number), "name": name} for number, name in found]
 
 
@@ -51,10 +55,10 @@ def _clocks(root: Path) -> Json:
 
     `jetson_clocks` locks by raising the lowest to the highest.
     """
-    cpus = [_frequencies(path, "scaling_{}_freq", 1000) for path in _sorted(root, "sys/devices/system/cpu/cpufreq/*")]
+    cpus = [_frequencies(path, "scaling_{}_freq", 1000) for path in matching(root, "sys/devices/system/cpu/cpufreq/*")]
     gpus = [
         _frequencies(path, "{}_freq", 1)
-        for path in _sorted(root, "sys/class/devfreq/*")
+        for path in matching(root, "sys/class/devfreq/*")
         if GPU_DEVFREQ.fullmatch(path.name)
     ]
     known = [clock for clock in (*cpus, *gpus) if clock]
@@ -66,16 +70,16 @@ def _clocks(root: Path) -> Json:
 
 
 def _frequencies(folder: Path, pattern: str, unit: int) -> Json | None:
-    values = [_number(folder / pattern.format(name)) for name in ("cur", "min", "max")]
+    values = [number_of(folder / pattern.format(name)) for name in ("cur", "min", "max")]
     if None in values[1:]:
         return None
     now, lowest, highest = (None if value is None else value * unit for value in values)
-    governor = _read(folder / "scaling_governor").strip() or _read(folder / "governor").strip() or None
+    governor = text_of(folder / "scaling_governor").strip() or text_of(folder / "governor").strip() or None
     return {"name": folder.name, "now_hz": now, "min_hz": lowest, "max_hz": highest, "governor": governor}
 
 
 def _memory(root: Path) -> Json | None:
-    facts = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), flags=re.MULTILINE))
+    facts = dict(re.findall(r"^(\w+):\s+(\d+) kB", text_of(root / "proc/meminfo"), flags=re.MULTILINE))
     if "MemTotal" not in facts:
         return None
     names = {"total": "MemTotal", "available": "MemAvailable", "swap_total": "SwapTotal", "swap_free": "SwapFree"}
@@ -85,10 +89,10 @@ def _memory(root: Path) -> Json | None:
 def _temperatures(root: Path) -> dict[str, float]:
     """Degrees by zone. A zone whose unit sleeps answers with an error on Jetsons: it is left out."""
     zones = {}
-    for path in _sorted(root, "sys/class/thermal/thermal_zone*"):
-        millidegrees = _number(path / "temp")
+    for path in matching(root, "sys/class/thermal/thermal_zone*"):
+        millidegrees = number_of(path / "temp")
         if millidegrees is not None:
-            zones[_read(path / "type").strip() or path.name] = millidegrees / 1000
+            zones[text_of(path / "type").strip() or path.name] = millidegrees / 1000
     return zones
 
 
@@ -97,7 +101,7 @@ def _gpu_processes(root: Path) -> list[Json]:
     found = []
     for folder in (root / "proc").glob("[0-9]*"):
         if folder.name != str(os.getpid()) and any(_GPU_NODES.match(node) for node in _open_files(folder / "fd")):
-            found.append({"pid": int(folder.name), "name": _read(folder / "comm").strip()})
+            found.append({"pid": int(folder.name), "name": text_of(folder / "comm").strip()})
     return sorted(found, key=lambda process: int(process["pid"]))
 
 
@@ -111,19 +115,3 @@ def _open_files(folder: Path) -> Iterable[str]:
             yield os.readlink(link)  # noqa: PTH115 (Path.readlink is Python 3.9)
         except OSError:
             continue
-
-
-def _number(path: Path) -> int | None:
-    text = _read(path).strip()
-    return int(text) if re.fullmatch(r"-?\d+", text) else None
-
-
-def _sorted(root: Path, pattern: str) -> list[Path]:
-    return sorted(root.glob(pattern))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

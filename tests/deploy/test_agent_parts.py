@@ -162,7 +162,7 @@ def two_cpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Two CPUs of three allowed, a scripted clock, and a /proc/stat in ticks of 10 ms."""
     facts: dict[str, float] = {"user": 0, "steal": 0, "wall": 0.0, "own": 0.0}
     text = {"/proc/stat": lambda: STAT.format(user=int(facts["user"]), steal=int(facts["steal"]))}
-    monkeypatch.setattr(machine, "_read", lambda path: text[path]())
+    monkeypatch.setattr(machine, "text_of", lambda path: text[path]())
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     monkeypatch.setattr("time.perf_counter", lambda: facts["wall"])
@@ -183,7 +183,7 @@ def test_foreign_load_is_not_told_over_less_than_a_second(two_cpus: dict[str, fl
 
 
 def test_foreign_load_is_unknown_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_read", lambda path: "")
+    monkeypatch.setattr(machine, "text_of", lambda path: "")
     assert machine.ForeignLoad().num_cpus() is None
 
 

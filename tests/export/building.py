@@ -15,18 +15,18 @@ from torch import nn
 
 from export.build import build_bundle
 from export.files import Maker, Planned
+from export.making import Order
 
 SHA = "0" * 64
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def built(net: nn.Module, images: NDArray[np.uint8], out: Path, **changes: Any) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
+    test: dict[str, Any] = {"images": images, "labels": np.arange(len(images)) % 5, "label_names": list("abcde")}
+    test |= {key: changes.pop(key) for key in test.keys() & changes.keys()}
+    ordered: dict[str, Any] = {
         "role": "student",
         "arch": "tiny",
-        "images": images,
-        "labels": np.arange(len(images)) % 5,
-        "label_names": list("abcde"),
         "mean": MEAN,
         "std": STD,
         "precisions": ("fp32",),
@@ -34,7 +34,7 @@ def built(net: nn.Module, images: NDArray[np.uint8], out: Path, **changes: Any) 
         "lineage": {"weights": SHA, "record": SHA},
         "out": out,
     }
-    return build_bundle(net, **{**arguments, **changes})
+    return build_bundle(net, Order(**{**ordered, **changes}), **test)
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, precision: str, change: Callable[[onnx.ModelProto], None]) -> None:

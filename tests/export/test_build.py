@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from afpkd.data import DATASETS
 from afpkd.models import build_model
 from afpkd.record import UserError
-from export import build
+from export.making import outputs_of
 from export.sealed import verify_bundle
 from tests.export.building import MEAN, SHA, STD, add_to, built, spoil
 
@@ -95,17 +95,17 @@ def test_a_file_that_strays_is_refused_and_the_old_bundle_stays(
 def test_one_image_of_another_class_is_refused_though_the_golden_ones_agree(
     net: TinyNet, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict, calls = build.outputs_of, 0
+    calls = 0
 
     def change_one(*arguments: Any) -> NDArray[np.float32]:
         nonlocal calls
         calls += 1
-        logits = predict(*arguments)
+        logits = outputs_of(*arguments)
         if calls == 2:  # the file's turn, after torch's; image 1 is no golden one
             logits[1, logits[1].argmin()] = logits[1].max() + 1
         return logits
 
-    monkeypatch.setattr(build, "outputs_of", change_one)
+    monkeypatch.setattr("export.build.outputs_of", change_one)
     with pytest.raises(UserError, match="1 of 300 images get another class than in torch, the first is number 1 "):
         built(net, images, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
@@ -114,7 +114,7 @@ def test_one_image_of_another_class_is_refused_though_the_golden_ones_agree(
 def test_weights_that_are_not_numbers_are_refused(net: TinyNet, images: NDArray[np.uint8], tmp_path: Path) -> None:
     with torch.no_grad():
         net.fc.bias[0] = torch.nan
-    with pytest.raises(UserError, match=r"student \(tiny\): its logits hold NaN"):
+    with pytest.raises(UserError, match=r"student \(tiny\): its output holds NaN"):
         built(net, images, tmp_path / "bundle")
 
 

@@ -29,6 +29,7 @@ from deploy.build_check import build_check
 from deploy.found import average_precision_of
 from export.calibration import Calibration
 from export.detector import PREDICTIONS, EvaluatedScenes, Reading, build_detector_bundle
+from export.making import Order
 from export.quantize import Int8
 from export.sealed import verify_bundle
 from export.verify import onnx_forward
@@ -77,10 +78,10 @@ def evaluated(split: CocoSplit) -> EvaluatedScenes:
 
 def build(detector: FcosDetector, split: CocoSplit, out: Path, precisions: tuple[str, ...], **options: Any) -> Json:
     test = evaluated(split)
-    wanted: Json = {"role": "student", "arch": "tiny", "test": test, "reading": READING, "mean": MEAN, "std": STD}
-    wanted |= {"precisions": precisions, "opset": 18, "lineage": {}, "out": out}
     calibration = Calibration(test.canvases, list(range(len(test.canvases))))
-    return build_detector_bundle(detector, **wanted, calibration=calibration, **options)
+    wanted: Json = {"role": "student", "arch": "tiny", "mean": MEAN, "std": STD, "opset": 18, "lineage": {}, "out": out}
+    order = Order(**wanted, precisions=precisions, calibration=calibration, **options)
+    return build_detector_bundle(detector, order, test=test, reading=READING)
 
 
 @pytest.fixture(scope="module")

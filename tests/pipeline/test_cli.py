@@ -12,6 +12,7 @@ import torch
 from afpkd.data import DATASETS
 from afpkd.models import build_model
 from export.build import build_bundle
+from export.making import Order
 from pipeline.cli import app, bundle_app
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, event_line
 
@@ -87,13 +88,9 @@ def test_bundle_verify_finds_a_changed_byte(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model("resnet8", num_classes=10, in_channels=1)
     data = DATASETS["fashion_mnist_5k"].load(tmp_path)
-    build_bundle(
-        model,
+    order = Order(
         role="student",
         arch="resnet8",
-        images=data.test.images[:100],
-        labels=data.test.labels[:100],
-        label_names=data.label_names,
         mean=(0.286,),
         std=(0.353,),
         precisions=("fp32", "fp16"),
@@ -102,6 +99,8 @@ def test_bundle_verify_finds_a_changed_byte(tmp_path: Path) -> None:
         out=tmp_path / "bundle",
         max_drop=100.0,
     )
+    images, labels = data.test.images[:100], data.test.labels[:100]
+    build_bundle(model, order, images=images, labels=labels, label_names=data.label_names)
     done = _afpkd("bundle", "verify", str(tmp_path / "bundle"), "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -29,6 +29,7 @@ from deploy.local import LocalTarget
 from deploy.presets import Preset, WarmUp
 from export.build import build_bundle
 from export.calibration import Calibration
+from export.making import Order
 from export.to_onnx import OPSET
 from tests.deploy.ssh.conftest import profiled
 
@@ -82,13 +83,9 @@ def blotches() -> NDArray[np.uint8]:
 def written(
     net: torch.nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64], out: Path, **changes: Any
 ) -> None:
-    build_bundle(
-        net,
+    order = Order(
         role="student",
         arch="resnet8",
-        images=images,
-        labels=labels,
-        label_names=list("0123456789"),
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
         lineage={"weights": "0" * 64, "record": "0" * 64},
@@ -96,6 +93,7 @@ def written(
         calibration=Calibration(images, list(range(len(images)))),
         **changes,
     )
+    build_bundle(net, order, images=images, labels=labels, label_names=list("0123456789"))
 
 
 @pytest.fixture
