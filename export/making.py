@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from afpkd.record import Json, UserError
+from afpkd.tasks.task import in_words
 from export.bundle import Evaluation, Golden, ModelFile, preprocess, write_bundle
 from export.calibration import Calibration
 from export.cost import macs_of
@@ -153,8 +154,8 @@ def _made_files(
         path = folder / file.name
         save_graph(maker.graph(file), path, opset=file.opset)
         verification[file.name] = facts = checker.check(file, path, overflow)
-        score = f"AP {facts['ap']:.2f} %" if "ap" in facts else f"top-1 {facts['top1']:.2f} %"
-        order.say(f"{file.name}: {score}, {facts['status']}{_after(facts['reason'])}")
+        metric = "ap" if "ap" in facts else "top1"
+        order.say(f"{file.name}: {in_words(metric)} {facts[metric]:.2f} %, {facts['status']}{_after(facts['reason'])}")
         builds[file.name] = _built(order.build_check, file, path)
         kept = {key: facts[key] for key in ("status", "reason")}
         entry = {**kept, "tolerances": facts.pop("tolerances")}

@@ -121,6 +121,7 @@ class Workspace:
         from afpkd.checkpoint import load_weights
         from afpkd.learners import FrozenTeacher
         from afpkd.models import probe_shapes
+        from afpkd.tasks.task import in_words
 
         folder = self.run.role("teacher")
         record = read_record(folder / "record.json")
@@ -128,8 +129,8 @@ class Workspace:
         score, least = record["metrics"][f"test_{name}_selected"], getattr(self.run.recipe.teacher, key)
         if score < least:
             raise UserError(
-                f"{self.run.name}: the teacher's test {name} is {score:.2f} %, below teacher.{key} = {least:g}: "
-                f"nothing good is distilled from it; train it longer, fix its weights, or lower {key}"
+                f"{self.run.name}: the teacher's test {in_words(name)} is {score:.2f} %, "
+                f"below teacher.{key} = {least:g}: nothing good is distilled from it; train it longer, fix its weights, or lower {key}"
             )
         self.inputs["teacher"] = require_recorded(folder, WEIGHTS)
         model = self.empty_model(network_in(record))
@@ -180,7 +181,7 @@ class Workspace:
 
     def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, network: Json, method: str) -> Json:
         """Read the test set once, for the last and for the selected epoch; the selected weights travel on."""
-        from afpkd.tasks.task import model_scores
+        from afpkd.tasks.task import in_words, model_scores
 
         chosen_by = f"heldout_{self.task.metric}"
         model.load_state_dict(fitted.last)
@@ -192,7 +193,7 @@ class Workspace:
             **{f"test_{name}_selected": score for name, score in selected.items()},
             chosen_by: fitted.history[fitted.selected_epoch - 1][chosen_by],
         }
-        told = ", ".join(f"{name} {score:.2f} %" for name, score in selected.items() if score is not None)
+        told = ", ".join(f"{in_words(name)} {score:.2f} %" for name, score in selected.items() if score is not None)
         self.progress.say(f"test {told} (selected epoch {fitted.selected_epoch})")
         record = {
             **self.checkpoint_record(model, network, method),

@@ -271,6 +271,7 @@ def test_a_weak_teacher_stops_the_run_with_one_line(tmp_path: Path) -> None:
     assert process.returncode == 2
     said = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(said) == 1
+    assert "the teacher's test top-1 is " in said[0]
     assert "below teacher.min_top1 = 99.5" in said[0]
     assert "Traceback" not in errors
     assert not (tmp_path / "runs" / "tiny" / "student" / "record.json").exists()
