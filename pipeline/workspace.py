@@ -129,8 +129,8 @@ class Workspace:
         score, least = record["metrics"][f"test_{name}_selected"], getattr(self.run.recipe.teacher, key)
         if score < least:
             raise UserError(
-                f"{self.run.name}: the teacher's test {in_words(name)} is {score:.2f} %, "
-                f"below teacher.{key} = {least:g}: nothing good is distilled from it; train it longer, fix its weights, or lower {key}"
+                f"{self.run.name}: the teacher's test {in_words(name)} is {score:.2f} %, below teacher.{key} = "
+                f"{least:g}: nothing good is distilled from it; train it longer, fix its weights, or lower {key}"
             )
         self.inputs["teacher"] = require_recorded(folder, WEIGHTS)
         model = self.empty_model(network_in(record))
