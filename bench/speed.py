@@ -27,7 +27,7 @@ from torchdistill.models.wrapper import Student4KnowledgeReview
 from torchvision import transforms
 
 from afpkd.data import DATASETS
-from afpkd.data.batches import Augmentation, Pixels, generator_for, pixels_from_split, random_crop_and_flip
+from afpkd.data.batches import Augmentation, Pixels, generator_for, pixels_from_split
 from afpkd.data.dataset import data_root
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
@@ -231,8 +231,7 @@ def our_batches(pixels: Pixels, sizes: Sizes) -> Iterator[Tensor]:
     order = torch.randperm(len(pixels.labels))[: sizes.batches * sizes.batch]
     for step, chosen in enumerate(order.view(-1, sizes.batch)):
         generator = generator_for("augmentation", 0, step, torch.device("cpu"))
-        images = random_crop_and_flip(pixels.images[chosen], padding=4, flip=True, generator=generator)
-        yield pixels.normalised(images)
+        yield pixels.batch(chosen, Augmentation(), generator)[0]
 
 
 def frequency_losses(sizes: Sizes) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
