@@ -37,6 +37,7 @@ TRIALS: dict[str, list[Json]] = {
         {"gamma": 20.0, "mu": 60.0, "mask": "constant", "position_weight": False},
         {"gamma": 20.0, "mu": 60.0, "mask": "shuffled", "position_weight": False},
         {"gamma": 20.0, "mu": 60.0, "mask": "prompts", "position_weight": True},
+        {"gamma": 20.0, "mu": 60.0, "mask": "prompts", "position_weight": False, "local_branch": False},
     ],
     "freekd": [{"mu": mu, "prompts": METHODS["freekd"]["prompts"]} for mu in (5.0, 20.0, 60.0, 200.0, 600.0)],
     "reviewkd": [{"gamma": 0.6}, {"gamma": 2.0}, {"gamma": 6.0}, {"gamma": 20.0}, {"gamma": 60.0}, {"gamma": 200.0}],

@@ -105,9 +105,18 @@ def read_inventory(path: Path) -> dict[str, Entry]:
     return {name: _entry(path, name, table) for name, table in tables.items()}
 
 
-def _entry(path: Path, name: str, table: Any) -> Entry:
+def device_name(name: str) -> str:
+    """The name, if it can be a board's; UserError."""
     if not re.fullmatch(_NAME, name) or name in ("local", "local-gpu"):
-        raise UserError(f"{path}: {json.dumps(name)}: letters, digits, . _ - make a name, and local is built in")
+        raise UserError(f"{json.dumps(name)}: letters, digits, . _ - make a device's name, and local is built in")
+    return name
+
+
+def _entry(path: Path, name: str, table: Any) -> Entry:
+    try:
+        device_name(name)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     if not isinstance(table, dict):
         raise UserError(f"{path}: {name}: expected a table such as [orin1]")
     try:

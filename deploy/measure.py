@@ -15,7 +15,8 @@ from deploy.jobs import Progress
 from deploy.presets import find_preset
 from deploy.profile_job import ProfileJob
 from deploy.profile_record import SCHEMA, facts_of, write_profile
-from deploy.rows import Run, rows_of
+from deploy.rows import rows_of
+from deploy.runs import Run
 from deploy.turns import measured_in_turns, passed
 
 
@@ -65,7 +66,7 @@ def profile_files(
     for place, one in enumerate(wanted):
         mine = slice(place * len(settings), (place + 1) * len(settings))
         runs = _by_mode(settings, measured[mine])
-        records.append(write_profile({**_record(jobs[mine][0], runs), **identity}, runs, one.out))
+        records.append(write_profile({**record_of(jobs[mine][0], runs), **identity}, runs, one.out))
     return records
 
 
@@ -95,13 +96,16 @@ def _by_mode(settings: Sequence[Device], measured: Sequence[dict[str, list[Run]]
     return measured[0] | {f"power_{at.clocks.replace(':', '_')}": next(iter(runs.values())) for at, runs in others}
 
 
-def _record(job: ProfileJob, measured: dict[str, list[Run]]) -> Json:
+def record_of(job: ProfileJob, measured: dict[str, list[Run]], remarks: Sequence[str] = ()) -> Json:
+    """A file's runs by mode, the one to quote first, as a record; `remarks` are said beside every row."""
     quoted = next(iter(measured.values()))
     answer = quoted[0].answer
     entry = next(entry for entry in job.entries() if entry["path"] == answer["file"])
     about = job.about(entry)
     failed = [mode for mode, runs in measured.items() if not passed(runs)]
-    by_mode = {mode: rows_of(about, runs, _remarks(job, entry, runs, failed)) for mode, runs in measured.items()}
+    by_mode = {
+        mode: rows_of(about, runs, [*_remarks(job, entry, runs, failed), *remarks]) for mode, runs in measured.items()
+    }
     # the single streams of all modes first: what they had and what is quoted is the first
     rows = [rows[0] for rows in by_mode.values()] + [row for rows in by_mode.values() for row in rows[1:]]
     return {

@@ -15,7 +15,7 @@ from afpkd.record import Json, atomic_path, sha256_of, write_record
 from deploy import statistics
 from deploy.agent import PROTOCOL
 from deploy.presets import Preset
-from deploy.rows import Run, course
+from deploy.runs import Run, course
 
 SCHEMA = "afpkd.profile/1"
 
@@ -46,6 +46,7 @@ def facts_of(runs: Sequence[Run], preset: Preset, threads: int) -> Json:
         "golden": {"before": None, "after": None, **answer["golden"]},
         "clocks": answer["clocks"],
         "clock": answer["clock"],
+        "cross_check": answer.get("cross_check"),
         "runs": [
             {
                 "n": len(run.samples),

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.record import Json
-from deploy import energy, machine_state, series, statistics
+from deploy import energy, series, statistics
 from deploy.found import average_precision_of
-from deploy.presets import Preset
+from deploy.runs import QUANTITIES, Run, facts_of_run, quantities_ms
 from deploy.verdict import Facts, Verdict, verdict
 
-QUANTITIES = ("gpu", "h2d", "d2h", "enqueue", "pre", "post")
-"""Beside `latency_ms`, which is the whole call: see `agent.quantities`."""
-
 SPREAD_WARN = 5.0  # percent between processes (protocol 4.7)
-_SLOW = 100  # times the median: no network takes that, something stood still
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,60 +39,12 @@ class About:
     batch: int = 1
 
 
-class Run(NamedTuple):
-    """One process's measurement: by which rules, what was asked of the clocks, the answer, the arrays."""
-
-    preset: Preset
-    clocks: str
-    answer: Json
-    arrays: dict[str, NDArray[Any]]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the file computed what it should, before and after."""
-        checks: dict[str, Json] = self.answer["golden"]
-        return all(check["ok"] for check in checks.values())
-
-    @property
-    def samples(self) -> NDArray[np.int64]:
-        """Latencies of the single stream in ns, in order."""
-        found: NDArray[np.int64] = self.arrays["samples_ns"]
-        return found
-
-    @property
-    def state(self) -> machine_state.State:
-        """What the sampler read."""
-        return machine_state.state_of(self.answer["state"], self.arrays)
-
-
 def rows_of(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> list[Json]:
     """Give the row of the single stream, over all `runs` of a file in a mode, and those of the first's scenarios."""
     single = _single_stream(about, runs, remarks)
     if not runs[0].passed:
         return [single]
     return [single, *_periodic(about, runs[0], single), *_offline(runs[0], single)]
-
-
-def course(run: Run) -> Json:
-    """What one process's samples show in the order they were taken, and what happened around them."""
-    samples, state = run.samples, run.state
-    drift, cost = series.drift(samples), _cost(run)
-    return {
-        "drift_percent": drift and drift.percent,
-        "drift_interval_percent": drift and [drift.low, drift.high],
-        "wander_percent": series.wander_percent(samples),
-        "num_effective": _num_effective(samples),
-        "longest_share": _longest_share(samples),
-        "steal_cpus": machine_state.steal_share(state),
-        "observer": {
-            "rate_hz": state.rate_hz,
-            "cpu_s": state.cpu_s,
-            "cost_percent": cost and cost.percent,
-            "cost_interval_percent": cost and [cost.low, cost.high],
-            "unwatched_s": machine_state.unwatched_s(state),
-        },
-        "sensors": machine_state.summary(state),
-    }
 
 
 def _single_stream(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> Json:
@@ -125,16 +73,6 @@ def _single_stream(about: About, runs: Sequence[Run], remarks: Sequence[str]) ->
         "verdict": judged,
         "reasons": reasons,
     }
-
-
-def quantities_ms(run: Run) -> dict[str, Json | None]:
-    """Give `p50`, `p50_lo`, `p50_hi`, `p90` of each part of a call and of what stands around it; None: no such part."""
-    found: dict[str, Json | None] = {}
-    for name in QUANTITIES:
-        samples = run.arrays.get(f"{name}_ns")
-        table = None if samples is None or len(samples) == 0 else statistics.latency_ms(samples)
-        found[name] = table and {key: table[key] for key in ("p50", "p50_lo", "p50_hi", "p90")}
-    return found
 
 
 def _head(about: About, run: Run) -> Json:
@@ -229,7 +167,7 @@ _OF_THE_STREAM = ("drift", "unsteady", "dependent", "too few", "spread", "stalle
 
 def _over_all(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> tuple[Verdict, list[str]]:
     """Judge every run; all reasons, each once, with the processes it was seen in where that was not all of them."""
-    judged = [verdict(_facts(about, run)) for run in runs]
+    judged = [verdict(facts_of_run(run, runtime=about.runtime, threads=about.threads)) for run in runs]
     seen: dict[str, list[int]] = {}
     for number, (_, reasons) in enumerate(judged, start=1):
         for reason in reasons:
@@ -245,52 +183,3 @@ def _over_all(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> tupl
 def _worst(verdicts: Sequence[Verdict]) -> Verdict:
     order: tuple[Verdict, ...] = ("INVALID", "WARN", "VALID")
     return next(found for found in order if found in verdicts)
-
-
-def _facts(about: About, run: Run) -> Facts:
-    timing, samples, state = run.answer["timing"], run.samples, run.state
-    cost = _cost(run)
-    return Facts(
-        n=len(samples),
-        min_count=run.preset.min_count,
-        steady=timing.get("warm_up", {}).get("steady"),
-        drift=series.drift(samples),
-        wander_percent=series.wander_percent(samples),
-        num_effective=_num_effective(samples),
-        longest_share=_longest_share(samples),
-        golden=[check["ok"] for check in run.answer["golden"].values()],
-        foreign_cpus=timing.get("foreign_cpus"),
-        num_cpus=run.answer["machine"]["num_cpus"],
-        num_inputs=timing.get("num_inputs"),
-        steal_cpus=machine_state.steal_share(state),
-        slowed_by=machine_state.slowed_by(state, locked=run.answer["clocks"] == "locked"),
-        clocks_asked=run.clocks,
-        clocks=run.answer["clocks"],
-        wrong_runtime=_wrong_runtime(about, run.answer["runtime"]),
-        observer_low_percent=cost and cost.low,
-        unwatched_s=machine_state.unwatched_s(state),
-    )
-
-
-def _wrong_runtime(about: About, used: Json) -> str | None:
-    """What is other than asked for, in words. TensorRT's threads are none of ours."""
-    if not used["name"].startswith(about.runtime):
-        return f"{used['name']} ran, {about.runtime} was asked for"
-    if about.threads and used["threads"] not in (None, about.threads):
-        return f"{used['threads']} threads ran, {about.threads} were asked for"
-    return None
-
-
-def _cost(run: Run) -> machine_state.Cost | None:
-    begun = run.arrays.get("begun_ns")
-    return None if begun is None else machine_state.observer_cost(run.state, begun, run.samples)
-
-
-def _num_effective(samples: NDArray[np.int64]) -> float | None:
-    return series.num_effective(samples, statistics.nearest_rank(samples, 50)) if len(samples) else None
-
-
-def _longest_share(samples: NDArray[np.int64]) -> float | None:
-    if len(samples) == 0:
-        return None
-    return float(samples[samples > _SLOW * np.median(samples)].sum() / samples.sum())

@@ -9,14 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import secrets
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Event, Timer
 from typing import IO
 
 from afpkd.record import Json, UserError, sha256_of
@@ -42,6 +47,10 @@ OPTIONS: Mapping[str, str] = {
 
 _BOOTSTRAP = "import json,sys;exec(json.loads(sys.stdin.buffer.readline().decode()))"
 _OLDEST_PYTHON = (3, 8)
+_MOST_BYTES = 1 << 30
+"""Of one answer, which is held in memory: beyond any result, and below what would take this machine's memory."""
+
+_MOST_TOLD = 16 << 20  # bytes of stderr, which lie in a file: what ssh says is a line or two
 _SSH_FAILED = 255
 
 
@@ -136,6 +145,7 @@ class SshTarget:
                 process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
             except FileNotFoundError:
                 raise UserError("no ssh on this machine: install OpenSSH's client (openssh-client)") from None
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_MOST_TOLD, _MOST_TOLD))
             stdout = _conversed(process, head, file, timeout_s)
             stderr.seek(0)
             said = stderr.read()
@@ -143,6 +153,9 @@ class SshTarget:
             self.close()
             message = f"no answer for {timeout_s:g} s: the line or the machine hangs"
             raise LineError(self.name, "E_DROPPED", message, lasting=False)
+        if len(stdout) > _MOST_BYTES or process.returncode == -signal.SIGXFSZ:
+            most = _MOST_BYTES if len(stdout) > _MOST_BYTES else _MOST_TOLD
+            raise DeviceError(self.name, "E_ANSWER", f"its answer has no end: more than {most / 1e6:.0f} MB")
         if process.returncode == _SSH_FAILED or process.returncode < 0:
             raise line_error(self.name, said.decode(errors="replace"))
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, said)
@@ -178,25 +191,48 @@ def ssh_target(
 def _conversed(
     process: subprocess.Popen[bytes], head: bytes, file: IO[bytes] | None, timeout_s: float | None
 ) -> bytes | None:
-    """Give the process its stdin, wait for its end, give its stdout; None where it took longer than `timeout_s`."""
+    """Give the process its stdin, wait for its end, give its stdout; None where it took longer than `timeout_s`.
+
+    A process that says more than `_MOST_BYTES` is ended, and has said more than that.
+    """
     assert process.stdin is not None
-    with process:
+    late = Event()
+
+    def give_up() -> None:
+        late.set()
+        process.kill()
+
+    timer = Timer(timeout_s, give_up) if timeout_s else None
+    with process, ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(_read, process)
         try:
-            if file is None:
-                return process.communicate(head, timeout_s)[0]
-            try:
+            if timer:
+                timer.start()
+            with suppress(BrokenPipeError), process.stdin:  # it may end early: its answer says why
                 process.stdin.write(head)
-                for block in iter(lambda: file.read(1 << 20), b""):
+                for block in iter(partial(file.read, 1 << 20), b"") if file else ():
                     process.stdin.write(block)
-            except BrokenPipeError:
-                pass  # it ended early, and its answer says why
-            return process.communicate()[0]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return None
+            stdout = reading.result()
+            process.wait()
         except BaseException:
             process.kill()
             raise
+        finally:
+            if timer:
+                timer.cancel()
+    return None if late.is_set() else stdout
+
+
+def _read(process: subprocess.Popen[bytes]) -> bytes:
+    """All that the process says, or the first that is more than `_MOST_BYTES`: then it is ended."""
+    assert process.stdout is not None
+    blocks: list[bytes] = []
+    for block in iter(partial(process.stdout.read, 1 << 20), b""):
+        blocks.append(block)
+        if sum(map(len, blocks)) > _MOST_BYTES:
+            process.kill()
+            break
+    return b"".join(blocks)
 
 
 def _socket_folder() -> Path:

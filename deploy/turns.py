@@ -15,7 +15,7 @@ from deploy.devices import Device, open_target
 from deploy.jobs import Progress, Work, run_job
 from deploy.lock import only_measurement
 from deploy.presets import Preset
-from deploy.rows import Run
+from deploy.runs import Run
 from deploy.target import Target
 
 

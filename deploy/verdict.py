@@ -16,6 +16,7 @@ _FOREIGN_SHARE = 0.1  # of the CPUs; an idle desktop takes a few percent
 _STEAL = 0.05  # CPUs: a call's share of what a neighbour takes is a slow call
 _STALLED_SHARE = 0.01
 _OBSERVER = 1.0  # percent
+_CROSS_CHECK = 5.0  # percent (protocol 4.16)
 _DISTINCT_INPUTS = 64  # protocol 4.3
 _WORTH = 4  # dependent samples are worth a quarter of the count asked for, at least (protocol 4.6)
 
@@ -51,6 +52,10 @@ class Facts:
     """What the sampler cost for certain: the lower end of its interval."""
     unwatched_s: float | None = None
     """The longest stretch in which the sampler read nothing."""
+    not_finite: int = 0
+    """Of the outputs that were looked at during the timing: how many held NaN or infinity."""
+    cross_check_percent: float | None = None
+    """By how much another tool's GPU time differs from ours (trtexec)."""
     remarks: Sequence[str] = ()
     """What must be said beside the number, and is no fault of the measurement."""
 
@@ -70,6 +75,8 @@ def _invalid_reasons(facts: Facts) -> list[str]:
     reasons = []
     if not all(facts.golden):
         reasons.append("golden mismatch after the timing: outputs changed during the run")
+    if facts.not_finite:
+        reasons.append(f"not finite: {facts.not_finite} outputs seen during the timing hold NaN or infinity")
     if facts.n < facts.min_count:
         reasons.append(f"too few samples: {facts.n} of {facts.min_count}")
     if _moved(facts) > _DRIFT_INVALID:
@@ -102,6 +109,8 @@ def _warn_reasons(facts: Facts) -> list[str]:
         reasons.append(f"clocks not as asked: {facts.clocks_asked} was asked for, but {why}")
     if facts.clocks != "locked":
         reasons += _throttled(facts)
+    if facts.cross_check_percent is not None and abs(facts.cross_check_percent) > _CROSS_CHECK:
+        reasons.append(f"cross-check: trtexec's GPU time is {facts.cross_check_percent:+.1f} % from ours")
     reasons += _disturbed(facts)
     return [*reasons, *facts.remarks]
 

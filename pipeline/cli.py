@@ -28,6 +28,7 @@ app = typer.Typer(
 app.add_typer(cli_devices.app, name="devices")
 app.command()(cli_deploy.deploy)
 app.command()(cli_verify.verify)
+app.command()(cli_verify.reproduce)
 app.command()(cli_measure.measure)
 app.command(cls=cli_report.ManyValues)(cli_report.report)
 app.command()(cli_report.compare)

@@ -119,6 +119,25 @@ def agent(
     )
 
 
+@app.command()
+def adopt(
+    device: Annotated[str, typer.Argument(help="What to call the board that made it.")],
+    record: Annotated[Path, typer.Argument(help="Its record; the samples (.npz) lie beside it.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Whose bundle was measured.")] = "default",
+    runs: Annotated[Path, typer.Option("--runs", help="The folder of runs.")] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a record that a board made by hand (`agent.pyz profile`), and put it beside a run's other profiles."""
+    from deploy.adopted import adopt_record
+    from pipeline.report.wording import judged
+    from pipeline.workspace import open_run
+
+    run = open_run(recipe, runs)
+    digest = run.recipe.stage_digest("profile")
+    row = adopt_record(record, run.folder, device=device, recipe=run.name, config_digest=digest)
+    _show([row], as_json, lambda row: f"{row['role']} {row['precision']} on {device}: {judged(row)}")
+
+
 def _require_accepted(name: str, kind: str, shown: str, expected: str | None) -> None:
     if expected is not None:
         if expected != shown:

@@ -24,6 +24,7 @@ from pipeline.recipe import Distill
 from pipeline.recipe_detection import CocoData, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import teacher_weights
+from pipeline.report.wording import judged
 from pipeline.workspace import WEIGHTS, Run, Workspace
 
 if TYPE_CHECKING:
@@ -229,9 +230,7 @@ def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list
         raise
     for record in records:
         whose = "" if len(roles) == 1 else f"{record['role']}: "
-        p50 = record["latency_ms"]["p50"]
-        timed = "not timed" if p50 is None else f"p50 {p50:.2f} ms"
-        progress.say(f"{whose}{timed}, {record['verdict']}{''.join(f'; {reason}' for reason in record['reasons'])}")
+        progress.say(f"{whose}{judged(record)}")
     return records
 
 

@@ -49,7 +49,7 @@ class OneInput:
 
     def __init__(self, runtime: runtimes.Runtime, name: str) -> None:
         self._runtime, self._name = runtime, name
-        self.describe = runtime.describe
+        self.describe, self.cross_check = runtime.describe, runtime.cross_check
 
     def infer(self, feed: Feed) -> list[NDArray[Any]]:
         """Give the only output."""

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "afpkd.profile-by-hand/1"
 
+FACTS = ("memory", "runtime", "timing", "golden", "machine")
+REST = ("protocol", "state", "file", "cross_check")
+"""The whole answer of the verb `profile`, by which a host judges the record (`deploy.adopted`): FACTS stand in the
+record as they do in a host's, REST and what was asked under `by_hand`."""
+
 _FULL = {"min_seconds": 2, "min_count": 50, "window": 100, "tolerance": 0.02, "max_seconds": 30}
 PRESETS: dict[str, Json] = {
     "quick": {
@@ -43,7 +48,7 @@ PRESETS: dict[str, Json] = {
 SMALLEST_COUNTS = {50: 11, 90: 64, 99: 662}
 """Samples below which MLPerf's early-stopping rule bounds no such percentile: `deploy.statistics` derives them."""
 
-_REASON = "made on the device alone, which does not judge load, drift and warm-up: profile it from a host for a verdict"
+_REASON = "made on the device alone, which does not judge load, drift and warm-up: `afpkd devices adopt` does on a host"
 _OPTIONS = {"precision": "fp32", "runtime": "auto", "preset": "quick", "threads": "1", "mode": "default", "out": "."}
 _BATCH = 1
 
@@ -96,7 +101,11 @@ def profile_by_hand(bundle: str, options: Json, use_dla: bool) -> Json:
         "arch": opened.manifest["arch"],
         "preset": options["preset"],
         "peak_memory_bytes": answer["memory"]["peak_bytes"],
-        **{key: answer[key] for key in ("memory", "runtime", "timing", "golden", "machine")},
+        **{key: answer[key] for key in FACTS},
+        "by_hand": {
+            **{key: answer[key] for key in REST},
+            **{key: request[key] for key in ("runtime", "threads", "options")},
+        },
         "inputs": {name: sha256_of(Path(bundle) / name) for name in ("manifest.json", answer["file"])},
         "outputs": {samples.name: sha256_of(samples)},
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),

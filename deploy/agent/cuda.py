@@ -1,4 +1,4 @@
-"""CUDA memory, streams and events behind nine calls, and which library makes them.
+"""CUDA memory, streams and events behind ten calls, and which library makes them.
 
 Three libraries do the same: ctypes on libcudart (nothing to install on a Jetson), NVIDIA's `cuda-bindings`, `pycuda`.
 Their errors were seen for real without a driver and with a driver but no device. **No kernel was ever launched and no
@@ -15,6 +15,7 @@ from .errors import AgentError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from numpy.typing import NDArray
 
     Json = dict[str, Any]
@@ -25,6 +26,9 @@ class Cuda(Protocol):
 
     def alloc(self, num_bytes: int) -> int:
         """Give the address of `num_bytes` of device memory; E_OUT_OF_MEMORY where there are not so many."""
+
+    def alloc_host(self, num_bytes: int) -> NDArray[np.uint8]:
+        """Give page-locked host memory, which the device reads and writes itself; it lives as long as the process."""
 
     def free(self, address: int) -> None:
         """Give the memory at `address` back."""

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .cuda_errors import cuda_error, version_text
 from .errors import AgentError
 
@@ -36,6 +38,12 @@ class CtypesCuda:
         address = ctypes.c_void_p()
         self._call("cudaMalloc", ctypes.byref(address), ctypes.c_size_t(num_bytes))
         return address.value or 0
+
+    def alloc_host(self, num_bytes: int) -> NDArray[np.uint8]:
+        """See `Cuda.alloc_host`."""
+        address = ctypes.c_void_p()
+        self._call("cudaMallocHost", ctypes.byref(address), ctypes.c_size_t(num_bytes))
+        return array_at(address.value or 0, num_bytes)
 
     def free(self, address: int) -> None:
         """See `Cuda.free`."""
@@ -104,6 +112,11 @@ class CtypesCuda:
         number = getattr(self._library, call)(*arguments)
         if number != 0:
             raise cuda_error(number, call, self._library.cudaGetErrorString(number).decode())
+
+
+def array_at(address: int, num_bytes: int) -> NDArray[np.uint8]:
+    """Host memory as an array."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(address))
 
 
 def open_device(path: str | None = None) -> CtypesCuda:

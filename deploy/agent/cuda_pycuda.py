@@ -6,6 +6,8 @@ import atexit
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .cuda_errors import cuda_error, version_text
 from .errors import AgentError
 
@@ -35,6 +37,11 @@ class Pycuda:
         allocation = _call("cuMemAlloc", self._driver.mem_alloc, num_bytes)
         self._allocations[int(allocation)] = allocation  # its memory is freed with the object
         return int(allocation)
+
+    def alloc_host(self, num_bytes: int) -> NDArray[np.uint8]:
+        """See `Cuda.alloc_host`."""
+        array: NDArray[np.uint8] = _call("cuMemHostAlloc", self._driver.pagelocked_empty, num_bytes, np.uint8)
+        return array
 
     def free(self, address: int) -> None:
         """See `Cuda.free`."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .cuda_ctypes import array_at
 from .cuda_errors import cuda_error, version_text
 from .errors import AgentError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 _SM_COUNT, _MAJOR, _MINOR = "MultiProcessorCount", "ComputeCapabilityMajor", "ComputeCapabilityMinor"
@@ -23,6 +25,10 @@ class PythonCuda:
     def alloc(self, num_bytes: int) -> int:
         """See `Cuda.alloc`."""
         return int(self._call("cudaMalloc", num_bytes))
+
+    def alloc_host(self, num_bytes: int) -> NDArray[np.uint8]:
+        """See `Cuda.alloc_host`."""
+        return array_at(int(self._call("cudaMallocHost", num_bytes)), num_bytes)
 
     def free(self, address: int) -> None:
         """See `Cuda.free`."""

@@ -10,6 +10,8 @@ import ctypes
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .cuda_errors import cuda_error
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BUFFERS: dict[int, ctypes.Array[ctypes.c_char]] = {}
+_PINNED: list[NDArray[np.uint8]] = []
+"""Page-locked memory: which of it is copied from and to, `is_pinned` says."""
+
 _QUEUES: dict[int, list[Callable[[], Any]]] = {}
 _TIMES_NS: dict[int, int | None] = {}
 """Of every event: when the stream came to it; None before."""
@@ -36,6 +41,12 @@ class FakeCuda:
         buffer = ctypes.create_string_buffer(num_bytes)
         _BUFFERS[ctypes.addressof(buffer)] = buffer
         return ctypes.addressof(buffer)
+
+    def alloc_host(self, num_bytes: int) -> NDArray[np.uint8]:
+        """See `Cuda.alloc_host`."""
+        array = np.zeros(num_bytes, np.uint8)
+        _PINNED.append(array)
+        return array
 
     def free(self, address: int) -> None:
         """See `Cuda.free`."""
@@ -104,6 +115,11 @@ def is_allocated(address: int, num_bytes: int) -> bool:
     return any(
         begin <= address and address + num_bytes <= begin + len(buffer) for begin, buffer in list(_BUFFERS.items())
     )
+
+
+def is_pinned(array: NDArray[Any]) -> bool:
+    """Whether the array lies in page-locked memory."""
+    return any(np.shares_memory(array, pinned) for pinned in _PINNED)
 
 
 def allocated_bytes() -> int:

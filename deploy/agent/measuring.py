@@ -103,10 +103,17 @@ def watching(observe: bool) -> Iterator[Watch]:
 def single_stream(runtime: Runtime, inputs: Sequence[Any], preset: Json, watch: Watch) -> tuple[Json, Arrays]:
     """Warm up, then one call after the other; then, apart, what the calls are made of."""
     warmed = warm_up(runtime.infer, inputs, **preset["warm_up"])
-    load = machine.ForeignLoad()
+    load, finite = machine.ForeignLoad(), list[bool]()
     with watch.window("timed"):
-        timed = time_calls(runtime.infer, inputs, min_seconds=preset["min_seconds"], min_count=preset["min_count"])
+        timed = time_calls(
+            runtime.infer,
+            inputs,
+            min_seconds=preset["min_seconds"],
+            min_count=preset["min_count"],
+            look=lambda output: finite.append(is_finite(output)),
+        )
     facts = {
+        "outputs": {"looked_at": len(finite), "not_finite": finite.count(False)},
         "foreign_cpus": load.num_cpus(),
         "warm_up": {"n": len(warmed.samples_ns), "wall_s": warmed.wall_s, "steady": warmed.steady},
         "wall_s": timed.wall_s,
@@ -114,6 +121,12 @@ def single_stream(runtime: Runtime, inputs: Sequence[Any], preset: Json, watch: 
     parts = {f"{name}_ns": samples for name, samples in quantities.traced(runtime, inputs).items()}
     arrays = {"samples_ns": timed.samples_ns, "begun_ns": timed.begun_ns, "warmup_ns": warmed.samples_ns}
     return facts, {**arrays, **parts}
+
+
+def is_finite(output: Any) -> bool:
+    """Whether an output, or each of several, is numbers throughout: no NaN, no infinity."""
+    arrays = [np.asarray(array) for array in (output if isinstance(output, (list, tuple)) else [output])]
+    return all(array.dtype.kind not in "fc" or bool(np.isfinite(array).all()) for array in arrays)
 
 
 def frames(runtime: Runtime, inputs: Sequence[Any], preset: Json, call_ns: float) -> tuple[Json, Arrays]:
@@ -183,6 +196,7 @@ def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str]
         "memory": {"peak_bytes": peak, "before_load_bytes": resident, "source": source},
         "machine": dict(machine.describe(), before=before, after=machine.snapshot()),
         "state": state,
+        "cross_check": runtime.cross_check(batch) if "after" in checks else None,
     }
     samples = {name: np.asarray(values, dtype=np.int64) for name, values in arrays.items()}
     return Measured(answer, {**samples, **readings}, runtime)

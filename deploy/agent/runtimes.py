@@ -28,6 +28,9 @@ class Runtime(Protocol):
     def trace(self, images: NDArray[np.float32]) -> dict[str, int]:
         """Infer a batch once and give the call's parts in ns, by name; empty where the runtime has none."""
 
+    def cross_check(self, batch: int) -> dict[str, Any] | None:
+        """What another tool says of the same: `gpu_p50_ms`, `n`, `program`, `switches`, or `failed`; None: no tool."""
+
     def describe(self) -> dict[str, Any]:
         """Name the runtime: `name`, `version`, `providers`, `threads` (really used; None where it cannot be known),
         `cold_ms` with what `build` and `deserialise` took (None where there is no such step)."""

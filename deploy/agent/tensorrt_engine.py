@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from .engine_layers import layers_from_inspector
+from .errors import AgentError
 from .tensorrt_api import made
 
 if TYPE_CHECKING:
@@ -47,3 +50,22 @@ def describe_engine(api: Api, engine: Any) -> dict[str, Any]:
     modern = hasattr(engine, "device_memory_size_v2")
     memory_bytes = engine.device_memory_size_v2 if modern else engine.device_memory_size
     return {"layer_types": layers_from_inspector(text), "device_memory_bytes": int(memory_bytes)}
+
+
+def check_names(api: Api, engine: Any, names: tuple[str, str]) -> None:
+    """AgentError E_ENGINE unless the engine has one input and one output of these names."""
+    found = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    modes = [engine.get_tensor_mode(name) == api.trt.TensorIOMode.INPUT for name in found]
+    expected = {names[0]: True, names[1]: False}
+    if dict(zip(found, modes)) != expected:  # noqa: B905 (strict= is Python 3.10)
+        raise AgentError("E_ENGINE", f"the engine's inputs and outputs are {found}: expected {list(names)}")
+
+
+def numpy_type(api: Api, engine: Any, name: str) -> np.dtype[Any]:
+    """What a tensor is on the host: float32 or float16; AgentError E_ENGINE for others."""
+    kind = engine.get_tensor_dtype(name)
+    if kind == api.trt.DataType.FLOAT:
+        return np.dtype(np.float32)
+    if kind == api.trt.DataType.HALF:
+        return np.dtype(np.float16)
+    raise AgentError("E_ENGINE", f"{name} is of type {kind}: only float32 and float16 are read and written here")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,12 @@ from .engine_cache import EngineCache, default_folder
 from .errors import AgentError
 from .tensorrt_api import failure, made, open_tensorrt
 from .tensorrt_build import BUILDER, BuildOptions
-from .tensorrt_engine import batch_limits, open_engine
+from .tensorrt_engine import batch_limits, check_names, numpy_type, open_engine
+from .trtexec import second_opinion
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from .cuda import Cuda
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from .tensorrt_engine import Opened
 
     Json = dict[str, Any]
+    Opinion = Callable[[str | None], Json | None]
+    """The shape for trtexec's eyes -> what it says."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +64,29 @@ _LITTLE_WORKSPACE = 256 << 20
 class TensorrtRuntime:
     """An engine with its buffers. `batch`: the smallest and the largest it takes; more images go in several calls."""
 
-    def __init__(self, api: Api, cuda: Cuda, opened: Opened, names: tuple[str, str], facts: Json) -> None:
-        self._api, self._cuda, self._opened, self._facts = api, cuda, opened, facts
+    def __init__(
+        self, api: Api, cuda: Cuda, opened: Opened, names: tuple[str, str], facts: Json, opinion: Opinion | None = None
+    ) -> None:
+        self._api, self._cuda, self._opened, self._facts, self._opinion = api, cuda, opened, facts, opinion
         self._input_name, self._output_name = names
         engine = opened.engine
-        _check_names(api, engine, names)
+        check_names(api, engine, names)
         smallest, largest = batch_limits(engine, names[0])
         self._limits = (smallest[0], largest[0])
         self._image_shape = largest[1:]
         self._context = made(api, "no execution context", engine.create_execution_context, "E_ENGINE")
         self._stream = cuda.create_stream()
         self._marks = [cuda.create_event() for _ in range(4)]
-        self._types = tuple(_numpy_type(api, engine, name) for name in names)
+        self._types = tuple(numpy_type(api, engine, name) for name in names)
         self._num_rows = 0
         self._output_shape = self._take_rows(largest[0])
         shapes = (largest, self._output_shape)
         self._addresses = [self._buffer(*pair) for pair in zip(names, shapes, self._types)]  # noqa: B905 (Python 3.10)
+        # page-locked: a copy to or from other memory goes through the driver's own buffer, and waits for it
+        self._host = [
+            cuda.alloc_host(int(np.prod(shape)) * kind.itemsize).view(kind)
+            for shape, kind in zip(shapes, self._types)  # noqa: B905
+        ]
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Give the logits (N,K) of preprocessed `images` (N,C,H,W), `largest batch` at a time; E_SHAPE, E_EXECUTE."""
@@ -91,7 +104,7 @@ class TensorrtRuntime:
         `h2d`, `gpu`, `d2h`: CUDA's clock between marks; `enqueue`: the host's time in the call that starts the work.
         """
         begin, copied, executed, end = self._marks
-        source, logits = self._buffers_for(images)
+        source, logits = self._filled(images)
         self._cuda.record(begin, self._stream)
         self._cuda.copy_to_device(self._addresses[0], source, self._stream)
         self._cuda.record(copied, self._stream)
@@ -110,28 +123,40 @@ class TensorrtRuntime:
         """Name the runtime, what it runs on, how memory is reached, and where its engine comes from."""
         return self._facts
 
+    def cross_check(self, batch: int) -> Json | None:
+        """What trtexec says of the same engine at this batch: see `trtexec.second_opinion`. None without one."""
+        if self._opinion is None:
+            return None
+        sizes = "x".join(map(str, (batch, *self._image_shape)))
+        fixed = self._limits[0] == self._limits[1]  # an engine of one shape takes no other, not even that one by name
+        return self._opinion(None if fixed else f"{self._input_name}:{sizes}")
+
     def close(self) -> None:
         """Give the buffers back; nothing can be inferred after it."""
         for address in self._addresses:
             self._cuda.free(address)
 
     def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        source, logits = self._buffers_for(images)
+        source, logits = self._filled(images)
         self._cuda.copy_to_device(self._addresses[0], source, self._stream)
         self._execute()
         self._cuda.copy_to_host(logits, self._addresses[1], self._stream)
         self._cuda.synchronize(self._stream)
-        return logits[: len(images)].astype(np.float32, copy=False)
+        return logits[: len(images)].astype(np.float32)
 
-    def _buffers_for(self, images: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The images as the engine takes them, and an array for their logits; the engine is told how many they are."""
+    def _filled(self, images: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The page-locked input with the images in it, and the output for their logits; the engine is told how many."""
         rows = max(len(images), self._limits[0])
         if rows != self._num_rows:
             self._output_shape = self._take_rows(rows)
-        source = np.ascontiguousarray(images, dtype=self._types[0])
-        if rows != len(images):  # an engine of a fixed batch: empty images fill it up
-            source = np.concatenate([source, np.zeros((rows - len(images), *self._image_shape), self._types[0])])
-        return source, np.empty(self._output_shape, self._types[1])
+        shapes = ((rows, *self._image_shape), self._output_shape)
+        source, logits = (
+            buffer[: int(np.prod(shape))].reshape(shape)
+            for buffer, shape in zip(self._host, shapes)  # noqa: B905
+        )
+        source[: len(images)] = images
+        source[len(images) :] = 0  # an engine of a fixed batch: empty images fill it up
+        return source, logits
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream):
@@ -172,16 +197,19 @@ def load(loading: Loading) -> TensorrtRuntime:
         "version": api.version,
         "providers": ["DLA", "GPU"] if options.use_dla else ["GPU"],
         "threads": None,
+        "host_memory": "page-locked buffers; copying into and out of them is timed",
         "cuda": cuda_facts,
         "engine": engine_facts,
     }
+    plan = cache.plan_path(identity)
     begin = time.perf_counter()
-    opened = open_engine(api, cache.plan_path(identity).read_bytes(), dla_core)
+    opened = open_engine(api, plan.read_bytes(), dla_core)
     facts["cold_ms"] = {
         "build": engine_facts["build_seconds"] * 1e3,
         "deserialise": (time.perf_counter() - begin) * 1e3,
     }
-    return TensorrtRuntime(api, cuda, opened, (loading.input_name, loading.output_name), facts)
+    opinion = None if api.has_target else partial(second_opinion, plan, api.version, dla_core)  # RTX has another tool
+    return TensorrtRuntime(api, cuda, opened, (loading.input_name, loading.output_name), facts, opinion)
 
 
 def version(library: str | None = None) -> str | None:
@@ -258,20 +286,3 @@ def _device_options(options: Json) -> DeviceOptions:
     except TypeError:
         known = ", ".join(DeviceOptions.__dataclass_fields__)
         raise AgentError("E_OPTION", f"options {sorted(options)} of the device: known are {known}") from None
-
-
-def _check_names(api: Api, engine: Any, names: tuple[str, str]) -> None:
-    found = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    modes = [engine.get_tensor_mode(name) == api.trt.TensorIOMode.INPUT for name in found]
-    expected = {names[0]: True, names[1]: False}
-    if dict(zip(found, modes)) != expected:  # noqa: B905 (strict= is Python 3.10)
-        raise AgentError("E_ENGINE", f"the engine's inputs and outputs are {found}: expected {list(names)}")
-
-
-def _numpy_type(api: Api, engine: Any, name: str) -> np.dtype[Any]:
-    kind = engine.get_tensor_dtype(name)
-    if kind == api.trt.DataType.FLOAT:
-        return np.dtype(np.float32)
-    if kind == api.trt.DataType.HALF:
-        return np.dtype(np.float16)
-    raise AgentError("E_ENGINE", f"{name} is of type {kind}: only float32 and float16 are read and written here")

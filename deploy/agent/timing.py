@@ -6,6 +6,7 @@ One stream, closed loop: the next call starts when the last one is done. Only `i
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from array import array
 from statistics import median
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     Infer = Callable[[Any], Any]
     Clock = Callable[[], int]
+
+
+_LOOKED_AT = 0.01  # of the outputs
 
 
 class Timed(NamedTuple):
@@ -47,7 +51,7 @@ def warm_up(
     stream = itertools.cycle(inputs)
     begin = clock()
     while True:
-        end = _time_one(infer, stream, samples, begun, clock)
+        end, _ = _time_one(infer, stream, samples, begun, clock)
         elapsed = (end - begin) / 1e9
         due = len(samples) % window == 0 and len(samples) >= min_count and elapsed >= min_seconds
         if due and _steady(samples, window, tolerance):
@@ -62,26 +66,36 @@ def time_calls(
     *,
     min_seconds: float,
     min_count: int,
+    look: Callable[[Any], None] | None = None,
     clock: Clock = time.perf_counter_ns,
 ) -> Timed:
-    """Time calls over the cycled `inputs` until `min_seconds` have passed and `min_count` samples are there."""
+    """Time calls over the cycled `inputs` until `min_seconds` have passed and `min_count` samples are there.
+
+    `look` is shown the first output and a random 1 % of the others (protocol 4.3), between two calls.
+    """
     samples, begun = array("q"), array("q")
     stream = itertools.cycle(inputs)
+    draw = random.Random(0)  # noqa: S311 (no secret)
     begin = clock()
     while True:
-        elapsed = (_time_one(infer, stream, samples, begun, clock) - begin) / 1e9
+        end, output = _time_one(infer, stream, samples, begun, clock)
+        if look and (len(samples) == 1 or draw.random() < _LOOKED_AT):
+            look(output)
+        elapsed = (end - begin) / 1e9
         if elapsed >= min_seconds and len(samples) >= min_count:
             return Timed(samples, begun, elapsed, True)
 
 
-def _time_one(infer: Infer, stream: Iterator[Any], samples: array[int], begun: array[int], clock: Clock) -> int:
+def _time_one(
+    infer: Infer, stream: Iterator[Any], samples: array[int], begun: array[int], clock: Clock
+) -> tuple[int, Any]:
     images = next(stream)
     begin = clock()
-    infer(images)
+    output = infer(images)
     end = clock()
     samples.append(end - begin)
     begun.append(begin)
-    return end
+    return end, output
 
 
 def _steady(samples: array[int], window: int, tolerance: float) -> bool:

@@ -14,6 +14,18 @@ _MEANINGS = {  # how a reason begins -> what happened, what helps
         "Export again; on a board, update its runtime.",
     ),
     "outdated": ("The file was exported again after this was measured.", "Profile again."),
+    "not finite": (
+        "The network answered with NaN or infinity during the timing: some real inputs break it.",
+        "Export in a wider type; find the image.",
+    ),
+    "cross-check": (
+        "NVIDIA's trtexec found another time on the GPU for the same engine.",
+        "Lock the clocks; if it stays, quote neither without saying so.",
+    ),
+    "by hand": (
+        "The board made the record alone, in one process instead of several.",
+        "Profile from a host where one reaches it.",
+    ),
     "too few samples": ("The run was shorter than its preset asks.", "Profile again and let it finish."),
     "drift": ("The machine got slower or faster while it was measured: the median depends on when one looks.", _QUIET),
     "unsteady": ("The speed went up and down during the run, more than chance explains.", _QUIET),

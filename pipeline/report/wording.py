@@ -68,3 +68,10 @@ def method_words(record: Mapping[str, Any]) -> str:
         return NONE
     method: str | None = record["method"]
     return {None: "foreign weights", "none": "trained alone"}.get(method) or str(method)
+
+
+def judged(record: Mapping[str, Any]) -> str:
+    """How fast, and what to think of it: a profile in a line."""
+    p50 = record["latency_ms"]["p50"]
+    timed = "not timed" if p50 is None else f"p50 {p50:.2f} ms"
+    return f"{timed}, {record['verdict']}{''.join(f'; {reason}' for reason in record['reasons'])}"

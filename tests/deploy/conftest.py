@@ -51,8 +51,12 @@ def _reaper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> HandMadeBundle:
-    folder, rng = tmp_path / "bundle", np.random.default_rng(1)
-    folder.mkdir()
+    return hand_made_bundle(tmp_path / "bundle")
+
+
+def hand_made_bundle(folder: Path) -> HandMadeBundle:
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True)
     weight = linear_weight()
     images = rng.integers(0, 256, size=(80, CHANNELS, SIDE, SIDE), dtype=np.uint8)
     logits = reference_logits(images, weight)

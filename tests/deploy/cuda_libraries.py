@@ -8,6 +8,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from deploy.agent import fake_cuda
 from deploy.agent.errors import AgentError
 
@@ -18,6 +20,7 @@ struct copy { void *to; const void *from; size_t size; } queue[64];
 static int queued;
 int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
 int cudaMalloc(void **p, size_t n) { if (n > (1u << 30)) return 2; *p = malloc(n); return 0; }
+int cudaMallocHost(void **p, size_t n) { *p = malloc(n); return 0; }
 int cudaFree(void *p) { if (p == (void *)1) return 1; free(p); return 0; }
 int cudaMemcpyAsync(void *to, const void *from, size_t n, int kind, void *stream) {
   if ((kind != 1 && kind != 2) || stream != (void *)0x77) return 400;
@@ -63,6 +66,7 @@ class FakeRuntimeModule(types.ModuleType):
         return {
             "cudaGetDeviceCount": lambda: 1,
             "cudaMalloc": self.fake.alloc,
+            "cudaMallocHost": lambda num_bytes: self.fake.alloc_host(num_bytes).ctypes.data,
             "cudaFree": self.fake.free,
             "cudaMemcpyAsync": self.copy,
             "cudaStreamCreate": self.fake.create_stream,
@@ -148,6 +152,7 @@ def fake_pycuda() -> Any:
         Stream=Stream,
         Event=Event,
         mem_alloc=Allocation,
+        pagelocked_empty=np.empty,
         memcpy_htod_async=lambda address, source, stream: fake.copy_to_device(address, source, stream.handle),
         memcpy_dtoh_async=lambda target, address, stream: fake.copy_to_host(target, address, stream.handle),
         get_version=lambda: (12, 6, 0),

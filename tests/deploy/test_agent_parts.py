@@ -12,7 +12,7 @@ from deploy.agent import machine
 from deploy.agent.bundle import Bundle
 from deploy.agent.errors import AgentError
 from deploy.agent.golden import golden_check
-from deploy.agent.measuring import Subject, measure
+from deploy.agent.measuring import Subject, is_finite, measure
 from deploy.agent.profiling import prepared_inputs
 from deploy.agent.timing import Timed, time_calls, warm_up
 from export.bundle import preprocess
@@ -53,6 +53,9 @@ def test_answers_that_change_while_it_runs_are_found_by_the_check_behind_it() ->
         def trace(self, images: int) -> dict[str, int]:
             return {}
 
+        def cross_check(self, batch: int) -> None:
+            pass
+
         def describe(self) -> dict[str, Any]:
             return {}
 
@@ -72,6 +75,34 @@ def test_samples_are_the_costs_of_the_calls_in_order_over_cycled_inputs() -> Non
     script = Scripted([5, 7, 11, 13, 17])
     assert list(timed(script, min_seconds=0, min_count=5).samples_ns) == [5, 7, 11, 13, 17]
     assert script.seen == [0, 1, 2, 0, 1]
+
+
+def test_one_output_in_a_hundred_is_looked_at_between_the_readings_of_the_clock() -> None:
+    script = Scripted([1000] * 5000)
+    seen: list[int] = []
+
+    def look(output: None) -> None:
+        seen.append(len(script.seen))
+        script.now += 10**6
+
+    result = time_calls(script.infer, inputs(3), min_seconds=0, min_count=5000, look=look, clock=script.clock)
+    assert set(result.samples_ns) == {1000}
+    assert seen[0] == 1
+    assert 30 <= len(seen) <= 80
+    assert len({place % 100 for place in seen}) > 20  # at random, not in step with the inputs
+
+
+@pytest.mark.parametrize(
+    ("output", "finite"),
+    [
+        (np.zeros(3, np.float16), True),
+        (np.array([1, np.nan]), False),
+        ([np.zeros(2), np.array([np.inf], np.float32)], False),
+        ([np.array([1, 2]), np.array(["a"])], True),
+    ],
+)
+def test_what_is_finite(output: Any, finite: bool) -> None:
+    assert is_finite(output) == finite
 
 
 @pytest.mark.parametrize(("min_seconds", "min_count", "n"), [(10.0, 3, 10), (3.0, 10, 10), (4.5, 1, 5)])

@@ -6,27 +6,29 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
 
-from afpkd.record import sha256_of
+from afpkd.record import UserError, read_record, sha256_of
 from deploy import statistics
+from deploy.adopted import adopt_record
 from deploy.agent import by_hand
 from deploy.measure import profile_bundle
 from deploy.pack import agent_archive
 from deploy.presets import find_preset
-
-if TYPE_CHECKING:
-    from tests.deploy.conftest import HandMadeBundle
+from tests.deploy.conftest import HandMadeBundle, hand_made_bundle
 
 ROW = "device role precision mode scenario batch threads clocks power_mode n latency_ms throughput_ips macs num_params"
 ROW += " size_bytes top1 verdict reasons"
 FACTS = "arch preset peak_memory_bytes memory runtime timing golden machine inputs outputs rows finished_at schema"
 """What the device itself knows; intervals, energy and verdicts are made of these by the host."""
+
+QUICK = find_preset("quick")
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_the_record_has_the_hosts_keys_and_the_numbers_of_its_samples(
         config_digest="0",
     )
     assert set(record["rows"][0]) == set(ROW.split()) <= set(host["rows"][0])
-    assert set(record) == {*ROW.split(), *FACTS.split()} <= set(host)
+    assert set(record) - {"by_hand"} == {*ROW.split(), *FACTS.split()} <= set(host)
     for key in ("role", "precision", "scenario", "batch", "macs", "num_params", "size_bytes", "arch", "top1", "inputs"):
         assert record[key] == host[key], key
     assert set(record["timing"]) <= set(host["timing"])
@@ -76,7 +78,104 @@ def test_the_record_has_the_hosts_keys_and_the_numbers_of_its_samples(
     }
     assert record["throughput_ips"] == pytest.approx(1e9 / samples.mean())
     assert record["outputs"] == {"student-fp32.npz": sha256_of(board / "results" / "student-fp32.npz")}
-    assert (record["verdict"], "from a host" in record["reasons"][0]) == ("WARN", True)
+    assert (record["verdict"], "afpkd devices adopt" in record["reasons"][0]) == ("WARN", True)
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run whose student has a bundle, and a record made by hand of it."""
+    folder = tmp_path_factory.mktemp("made")
+    hand_made_bundle(folder / "run" / "student" / "bundle")
+    (folder / "agent.pyz").write_bytes(agent_archive())
+    assert by_hand_at(folder, "run/student/bundle")[0] == 0
+    return folder
+
+
+@pytest.fixture
+def made(made_once: Path, tmp_path: Path) -> Path:
+    """The record, which may be changed; `run` lies in the test's folder."""
+    shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "student-fp32.json"
+
+
+def adopted(made: Path, tmp_path: Path, device: str = "orin1") -> dict[str, Any]:
+    return adopt_record(made, tmp_path / "run", device=device, recipe="r", config_digest="0")
+
+
+def changed(made: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    record = json.loads(made.read_text())
+    change(record)
+    made.write_text(json.dumps(record))
+    return made
+
+
+def test_a_host_judges_it_as_its_own(made: Path, instant: str, tmp_path: Path) -> None:
+    """Every key of a record made through a host, the same numbers from the same samples, a verdict of the same kind."""
+    record = adopted(made, tmp_path)
+    assert read_record(tmp_path / "run" / "profiles" / "orin1" / "student-fp32.json") == record
+    host = profile_bundle(
+        tmp_path / "run" / "student" / "bundle",
+        device="local",
+        precision="fp32",
+        preset=instant,
+        threads=1,
+        out=tmp_path / "host.json",
+        recipe="r",
+        config_digest="0",
+    )
+    assert set(record) == set(host)
+    assert set(record["rows"][0]) == set(host["rows"][0])
+    by_hand = json.loads(made.read_text())
+    with np.load(made.with_suffix(".npz")) as arrays:
+        samples = arrays["samples_ns"]
+    assert record["latency_ms"] == statistics.of_runs([statistics.latency_ms(samples)])
+    assert (record["device"], record["top1"], record["n"]) == ("orin1", by_hand["top1"], len(samples))
+    assert record["protocol"]["preset"] == asdict(QUICK)
+    assert not any("device alone" in reason or "by hand" in reason for reason in record["reasons"])
+    assert sha256_of(tmp_path / "run" / "profiles" / "orin1" / "student-fp32.npz") in record["outputs"].values()
+
+
+def test_what_a_host_would_not_believe_it_does_not_believe_here(made: Path, tmp_path: Path) -> None:
+    def busy(record: dict[str, Any]) -> None:
+        record["timing"]["foreign_cpus"] = 0.9 * record["machine"]["num_cpus"]
+        record["preset"] = "standard"
+
+    record = adopted(changed(made, busy), tmp_path)
+    assert record["verdict"] != "VALID"
+    told = " | ".join(record["reasons"])
+    assert "foreign load: other processes" in told
+    assert "by hand: one process, where the preset has 3 in turns" in told
+
+
+REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "another schema": (lambda record: record.update(schema="afpkd.profile/1"), "not a record that `agent.pyz profile`"),
+    "an older agent": (lambda record: record["by_hand"].update(protocol=0), "take a new agent there"),
+    "another bundle": (lambda record: record["inputs"].update({"manifest.json": "0" * 64}), "measured another bundle"),
+    "other samples": (lambda record: record.update(outputs={"x": "0" * 64}), "not the samples that"),
+    "no such preset": (lambda record: record.update(preset="quik"), "quick"),
+    "no such precision": (lambda record: record.update(precision="../fp32"), "no ../fp32 file"),
+    "no timing": (lambda record: record.pop("timing"), "not one of this program's agent"),
+    "junk": (lambda record: record.update(golden=3), "not one of this program's agent"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_record_that_does_not_fit_is_one_line_and_nothing_is_written(what: str, made: Path, tmp_path: Path) -> None:
+    change, told = REFUSED[what]
+    with pytest.raises(UserError) as caught:
+        adopted(changed(made, change), tmp_path)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "profiles").exists()
+
+
+def test_samples_must_come_along_and_boards_need_names(made: Path, tmp_path: Path) -> None:
+    for name in ("local", "../up"):
+        with pytest.raises(UserError, match="make a device's name"):
+            adopted(made, tmp_path, name)
+    made.with_suffix(".npz").unlink()
+    with pytest.raises(UserError, match="bring the samples along"):
+        adopted(made, tmp_path)
 
 
 def test_what_computes_something_else_is_invalid_and_not_timed(board: Path, bundle: HandMadeBundle) -> None:

@@ -82,6 +82,17 @@ def test_parts_of_an_allocation_can_be_copied(device: Cuda) -> None:
     assert (target.sum(), target[:25].sum()) == (25, 25)
 
 
+def test_page_locked_memory_is_an_array_that_copies_go_through(device: Cuda) -> None:
+    ones, back = device.alloc_host(40), device.alloc_host(40)
+    assert (ones.dtype, ones.shape, ones.flags["C_CONTIGUOUS"]) == (np.uint8, (40,), True)
+    ones.view(np.float32)[:], back[:] = 1.0, 0
+    address, stream = device.alloc(40), device.create_stream()
+    device.copy_to_device(address, ones, stream)
+    device.copy_to_host(back, address, stream)
+    device.synchronize(stream)
+    assert (back.view(np.float32) == 1).all()
+
+
 def test_marks_in_a_stream_tell_the_time_between_them(device: Cuda) -> None:
     """Whatever the library: a copy between two marks, and the marks' time once the stream is synchronised."""
     source = np.zeros(1000, np.float32)
@@ -211,7 +222,7 @@ def test_the_calls_are_those_of_the_real_libraries() -> None:
     """pycuda cannot be installed without CUDA's compiler: its names are those of its documentation."""
     library = ctypes.CDLL(next(filter(_loads, cuda_ctypes._candidates())))
     functions = set(re.findall(r"(cuda\w+)\(", FAKE_CUDART))
-    assert len(functions) == 13
+    assert len(functions) == 14
     assert [name for name in functions if not hasattr(library, name)] == []
     bindings = pytest.importorskip("cuda.bindings.runtime")
     fake = FakeRuntimeModule()

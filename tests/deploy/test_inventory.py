@@ -71,7 +71,7 @@ def test_every_key_is_taken(inventory: Path) -> None:
         ('[orin1]\nhost = "a"\nworkdir = "~"', "orin1.workdir: a folder of its own is needed"),
         ('[orin1]\nhost = "a"\nworkdir = "x/../.."', "orin1.workdir: a folder of its own is needed"),
         ('[local]\nhost = "a"', "local is built in"),
-        ('["a b"]\nhost = "a"', "letters, digits, . _ - make a name"),
+        ('["a b"]\nhost = "a"', "letters, digits, . _ - make a device's name"),
         ("orin1 = 1", "orin1: expected a table such as [orin1]"),
         ('[orin1]\nhost = "a"\nruntime = "onnxruntime"\nuse_dla = true', "orin1.use_dla: needs runtime = 'tensorrt'"),
     ],

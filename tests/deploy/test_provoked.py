@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from deploy import measure, profile_job
 from deploy.devices import Device, find_device
 from deploy.presets import Preset, WarmUp
-from deploy.rows import About, Run, rows_of
+from deploy.rows import About, rows_of
+from deploy.runs import Run
 from tests.deploy.boards import laid_out
-from tests.deploy.conftest import HandMadeBundle
+from tests.deploy.conftest import MEAN, STD, HandMadeBundle, linear_weight, reference_logits
 from tests.deploy.test_measure import measured
 
 PRESET = Preset(
@@ -208,6 +211,38 @@ def test_clocks_that_may_not_be_locked_are_not_as_asked(
     record = measured(bundle, tmp_path / "row.json")
     assert record["verdict"] != "VALID"
     assert has(record["reasons"], "clocks not as asked: locked was asked for, but sudo -n jetson_clocks")
+
+
+@pytest.mark.usefixtures("instant")
+def test_inputs_that_break_the_network_are_seen_while_it_is_timed(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    """A square root that is NaN below a brightness that all golden images have, and most others have not."""
+    images = np.load(bundle.folder / "eval.npy")
+    brightness = images.mean(axis=(1, 2, 3))
+    images = images[np.argsort(-brightness)]
+    prepared = (images / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
+    means = prepared.reshape(len(images), -1).mean(axis=1)
+    golden = np.argsort(-means)[:16]
+    model = onnx.load(bundle.folder / "fp32.onnx")
+    (product,) = [node for node in model.graph.node if node.op_type == "MatMul"]
+    product.output[0] = "product"
+    least = numpy_helper.from_array(np.float32(means[golden].min() - 1e-3), "least")
+    model.graph.initializer.extend([least, numpy_helper.from_array(np.float32(0), "zero")])
+    chain = [("ReduceMean", ["flat"]), ("Sub", ["mean", "least"]), ("Sqrt", ["over"]), ("Mul", ["root", "zero"])]
+    names = ["mean", "over", "root", "nothing", "logits"]
+    chain.append(("Add", ["product", "nothing"]))
+    for (kind, inputs), output in zip(chain, names, strict=True):
+        extra = {"keepdims": 0} if kind == "ReduceMean" else {}
+        model.graph.node.append(onnx.helper.make_node(kind, inputs, [output], **extra))
+    onnx.checker.check_model(model)
+    logits = reference_logits(images, linear_weight())
+    bundle.replace("fp32.onnx", model.SerializeToString())
+    np.savez(tmp_path / "golden.npz", images=images[golden], logits=logits[golden].astype(np.float32))
+    bundle.replace("golden.npz", (tmp_path / "golden.npz").read_bytes())
+    record = measured(bundle, tmp_path / "row.json")
+    assert record["golden"]["after"]["ok"]
+    assert record["timing"]["outputs"]["looked_at"] >= 2
+    assert record["verdict"] == "INVALID"
+    assert has(record["reasons"], "not finite: ")
 
 
 @pytest.mark.usefixtures("instant")

@@ -85,12 +85,42 @@ def test_a_calls_parts_are_those_of_the_call(
 def test_results_are_read_after_the_stream_is_synchronised(
     install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fake's streams do nothing before that: without the call there is nothing to read."""
+    """The fake's streams do nothing before that: without the call there is what was there before."""
     install("10.3")
-    runtime, inputs = load(onnx_path, cache), images(1)
+    runtime = load(onnx_path, cache)
+    before = runtime.infer(images(1))
+    kept = before.copy()
     monkeypatch.setattr(fake_cuda.FakeCuda, "synchronize", lambda self, stream: None)
-    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, -7, dtype))
-    assert (runtime.infer(inputs) == -7).all()
+    np.testing.assert_array_equal(runtime.infer(images(1, seed=1)), kept)
+    np.testing.assert_array_equal(before, kept)
+
+
+def test_an_answer_is_the_callers_own(install: Install, onnx_path: Path, cache: Path) -> None:
+    """Buffers are used again by the next call; what an earlier one gave stays."""
+    install("10.3")
+    runtime = load(onnx_path, cache, batch=2)
+    answers = [runtime.infer(images(2, seed=seed)) for seed in range(3)]
+    for seed, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer, expected(onnx_path, images(2, seed=seed)))
+
+
+def test_every_copy_is_of_page_locked_memory(
+    install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("10.3")
+    runtime, seen = load(onnx_path, cache, batch=2), []
+    for method, place in (("copy_to_device", 1), ("copy_to_host", 0)):
+        real = getattr(fake_cuda.FakeCuda, method)
+
+        def copy(self: Any, *arguments: Any, real: Any = real, place: int = place) -> None:
+            seen.append(fake_cuda.is_pinned(arguments[place]))
+            real(self, *arguments)
+
+        monkeypatch.setattr(fake_cuda.FakeCuda, method, copy)
+    runtime.infer(images(2))
+    runtime.trace(images(1))
+    assert seen == [True] * 4
+    assert not fake_cuda.is_pinned(images(2))
 
 
 def test_no_more_images_are_computed_than_were_given(install: Install, onnx_path: Path, cache: Path) -> None:

@@ -14,7 +14,8 @@ from deploy import jobs, presets
 from deploy.devices import find_device
 from deploy.measure import Wanted, profile_files
 from deploy.presets import Preset, WarmUp, find_preset
-from deploy.rows import QUANTITIES, About, Run, quantities_ms, rows_of
+from deploy.rows import About, rows_of
+from deploy.runs import QUANTITIES, Run, quantities_ms
 from deploy.statistics import latency_ms, of_runs, spread_percent
 from tests.deploy.conftest import HandMadeBundle
 from tests.deploy.test_measure import as_int8

@@ -41,6 +41,8 @@ def test_a_good_row_is_valid_without_a_reason() -> None:
         ({"wander_percent": 25.1}, "INVALID", "unsteady: the medians of the run's tenths lie 25.1 % apart"),
         ({"num_effective": 49.9}, "WARN", "dependent samples: 300 calls are worth 50 independent ones, 50 are wanted"),
         ({"steady": False}, "WARN", "not steady"),
+        ({"not_finite": 1}, "INVALID", "not finite: 1 outputs seen during the timing"),
+        ({"cross_check_percent": -5.1}, "WARN", "cross-check: trtexec's GPU time is -5.1 % from ours"),
         ({"foreign_cpus": 0.21}, "WARN", "foreign load: other processes kept 0.2 of 2 CPUs"),
         ({"num_inputs": 63}, "WARN", "few inputs: 63"),
         ({"remarks": ["over budget: x"]}, "WARN", "over budget: x"),

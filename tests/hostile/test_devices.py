@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from afpkd.record import Json, UserError
+from deploy import ssh
 from deploy.client import call_agent
 from deploy.devices import find_device
 from deploy.fleet import _row
@@ -130,6 +132,26 @@ def test_a_probe_of_junk_is_shown_or_one_line(seed: int) -> None:
     row = _row(find_device("local"), probed)
     shown = row["error"] if "error" in row else shown_or_line(row)
     assert all(line.isprintable() for line in shown.splitlines())
+
+
+@pytest.mark.parametrize(("where", "most"), [("", "10 MB"), (" >&2", "1 MB")])
+def test_an_answer_without_end_is_cut_off(
+    where: str, most: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ssh as a program that never stops talking: little of it is kept, and it is ended."""
+    endless = tmp_path / "ssh"
+    endless.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\nexec cat /dev/zero{where}\n")
+    endless.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(ssh, "_MOST_BYTES", 10 << 20)
+    monkeypatch.setattr(ssh, "_MOST_TOLD", 1 << 20)
+    target = ssh.SshTarget(name="liar", python=("python3",), address=ssh.Address(host="liar"), folder="/")
+    for ask in (lambda: target.run(["true"], "x" * (1 << 20)), lambda: target.get("x", tmp_path / "x")):
+        with pytest.raises(DeviceError, match=rf"device liar: its answer has no end: more than {most} \[E_ANSWER\]"):
+            ask()
+    assert not (tmp_path / "x").exists()
+    for pid in (tmp_path / "started").read_text().split():
+        assert not Path(f"/proc/{pid}").exists()
 
 
 def shown_or_line(row: Json) -> str:

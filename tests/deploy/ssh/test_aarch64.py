@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 from afpkd.models import build_model
 from bench.loopback import Board
 from deploy import presets
+from deploy.adopted import adopt_record
+from deploy.agent.interpreter import VARIABLE
 from deploy.client import call_agent, install_agent
 from deploy.deployment import deploy_bundle
 from deploy.local import LocalTarget
+from deploy.pack import agent_archive
 from deploy.presets import Preset, WarmUp
 from export.build import build_bundle
 from export.calibration import Calibration
@@ -117,6 +120,24 @@ def test_the_whole_stage_on_another_processor(board: Board, emulated: list[str],
     assert there["golden"]["after"]["ok"]
     assert there["top1"] == here["top1"] == 100
     np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=1e-5)
+
+
+def test_by_hand_under_the_systems_python(emulated: list[str], bundles: Path, tmp_path: Path) -> None:
+    """A Debian's own python3, numpy and ONNX Runtime of another processor, no host: its record, judged here."""
+    (tmp_path / "agent.pyz").write_bytes(agent_archive())
+    bundle = tmp_path / "run" / "student" / "bundle"
+    shutil.copytree(bundles / "default", bundle)
+    command = [*emulated, "-I", "agent.pyz", "profile", str(bundle), "--precision", "int8"]
+    environment = {**os.environ, VARIABLE: json.dumps(emulated)}  # how children start, which is the emulator's need
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record = adopt_record(
+        tmp_path / "student-int8.json", tmp_path / "run", device="orin1", recipe="r", config_digest="0"
+    )
+    assert "-aarch64-" in record["machine"]["system"]
+    assert (record["runtime"]["name"], record["top1"]) == ("onnxruntime", 100)
+    assert record["n"] >= 200
+    assert record["latency_ms"]["p50_lo"] <= record["latency_ms"]["p50"] <= record["latency_ms"]["p50_hi"]
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 5e-3), ("int8", 5e-2)])

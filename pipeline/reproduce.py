@@ -1,0 +1,149 @@
+"""`afpkd reproduce RECORD`: do it again, and see whether the number comes back.
+
+A profile is measured again, same file, device and rules; a network is trained again from its recipe, its teacher and
+prompts. Nothing of the run is touched: what is made lies in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from afpkd.record import Json, UserError, read_record, sha256_of
+from pipeline.lineage import require_recorded
+from pipeline.workspace import WEIGHTS, Run, open_run
+
+PROFILE, CHECKPOINT = "afpkd.profile/1", "afpkd.checkpoint/1"
+
+
+class Found(NamedTuple):
+    """One quantity then and now. within: whether the two can be the same; None where that cannot be told."""
+
+    quantity: str
+    before: str
+    now: str
+    within: bool | None
+    note: str = ""
+
+
+def reproduce(path: Path, recipe: str | None, work: Path) -> list[Found]:
+    """Make the record at `path` again in `work`, and compare; UserError where it is no such record or has changed.
+
+    recipe: of what is trained again, where the record's own name is not that of a shipped one.
+    """
+    record = read_record(path)
+    makers: dict[str, Callable[[Path, Json, str | None, Path], list[Found]]] = {
+        PROFILE: _measured_again,
+        CHECKPOINT: _trained_again,
+    }
+    schema = str(record.get("schema"))
+    if schema not in makers or "outputs" not in record:
+        raise UserError(
+            f"{path}: {schema}: neither a profile nor a network's record: name runs/RECIPE/profiles/DEVICE/x.json "
+            "or runs/RECIPE/student/record.json"
+        )
+    return makers[schema](path.resolve(), record, recipe, work)
+
+
+def _measured_again(path: Path, record: Json, recipe: str | None, work: Path) -> list[Found]:
+    from deploy.measure import Wanted, profile_files
+
+    del recipe  # the bundle says all
+    bundle = path.parents[2] / record["role"] / "bundle"
+    if not (bundle / "manifest.json").is_file() or sha256_of(bundle / "manifest.json") != record["inputs"].get(
+        "manifest.json"
+    ):
+        raise UserError(f"{path}: {bundle} is not the bundle that was measured: it was exported again, or is gone")
+    (again,) = profile_files(
+        [Wanted(bundle, record["precision"], work / path.name)],
+        device=record["device"],
+        preset=record["preset"],
+        threads=record["runtime"]["threads_asked"],
+        recipe=record["recipe"],
+        config_digest=record["config_digest"],
+    )
+    return profiles_compared(record, again)
+
+
+def profiles_compared(before: Json, now: Json) -> list[Found]:
+    """Latencies whose 95 % intervals meet are within; accuracies likewise, of the same images."""
+    doubts = [f"{when}: INVALID" for when, row in (("then", before), ("now", now)) if row["verdict"] == "INVALID"]
+    found = [_percentile(before, now, name, doubts) for name in ("p50", "p90", "p99")]
+    if before["top1"] is not None and now["top1"] is not None:
+        meet = _meet(before["top1_interval"], now["top1_interval"])
+        found.append(Found("top-1 (%)", _told(before["top1"]), _told(now["top1"]), meet, "intervals of so many images"))
+    return [one for one in found if one.before != "-" or one.now != "-"]
+
+
+def _percentile(before: Json, now: Json, name: str, doubts: Sequence[str]) -> Found:
+    values = [_told(row["latency_ms"].get(name), 4) for row in (before, now)]
+    ends = [[row["latency_ms"].get(f"{name}_{end}") for end in ("lo", "hi")] for row in (before, now)]
+    known = not doubts and not any(end is None for pair in ends for end in pair)
+    note = "; ".join(doubts) if doubts else "95 % intervals" if known else "no interval: too few samples"
+    return Found(f"{name} (ms)", values[0], values[1], _meet(*ends) if known else None, note)
+
+
+def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> list[Found]:
+    stage, run_dir = record["role"], path.parents[1]
+    run = open_run(recipe or record["recipe"], work, device=record["device"], threads=record["threads"])
+    if run.recipe.stage_digest(stage) != record["config_digest"]:
+        raise UserError(f"{path}: recipe {run.name} says something else by now: name the one it was made by (--recipe)")
+    for kind in ("teacher", "prompts"):
+        if kind in record["inputs"]:
+            if require_recorded(run_dir / kind, WEIGHTS) != record["inputs"][kind]:
+                raise UserError(f"{path}: made from another {kind} than lies in {run_dir / kind}")
+            shutil.copytree(run_dir / kind, run.role(kind), ignore=shutil.ignore_patterns("bundle"))
+    again = _train(stage, run)
+    same = again["outputs"][WEIGHTS] == record["outputs"][WEIGHTS]
+    hashes = [row["outputs"][WEIGHTS][:12] for row in (record, again)]
+    note = "to the byte" if same else "; ".join(_differs(record, again)) or "same code, packages and machine"
+    return [Found("weights", *hashes, True if same else None, note), *_scores(record, again, run.role(stage))]
+
+
+def _train(stage: str, run: Run) -> Json:
+    from pipeline import stages
+
+    done: Json = getattr(stages, {"undistilled": "train_undistilled"}.get(stage, f"train_{stage}"))(run)
+    return done
+
+
+def _differs(before: Json, now: Json) -> list[str]:
+    """What may make other bytes: the code, the packages, the machine, the number of threads."""
+    told = [f"{key} {before[key]} then, {now[key]} now" for key in ("git_commit", "threads") if before[key] != now[key]]
+    for key in ("versions", "machine"):
+        names = sorted(before[key].keys() | now[key].keys())
+        told += [
+            f"{name} {before[key].get(name)} then, {now[key].get(name)} now"
+            for name in names
+            if before[key].get(name) != now[key].get(name)
+        ]
+    return told
+
+
+def _scores(before: Json, now: Json, folder: Path) -> list[Found]:
+    """The selected epoch's test scores; of a classifier within what that many images can tell."""
+    from deploy.statistics import top1_interval
+    from pipeline.evaluation import evaluate_path
+
+    found = []
+    for key, was in before["metrics"].items():
+        value = now["metrics"].get(key)
+        if not key.endswith("_selected") or was is None or value is None:
+            continue
+        if key == "test_top1_selected":
+            num = evaluate_path(folder, arch=None, data=None, recipe=None)["n"]
+            within = _meet(*(top1_interval(round(score / 100 * num), num) for score in (was, value)))
+            found.append(Found("test top-1 (%)", _told(was), _told(value), within, f"intervals of {num:,} images"))
+        else:
+            found.append(Found(key, _told(was), _told(value), True if was == value else None, "no interval is known"))
+    return found
+
+
+def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _told(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"

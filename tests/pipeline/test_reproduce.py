@@ -1,0 +1,152 @@
+"""`afpkd reproduce`: trained again, measured again: what comes back, what does not, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from afpkd.record import Json, UserError, read_record, write_record
+from deploy.measure import profile_bundle
+from pipeline import stages
+from pipeline.cli import app
+from pipeline.recipe_reader import load_recipe
+from pipeline.reproduce import profiles_compared, reproduce
+from pipeline.workspace import open_run
+from tests.deploy.conftest import HandMadeBundle, bundle, instant  # noqa: F401 (fixtures)
+
+RECIPE = """
+extends = "default"
+[data]
+heldout = 100
+[teacher]
+epochs = 0.1
+min_top1 = 0.0
+[distill]
+epochs = 0.1
+"""
+
+
+@pytest.fixture(scope="module", name="trained")
+def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose undistilled network was trained for a moment; beside it the recipe."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.toml").write_text(RECIPE)
+    stages.train_undistilled(open_run(str(folder / "tiny.toml"), folder / "runs", device="cpu", threads=1))
+    return folder
+
+
+@pytest.fixture(name="record")
+def _record(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run, whose record may be changed."""
+    shutil.copytree(trained, tmp_path / "copy")
+    return tmp_path / "copy" / "runs" / "tiny" / "undistilled" / "record.json"
+
+
+def told(record: Path, *options: str) -> tuple[int, str]:
+    recipe = record.parents[3] / "tiny.toml"
+    done = CliRunner().invoke(app, ["reproduce", str(record), "--recipe", str(recipe), *options])
+    return done.exit_code, done.stdout
+
+
+def test_the_same_seed_gives_the_same_bytes(record: Path) -> None:
+    before = record.read_bytes()
+    code, shown = told(record)
+    assert code == 0, shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert [row[0] for row in rows] == ["weights", "test"]
+    assert "to the byte" in shown
+    assert shown.count(" within ") == 2
+    assert record.read_bytes() == before
+
+
+def test_what_does_not_come_back_is_said_with_what_differs(record: Path) -> None:
+    """An accuracy and weights that this recipe never gave, on a machine of another version."""
+    changed = read_record(record)
+    changed["metrics"]["test_top1_selected"] = 99.0
+    changed["outputs"] = {"model.safetensors": "0" * 64}
+    changed["versions"]["torch"] = "1.0"
+    write_record(record, changed)
+    code, shown = told(record, "--json")
+    found = json.loads(shown)
+    assert (code, found["exit"]) == (1, 1)
+    by_name = {row["quantity"]: row for row in found["quantities"]}
+    assert by_name["weights"]["within"] is None
+    assert "torch 1.0 then" in by_name["weights"]["note"]
+    assert (by_name["test top-1 (%)"]["within"], by_name["test top-1 (%)"]["before"]) == (False, "99.00")
+
+
+def test_another_recipe_is_refused(record: Path) -> None:
+    assert load_recipe("default")[0] == "default"
+    with pytest.raises(UserError, match="recipe default says something else by now"):
+        reproduce(record, "default", record.parent / "work")
+
+
+def test_a_changed_teacher_is_refused(record: Path) -> None:
+    folder = record.parents[1] / "teacher"
+    shutil.copytree(record.parent, folder)
+    write_record(record, {**read_record(record), "inputs": {"teacher": "0" * 64}})
+    with pytest.raises(UserError, match="made from another teacher than lies in"):
+        reproduce(record, str(record.parents[3] / "tiny.toml"), record.parent / "work")
+
+
+@pytest.mark.parametrize("document", [{}, {"schema": "afpkd.prompts/1", "outputs": {}}, {"schema": "afpkd.profile/1"}])
+def test_what_is_no_such_record_is_refused(document: Json, tmp_path: Path) -> None:
+    write_record(tmp_path / "x.json", document)
+    with pytest.raises(UserError, match="neither a profile nor a network's record"):
+        reproduce(tmp_path / "x.json", None, tmp_path / "work")
+
+
+@pytest.fixture(name="profile")
+def _profile(bundle: HandMadeBundle, instant: str, tmp_path: Path) -> Path:  # noqa: F811
+    """A profile in a run of its own, measured by a preset that takes no time."""
+    run = tmp_path / "runs" / "tiny"
+    shutil.copytree(bundle.folder, run / "student" / "bundle")
+    out = run / "profiles" / "local" / "student-fp32.json"
+    how = {"device": "local", "precision": "fp32", "preset": instant, "threads": 1, "recipe": "t", "config_digest": "0"}
+    profile_bundle(run / "student" / "bundle", out=out, **how)
+    return out
+
+
+def test_a_profile_is_measured_again_by_its_own_rules(profile: Path, tmp_path: Path) -> None:
+    before = profile.read_bytes()
+    found = {one.quantity: one for one in reproduce(profile, None, tmp_path / "work")}
+    again = read_record(tmp_path / "work" / profile.name)
+    record = read_record(profile)
+    assert profile.read_bytes() == before
+    for key in ("preset", "inputs", "device", "precision", "config_digest"):
+        assert again[key] == record[key], key
+    assert found["p50 (ms)"].before == f"{record['latency_ms']['p50']:,.4f}"
+    assert found["p50 (ms)"].now == f"{again['latency_ms']['p50']:,.4f}"
+    assert (found["top-1 (%)"].within, found["top-1 (%)"].before) == (True, "90.00")
+
+
+def test_another_bundle_is_refused(profile: Path, tmp_path: Path) -> None:
+    manifest = profile.parents[2] / "student" / "bundle" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.raises(UserError, match="is not the bundle that was measured"):
+        reproduce(profile, None, tmp_path / "work")
+
+
+def row(p50: float | None, low: float | None, high: float | None, **changes: Any) -> Json:
+    latency = {"p50": p50, "p50_lo": low, "p50_hi": high}
+    return {"verdict": "VALID", "latency_ms": latency, "top1": None, "top1_interval": None, **changes}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "within"),
+    [
+        (row(1.0, 0.9, 1.1), row(1.2, 1.1, 1.3), True),
+        (row(1.0, 0.9, 1.1), row(1.3, 1.11, 1.4), False),
+        (row(1.0, 0.9, 1.1), row(0.8, 0.7, 0.89), False),
+        (row(1.0, None, None), row(1.0, 0.9, 1.1), None),
+        (row(1.0, 0.9, 1.1), row(1.0, 0.9, 1.1, verdict="INVALID"), None),
+    ],
+)
+def test_intervals_decide(before: Json, now: Json, within: bool | None) -> None:
+    (found,) = profiles_compared(before, now)
+    assert (found.quantity, found.within) == ("p50 (ms)", within)
