@@ -1,0 +1,142 @@
+"""A disk that is full, really (a small tmpfs), at each stage: one line, nothing lost; with room again it goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from afpkd.record import sha256_of
+from pipeline import disk
+from pipeline.cli import main
+from pipeline.lineage import lineage
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root"),
+]
+RECIPE = """
+extends = "default"
+[data]
+heldout = 3400
+[teacher]
+arch = "resnet8"
+epochs = 1
+min_top1 = 0.0
+[prompts]
+epochs = 1
+must_choose = false
+[distill]
+epochs = 1
+[export]
+precisions = ["fp32"]
+"""
+STAGES = (
+    ["train-teacher"],
+    ["tune-prompts"],
+    ["train-student"],
+    ["train-undistilled"],
+    ["export", "--role", "student"],
+    ["profile", "--role", "student"],
+    ["report"],
+)
+SPARE_BYTES = 12_000  # for the lock and an event: what a stage leaves does not fit
+
+
+@pytest.fixture(name="small")
+def _small(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
+    try:
+        (folder / "tiny.toml").write_text(RECIPE)
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(name="run_verb")
+def _run_verb(small: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    def run(*words: str) -> int:
+        options = ["--recipe", str(small / "tiny.toml"), "--runs", str(small / "runs")]
+        monkeypatch.setattr(sys, "argv", ["afpkd", *words, *options])
+        try:
+            main()
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    return run
+
+
+def fill(folder: Path) -> Path:
+    filler = folder / "filler"
+    with filler.open("wb") as file:
+        room = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+        file.write(bytes(max(0, room - SPARE_BYTES)))
+    return filler
+
+
+def finished(small: Path) -> dict[Path, str]:
+    """What records and weights there are, by hash."""
+    found = [path for pattern in ("*.json", "*.safetensors") for path in (small / "runs").rglob(pattern)]
+    return {path: sha256_of(path) for path in found if not path.name.startswith(".")}
+
+
+def test_each_stage_ends_in_one_line_keeps_what_was_and_goes_on_when_there_is_room(
+    small: Path, run_verb: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in STAGES:
+        before, filler = finished(small), fill(small)
+        capsys.readouterr()
+        assert run_verb(*words) == 2, words
+        told = capsys.readouterr().err
+        errors = [line for line in told.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, told
+        assert "the disk is full" in errors[0]
+        assert "make room, then give the same command again" in errors[0]
+        assert "Traceback" not in told
+        kept = finished(small)
+        assert {path: kept.get(path) for path in before} == before, words
+        if words[0] not in ("train-teacher",):
+            assert lineage(small / "runs" / "tiny").faults == [], words
+        filler.unlink()
+        assert run_verb(*words) == 0, capsys.readouterr().err
+    assert lineage(small / "runs" / "tiny").faults == []
+
+
+def test_a_whole_run_says_so_too_and_continues(small: Path) -> None:
+    """Where not even the events of the stages can be written."""
+    command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", str(small / "tiny.toml")]
+    command += ["--runs", str(small / "runs"), "--train-device", "cpu"]
+    filler = fill(small)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the disk is full" in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr
+    filler.unlink()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert lineage(small / "runs" / "tiny").faults == []
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(28, "No space left on device"), True),
+        (OSError(122, "Disk quota exceeded"), True),
+        (OSError("1000 requested and 12 written"), True),
+        (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed"), True),
+        (OSError(13, "Permission denied"), False),
+        (ValueError("a disk is not full"), False),
+    ],
+)
+def test_what_says_that_a_disk_is_full(error: Exception, full: bool) -> None:
+    assert disk.is_full(error) == full
+    wrapped = ValueError("broken")
+    wrapped.__cause__ = error
+    assert disk.is_full(wrapped) == full
