@@ -1,7 +1,7 @@
 """Feature fusion module: multi-level student features fused top-down and brought to the teacher's shapes.
 
 AFPKD fuses "multi-level features hierarchically"; the mechanism is ReviewKD's attention-based fusion (ABF; Chen et al.,
-CVPR 2021, figure 3), walked from the deepest level to the shallowest. The local branch reinforces "the local
+CVPR 2021, figure 3), walked from the deepest level to the shallowest. A local branch may reinforce "the local
 structure" (AFPKD, abstract) and is ours in form: a depthwise 3x3 convolution beside the fused map. Used in training
 only: the student that is exported has none of it.
 """

@@ -24,7 +24,7 @@ METHODS: dict[str, Json] = {
 
 # AFPKD with one thing changed: what explains its number?
 CONTROLS: dict[str, Json] = {
-    "reviewkd + local branch": {"mu": 0.0, "gamma": 60.0},
+    "reviewkd + local branch": {"mu": 0.0, "gamma": 60.0, "local_branch": True},
     "no mask": {"mask": "constant"},
     "untrained prompts": {"mask": "untrained"},
     "shuffled masks": {"mask": "shuffled"},
@@ -33,7 +33,7 @@ CONTROLS: dict[str, Json] = {
     "bare bands": {"mask": "constant", "position_weight": False},
     "no gate": {"prompts": {"gate": False}},
     "no fusion": {"fusion": "1x1"},
-    "no local branch": {"local_branch": False},
+    "local branch": {"local_branch": True},
     "low band": {"bands": "low"},
     "detail bands": {"bands": "details"},
     "1 token": {"prompts": {"tokens": 1}},
@@ -49,7 +49,7 @@ CONTROLS: dict[str, Json] = {
 VARIANTS: dict[str, Json] = METHODS | {name: {"method": "afpkd", **changed} for name, changed in CONTROLS.items()}
 
 THREE_SEEDS = {"none", "kd", "reviewkd", "catkd", "afpkd"}
-THREE_SEEDS |= {"reviewkd + local branch", "no mask", "untrained prompts", "shuffled masks", "bare bands"}
+THREE_SEEDS |= {"no mask", "untrained prompts", "shuffled masks", "bare bands"}
 SEEDS = {name: ALL if name in THREE_SEEDS else ONE for name in VARIANTS}
 
 

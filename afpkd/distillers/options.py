@@ -132,8 +132,9 @@ class AfpkdOptions:
     """Weigh channels by omega."""
     fusion: Literal["top-down", "1x1"] = "top-down"
     """The feature fusion module, or as a control a 1x1 adapter a level."""
-    local_branch: bool = True
-    """The fusion module's depthwise branch."""
+    local_branch: bool = False
+    """A depthwise 3x3 convolution beside each fused map. It has not earned its place: held-out 47.20 with it, 47.04
+    without (CIFAR-100, two epochs, one seed), for a tenth of a step's time."""
 
 
 OPTIONS: dict[
