@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipeline.report.candidates import Candidate, Estimate
 from pipeline.report.tables import Table
 from pipeline.report.tradeoff import NEAR_POINTS, Budget, choose, upper_end
-from pipeline.report.wording import NONE, milliseconds, percent, si, signed, span, times
+from pipeline.report.wording import METRICS, NONE, milliseconds, percent, si, signed, span, times
 
 _NAMED = 3  # of others, before the rest is a count
 
@@ -57,7 +57,7 @@ def asked_words(budget: Budget) -> str:
     if budget.max_latency_ms is not None:
         parts.append(f"p90 of {budget.max_latency_ms:g} ms at most")
     if budget.min_accuracy is not None:
-        parts.append(f"top-1 of {budget.min_accuracy:g} % at least")
+        parts.append(f"accuracy of {budget.min_accuracy:g} % at least")
     rest = "" if budget.min_accuracy is not None else f", then within {NEAR_POINTS:g} point of the most accurate"
     return f"Asked for: {' and '.join(parts)}{rest}; of these the fastest."
 
@@ -73,9 +73,9 @@ def _advice(data: str, candidates: Sequence[Candidate], budget: Budget) -> Advic
 
 
 def _numbers(choice: Candidate) -> str:
-    top1, p50, p90 = _figures(choice)
+    accuracy, p50, p90 = _figures(choice)
     words = [
-        f"{top1} top-1",
+        f"{accuracy} {METRICS[choice.metric]}",
         f"p50 {p50} ms",
         *([f"p90 {p90} ms"] if choice.p90_ms else []),
         si(choice.size_bytes, "B"),
@@ -84,10 +84,10 @@ def _numbers(choice: Candidate) -> str:
 
 
 def _figures(candidate: Candidate) -> list[str]:
-    """top-1, p50, p90, each with its interval."""
+    """Accuracy, p50, p90, each with its interval."""
     slow = candidate.p90_ms
     return [
-        f"{percent(candidate.top1.value)}{_bracketed(candidate.top1, 1)}",
+        f"{percent(candidate.accuracy.value)}{_bracketed(candidate.accuracy, 1)}",
         f"{milliseconds(candidate.p50_ms.value)}{_bracketed(candidate.p50_ms, 3)}",
         f"{milliseconds(slow.value)}{_bracketed(slow, 3)}" if slow else NONE,
     ]
@@ -115,12 +115,12 @@ def _why(choice: Candidate, candidates: Sequence[Candidate], budget: Budget) -> 
 def _rank_words(choice: Candidate, fitting: Sequence[Candidate], budget: Budget) -> str:
     if len(fitting) == 1:
         return "It is the only one."
-    best = max(fitting, key=lambda c: c.top1.value)
+    best = max(fitting, key=lambda c: c.accuracy.value)
     fastest = min(fitting, key=lambda c: c.p50_ms.value)
     if choice.p50_ms.value > fastest.p50_ms.value:
-        lost = best.top1.value - fastest.top1.value
+        lost = best.accuracy.value - fastest.accuracy.value
         return f"A faster one ({fastest.file_there}) is {lost:.2f} points below the most accurate."
-    gap = best.top1.value - choice.top1.value
+    gap = best.accuracy.value - choice.accuracy.value
     if budget.min_accuracy is not None or not gap:
         return "It is the fastest of them."
     return f"It is the fastest of them, {gap:.2f} points below the most accurate ({best.file_there})."
@@ -134,10 +134,10 @@ def _against_others(choice: Candidate, candidates: Sequence[Candidate]) -> list[
     if teacher := beside.get("teacher"):
         ratio, relation = times(teacher.p50_ms.value / choice.p50_ms.value, "faster", "slower", "as fast")
         doubt = "" if teacher.is_usable else ", but the teacher's time is INVALID"
-        gap = signed(choice.top1.value - teacher.top1.value)
+        gap = signed(choice.accuracy.value - teacher.accuracy.value)
         words.append(f"Against its teacher ({teacher.arch}): {gap} points, {ratio} {relation}{doubt}.")
     if twin := beside.get("undistilled"):
-        words.append(_distillation_words(choice.top1, twin.top1))
+        words.append(_distillation_words(choice.accuracy, twin.accuracy))
     return words
 
 
@@ -161,10 +161,10 @@ def _equals(choice: Candidate, fitting: Sequence[Candidate]) -> list[str]:
 
 def _caveats(choice: Candidate, budget: Budget) -> list[str]:
     words = [f"{choice.verdict}: {reason}." for reason in choice.reasons]
-    low = choice.top1.low
+    low = choice.accuracy.low
     if budget.min_accuracy is not None and low is not None and low < budget.min_accuracy:
         words.append(
-            f"Its accuracy is {percent(choice.top1.value)} on this test set; on another it may be {percent(low)}."
+            f"Its accuracy is {percent(choice.accuracy.value)} on this test set; on another it may be {percent(low)}."
         )
     if budget.max_latency_ms is not None and choice.p90_ms is None:
         words.append("p90 is not known (too few samples): its median was held against the budget.")
@@ -183,7 +183,10 @@ def _why_none(candidates: Sequence[Candidate], budget: Budget) -> list[str]:
             f"Each of its {len(students)} measured files is INVALID (the table says why): measure again on a machine "
             "that does nothing else."
         ]
-    accurate, fast = max(usable, key=lambda c: c.top1.value), min(usable, key=lambda c: upper_end(c.p90_ms or c.p50_ms))
+    accurate, fast = (
+        max(usable, key=lambda c: c.accuracy.value),
+        min(usable, key=lambda c: upper_end(c.p90_ms or c.p50_ms)),
+    )
     words = [f"The most accurate is {accurate.file_there}: {_numbers(accurate)}."]
     if fast is not accurate:
         words.append(f"The fastest is {fast.file_there}: {_numbers(fast)}.")

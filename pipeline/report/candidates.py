@@ -44,7 +44,9 @@ class Candidate:
     arch: str
     method: str
     precision: str
-    top1: Estimate
+    metric: str
+    """What `accuracy` is: top1, or ap of a detector; the two do not compare."""
+    accuracy: Estimate
     """Percent."""
     p50_ms: Estimate
     p90_ms: Estimate | None
@@ -89,7 +91,7 @@ def candidates_of(runs: Sequence[Records]) -> list[Candidate]:
         _candidate(run, profile, run.name if len(runs) > 1 else "")
         for run in runs
         for profile in run.profiles
-        if profile["latency_ms"]["p50"] is not None and profile["top1"] is not None
+        if profile["latency_ms"]["p50"] is not None and accuracy_of_profile(profile) is not None
     ]
 
 
@@ -101,9 +103,17 @@ def latency_of(row: Json, percentile: str) -> Estimate | None:
     return Estimate(latency[percentile], latency.get(f"{percentile}_lo"), latency.get(f"{percentile}_hi"))
 
 
-def top1_of_profile(profile: Json) -> Estimate:
-    """Give the accuracy of the measured file in percent with its interval."""
-    return Estimate(profile["top1"], *profile.get("top1_interval", (None, None)))
+def metric_of(profile: Json) -> str:
+    """Give the name of its accuracy: top1, or ap of a detector."""
+    return "ap" if "ap" in profile else "top1"
+
+
+def accuracy_of_profile(profile: Json) -> Estimate | None:
+    """Give the accuracy of the measured file in percent, top-1 with its interval; None where it has none."""
+    score = profile.get(metric_of(profile))
+    if score is None:
+        return None
+    return Estimate(score, *(profile.get("top1_interval") or (None, None)))
 
 
 def energy_mj(row: Json) -> float | None:
@@ -114,7 +124,9 @@ def energy_mj(row: Json) -> float | None:
 
 def _candidate(run: Records, profile: Json, of: str) -> Candidate:
     p50 = latency_of(profile, "p50")
+    accuracy = accuracy_of_profile(profile)
     assert p50 is not None, "candidates_of leaves out what was not timed"
+    assert accuracy is not None, "nor what was not scored"
     record = run.records.get(profile["role"], {})
     return Candidate(
         recipe=run.name,
@@ -125,7 +137,8 @@ def _candidate(run: Records, profile: Json, of: str) -> Candidate:
         arch=profile["arch"],
         method=method_words(record),
         precision=profile["precision"],
-        top1=top1_of_profile(profile),
+        metric=metric_of(profile),
+        accuracy=accuracy,
         p50_ms=p50,
         p90_ms=latency_of(profile, "p90"),
         macs=profile.get("macs"),

@@ -21,7 +21,8 @@ _LATENCY = tuple(f"{name}{end}" for name in ("p50", "p90", "p99") for end in (""
 _CSV_COLUMNS = (
     *("recipe", "data", "role", "arch", "method", "device", "precision", "mode", "scenario", "batch", "threads", "n"),
     *(f"latency_{name}_ms" for name in _LATENCY),
-    *("throughput_images_per_s", "energy_mj_per_image", "top1_percent", "top1_low_percent", "top1_high_percent"),
+    *("throughput_images_per_s", "energy_mj_per_image"),
+    *("top1_percent", "top1_low_percent", "top1_high_percent", "ap_percent"),
     *("fps", "missed_percent", "sustainable_fps", "num_runs", "spread_percent"),
     *("num_params", "macs", "size_bytes", "peak_memory_bytes", "trade_off", "verdict", "reasons", "preset"),
     *("runtime", "runtime_version", "seed", "config_digest", "finished_at"),
@@ -79,7 +80,7 @@ def _key(candidate: Candidate | None) -> Json | None:
 def _plain(candidate: Candidate) -> Json:
     plain = dataclasses.asdict(candidate)
     del plain["of"]  # words for people
-    for name in ("top1", "p50_ms", "p90_ms"):
+    for name in ("accuracy", "p50_ms", "p90_ms"):
         estimate = getattr(candidate, name)
         plain[name] = estimate._asdict() if estimate else None
     return plain
@@ -88,7 +89,7 @@ def _plain(candidate: Candidate) -> Json:
 def _csv_row(run: Records, profile: Json, row: Json, places: Mapping[Key, Standing]) -> Json:
     record = run.records.get(profile["role"], {})
     found = places.get((run.name, profile["device"], profile["role"], profile["precision"]))
-    low, high = profile.get("top1_interval", (None, None))
+    low, high = profile.get("top1_interval") or (None, None)
     flat = {
         "recipe": run.name,
         **{f"latency_{name}_ms": row["latency_ms"].get(name) for name in _LATENCY},
@@ -97,6 +98,7 @@ def _csv_row(run: Records, profile: Json, row: Json, places: Mapping[Key, Standi
         "top1_percent": row["top1"],
         "top1_low_percent": low,
         "top1_high_percent": high,
+        "ap_percent": row.get("ap"),
         "trade_off": str(found.place) if found and row is profile["rows"][0] else None,
         "reasons": "; ".join(row["reasons"]),
         "runtime": profile["runtime"]["name"],

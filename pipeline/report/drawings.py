@@ -23,8 +23,8 @@ from pipeline.report.picture_data import (
     X_EPOCH,
     X_LATENCY,
     Y_HELDOUT,
-    Y_TEST,
     Curve,
+    accuracy_axis,
     accuracy_range,
     barred,
     front_lines,
@@ -69,7 +69,7 @@ def _draw_scatter(axes: Axes, candidates: Sequence[Candidate], standing: Sequenc
         _say(axes, "no latency measured yet")
         return
     for front in front_lines(candidates, standing).values():
-        x, y = [c.p50_ms.value for c in front], [c.top1.value for c in front]
+        x, y = [c.p50_ms.value for c in front], [c.accuracy.value for c in front]
         axes.plot(x, y, drawstyle="steps-post", color="#7d8590", linestyle=":", linewidth=1.5, zorder=1)
     groups: dict[tuple[str, str, str], list[Candidate]] = {}
     for c in candidates:
@@ -80,14 +80,14 @@ def _draw_scatter(axes: Axes, candidates: Sequence[Candidate], standing: Sequenc
         for c in candidates:
             axes.annotate(
                 short_name("model", c),
-                (c.p50_ms.value, c.top1.value),
+                (c.p50_ms.value, c.accuracy.value),
                 xytext=(5, 4),
                 textcoords="offset points",
                 fontsize="x-small",
                 parse_math=False,
             )
     axes.legend(handles=_legend(candidates), fontsize="small", loc="best")
-    axes.set(xlabel=X_LATENCY, ylabel=Y_TEST, ylim=accuracy_range(candidates))
+    axes.set(xlabel=X_LATENCY, ylabel=accuracy_axis(candidates), ylim=accuracy_range(candidates))
     axes.set_xscale("log" if is_wide(candidates) else "linear")
     axes.set_xlim(latency_range(candidates))
     axes.grid(alpha=0.3)
@@ -99,11 +99,11 @@ def _draw_points(
     marker = SHAPES.get(precision, OTHER_SHAPE)[1] if verdict in _MARKS else "x"
     errors: dict[str, Any] = {
         name: [[e.value - e.low if e.low is not None else 0.0 for e in found], [_above(e) for e in found]]
-        for name, found in (("xerr", [c.p50_ms for c in members]), ("yerr", [c.top1 for c in members]))
+        for name, found in (("xerr", [c.p50_ms for c in members]), ("yerr", [c.accuracy for c in members]))
     }
     return axes.errorbar(
         [c.p50_ms.value for c in members],
-        [c.top1.value for c in members],
+        [c.accuracy.value for c in members],
         **(errors if whiskers else {}),
         fmt=marker,
         color=ROLE_COLOURS[role],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.report.candidates import Estimate, latency_of
-from pipeline.report.records import Records, top1_of
-from pipeline.report.wording import ROLES, VERDICTS, command, milliseconds, percent, si, signed, times
+from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of
+from pipeline.report.records import Records, metric_of_record, score_of
+from pipeline.report.wording import METRICS, ROLES, VERDICTS, command, milliseconds, percent, si, signed, times
 
 SAME_RULES = ("scenario", "batch", "threads", "preset")  # of a row: only rows that agree in these compare
 
@@ -37,7 +37,7 @@ def headline(run: Records, place: tuple[str, str] | None = None) -> Headline:
     speed = _speedup(run, *place) if place else next(iter(speedups(run)), None)
     accuracy = _accuracy_tile(run, place or ((speed.device, speed.precision) if speed else None))
     sizes = _size_tiles(run)
-    sentence = f"The distilled student ({run.records['student']['arch']}) reaches {accuracy.value} top-1"
+    sentence = f"The distilled student ({run.records['student']['arch']}) reaches {accuracy.value} {_metric(run)}"
     sentence += f": {accuracy.note}." if accuracy.note else "."
     if sizes:
         sentence += f" Compared with the teacher ({run.records['teacher']['arch']}) it has "
@@ -96,24 +96,28 @@ def missing(run: Records) -> list[Gap]:
 
 
 def _accuracy_tile(run: Records, place: tuple[str, str] | None) -> Tile:
-    """The student's top-1, and how far it is from the others."""
-    own = _top1(run, "student", place)
+    """The student's accuracy, and how far it is from the others."""
+    own = _score(run, "student", place)
     gaps = []
     for role, words in (("undistilled", "the same network undistilled"), ("teacher", "its teacher")):
-        other = _top1(run, role, place)
+        other = _score(run, role, place)
         if own is not None and other is not None:
             gaps.append(f"{signed(own - other)} points against {words}")
-    return Tile(percent(own), "top-1 of the distilled student", ", ".join(gaps))
+    return Tile(percent(own), f"{_metric(run)} of the distilled student", ", ".join(gaps))
 
 
-def _top1(run: Records, role: str, place: tuple[str, str] | None) -> float | None:
-    """Top-1 of the file measured at `place`; where there is none, of the weights, which equals fp32 to the image."""
+def _metric(run: Records) -> str:
+    return METRICS[metric_of_record(run.records["student"])]
+
+
+def _score(run: Records, role: str, place: tuple[str, str] | None) -> float | None:
+    """That of the file measured at `place`; where there is none, of the weights, which fp32 equals to the image."""
     profile = run.profile(role, *place) if place else None
     if profile:
-        top1: float | None = profile["top1"]
-        return top1
+        found = accuracy_of_profile(profile)
+        return found and found.value
     record = run.records.get(role)
-    return top1_of(record) if record and (place is None or place[1] == "fp32") else None
+    return score_of(record) if record and (place is None or place[1] == "fp32") else None
 
 
 def _size_tiles(run: Records) -> list[Tile]:

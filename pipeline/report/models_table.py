@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from afpkd.record import Json
-from pipeline.report.candidates import Key, energy_mj, latency_of, top1_of_profile
-from pipeline.report.records import Records, top1_of
+from pipeline.report.candidates import Key, accuracy_of_profile, energy_mj, latency_of
+from pipeline.report.records import Records, metric_of_record, score_of
 from pipeline.report.scenarios import energy_notes
 from pipeline.report.tradeoff import Place, Standing
-from pipeline.report.wording import NONE, ROLES, VERDICTS, count, method_words, milliseconds, si, span
+from pipeline.report.wording import NONE, ROLES, VERDICTS, count, method_words, metric_words, milliseconds, si, span
 
 COLUMNS = {
     "recipe": "Recipe",
@@ -19,8 +19,8 @@ COLUMNS = {
     "method": "Method",
     "precision": "Precision",
     "device": "Device",
-    "top1": "Top-1 (%)",
-    "top1_span": "95 %",
+    "accuracy": "Accuracy (%)",
+    "accuracy_span": "95 %",
     "p50": "p50 (ms)",
     "p50_span": "95 % (ms)",
     "p90": "p90 (ms)",
@@ -36,7 +36,7 @@ COLUMNS = {
     "reasons": "Reasons",
 }
 TEXT_COLUMNS = {"recipe", "model", "arch", "method", "precision", "device", "place", "verdict", "reasons"}
-_OPTIONAL = ("recipe", "top1_span", "p50_span", "energy")
+_OPTIONAL = ("recipe", "accuracy_span", "p50_span", "energy")
 
 _PLACES = {
     Place.front: "on the front: nothing is both as accurate and as fast",
@@ -60,6 +60,7 @@ def models_table(runs: Sequence[Records], standing: Mapping[Key, Standing]) -> M
         {"recipe"} if len(runs) == 1 else set()
     )
     columns = {key: words for key, words in COLUMNS.items() if key not in _OPTIONAL or key in kept}
+    columns["accuracy"] = f"{_capital(_metric(runs))} (%)"
     return ModelsTable(rows, columns, _notes(runs, rows))
 
 
@@ -76,9 +77,9 @@ def _row(profile: Json, run: Records, standing: Standing | None) -> dict[str, st
     record = run.records.get(profile["role"], {})
     known = {**record, **profile}
     is_measured = "latency_ms" in profile
-    top1 = profile["top1"] if is_measured else top1_of(record)
     p50 = latency_of(profile, "p50") if is_measured else None
-    right = top1_of_profile(profile) if is_measured and top1 is not None else None
+    right = accuracy_of_profile(profile) if is_measured else None
+    score = (right and right.value) if is_measured else score_of(record)
     latency = profile.get("latency_ms", {})
     return {
         "role": profile["role"],
@@ -88,8 +89,8 @@ def _row(profile: Json, run: Records, standing: Standing | None) -> dict[str, st
         "method": method_words(record),
         "precision": profile.get("precision", NONE),
         "device": profile.get("device", NONE),
-        "top1": NONE if top1 is None else f"{top1:.2f}",
-        "top1_span": (span(right.low, right.high, 1) if right else "") or NONE,
+        "accuracy": NONE if score is None else f"{score:.2f}",
+        "accuracy_span": (span(right.low, right.high, 1) if right else "") or NONE,
         "num_params": si(known.get("num_params")),
         "macs": si(profile.get("macs")),
         "size": si(profile.get("size_bytes"), "B"),
@@ -103,6 +104,15 @@ def _row(profile: Json, run: Records, standing: Standing | None) -> dict[str, st
         "verdict": profile.get("verdict", "not measured"),
         "reasons": "; ".join(profile.get("reasons", [])),
     }
+
+
+def _metric(runs: Sequence[Records]) -> str:
+    """What the runs' networks are judged by, in words."""
+    return metric_words({metric_of_record(record) for run in runs for record in run.records.values()} or {"top1"})
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _place_words(standing: Standing | None) -> str:
@@ -140,4 +150,4 @@ def _accuracy_note(runs: Sequence[Records]) -> str:
     words = [ROLES[role] for run in runs for role in run.records if all(p["role"] != role for p in run.profiles)]
     rest = f"; not measured yet, so that of the trained weights: {', '.join(dict.fromkeys(words))}" if words else ""
     spread = " Its 95 % interval says how far another test set of this size would stray, not how far another training."
-    return f"Top-1 is that of the exported file on the test set{images}{rest}.{spread}"
+    return f"{_capital(_metric(runs))} is that of the exported file on the test set{images}{rest}.{spread}"

@@ -8,13 +8,13 @@ from typing import NamedTuple
 from pipeline.report.candidates import Candidate, Key
 from pipeline.report.records import Records
 from pipeline.report.tradeoff import Place, Standing
-from pipeline.report.wording import ROLES
+from pipeline.report.wording import ROLES, metric_words
 
 # Told apart by the colour-blind too, each at least 3:1 on white and on near-black; shape says the same again.
 ROLE_COLOURS = {"teacher": "#7d8590", "student": "#2f7de1", "undistilled": "#d9730d"}
 PALETTE = ("#2f7de1", "#d9730d", "#1f9a6b", "#b455c4", "#c23b4f", "#8a7a1f", "#3a93a5", "#7d8590")
 SHAPES = {"fp32": ("circle", "o"), "fp16": ("square", "s"), "int8": ("diamond", "D")}
-X_LATENCY, Y_TEST = "median latency (ms)", "test top-1 (%)"
+X_LATENCY = "median latency (ms)"
 X_EPOCH, Y_HELDOUT = "epoch", "held-out top-1 (%)"
 OTHER_SHAPE = ("hexagon", "h")
 
@@ -101,9 +101,14 @@ def latency_range(candidates: Sequence[Candidate]) -> tuple[float, float]:
     return 0.0, 1.15 * max(ends, default=1.0)
 
 
+def accuracy_axis(candidates: Sequence[Candidate]) -> str:
+    """Name the accuracy axis."""
+    return f"test {metric_words({c.metric for c in candidates} or {'top1'})} (%)"
+
+
 def accuracy_range(candidates: Sequence[Candidate]) -> tuple[float, float]:
     """Ends of the accuracy axis: it does not start at 0, or the points of one recipe would lie on a line."""
-    ends = [(c.top1 if has_whiskers(candidates) else c.top1[:1]) for c in candidates]
+    ends = [(c.accuracy if has_whiskers(candidates) else c.accuracy[:1]) for c in candidates]
     values = [end for estimate in ends for end in estimate if end is not None] or [0.0, 100.0]
     margin = max(0.12 * (max(values) - min(values)), 0.5)
     return min(values) - margin, max(values) + margin

@@ -17,9 +17,9 @@ from pipeline.report.picture_data import (
     X_EPOCH,
     X_LATENCY,
     Y_HELDOUT,
-    Y_TEST,
     Curve,
     Series,
+    accuracy_axis,
     accuracy_range,
     barred,
     front_lines,
@@ -30,7 +30,7 @@ from pipeline.report.picture_data import (
     short_name,
 )
 from pipeline.report.tradeoff import Standing, standing_by_key
-from pipeline.report.wording import ROLES, milliseconds, percent, span
+from pipeline.report.wording import METRICS, ROLES, milliseconds, percent, span
 
 _GRID = "rgba(128,128,128,0.25)"
 
@@ -112,14 +112,14 @@ def _points(way: str, label: str, members: Sequence[Candidate], colour: str, lab
     faint = {"color": colour, "thickness": 1, "width": 3}
     bars = {
         "error_x": {**_whisker([c.p50_ms for c in members]), **faint},
-        "error_y": {**_whisker([c.top1 for c in members]), **faint},
+        "error_y": {**_whisker([c.accuracy for c in members]), **faint},
     }
     return {
         "type": "scatter",
         "mode": "markers+text" if labelled else "markers",
         "name": html.escape(label),
         "x": [c.p50_ms.value for c in members],
-        "y": [c.top1.value for c in members],
+        "y": [c.accuracy.value for c in members],
         "text": [html.escape(short_name(way, c)) for c in members] if labelled else [],
         "textposition": ["bottom right" if c.role == "undistilled" else "top right" for c in members],
         "legendgroup": html.escape(label),
@@ -157,7 +157,7 @@ def _front_traces(candidates: Sequence[Candidate], standing: Sequence[Standing])
             "name": "front" if len(fronts) == 1 else html.escape(f"front, {device}"),
             "showlegend": len(fronts) == 1,
             "x": [c.p50_ms.value for c in front],
-            "y": [c.top1.value for c in front],
+            "y": [c.accuracy.value for c in front],
             "line": {"shape": "hv", "width": 1.5, "dash": "dot", "color": "#7d8590"},
             "hoverinfo": "skip",
         }
@@ -167,7 +167,7 @@ def _front_traces(candidates: Sequence[Candidate], standing: Sequence[Standing])
 
 def _ring(chosen: Sequence[Candidate]) -> Figure:
     marker = {"symbol": "circle-open", "size": 24, "color": "#1f9a6b", "line": {"width": 2.5, "color": "#1f9a6b"}}
-    x, y = [c.p50_ms.value for c in chosen], [c.top1.value for c in chosen]
+    x, y = [c.p50_ms.value for c in chosen], [c.accuracy.value for c in chosen]
     return {
         "type": "scatter",
         "mode": "markers",
@@ -183,7 +183,7 @@ def _said(c: Candidate) -> str:
     """What a point says when pointed at."""
     lines = [
         c.file_there,
-        f"top-1 {percent(c.top1.value)} {_interval(c.top1, 1)}",
+        f"{METRICS[c.metric]} {percent(c.accuracy.value)} {_interval(c.accuracy, 1)}",
         f"p50 {milliseconds(c.p50_ms.value)} ms {_interval(c.p50_ms, 3)}",
         *([f"p90 {milliseconds(c.p90_ms.value)} ms"] if c.p90_ms else []),
         c.verdict,
@@ -202,7 +202,7 @@ def _symbol(c: Candidate) -> str:
 
 
 def _scatter_layout(candidates: Sequence[Candidate]) -> Figure:
-    layout = _layout(X_LATENCY, Y_TEST)
+    layout = _layout(X_LATENCY, accuracy_axis(candidates))
     low, high = latency_range(candidates)
     if is_wide(candidates):
         layout["xaxis"] |= {"type": "log", "range": [math.log10(low), math.log10(high)], "dtick": 1}
@@ -232,10 +232,10 @@ def _bars(group: Sequence[Candidate]) -> Figure:
         **hover,
     }
     dots = {
-        **{"type": "scatter", "mode": "markers", "name": "top-1", "y": rows, "x": [c.top1.value for c in group]},
+        **{"type": "scatter", "mode": "markers", "name": "accuracy", "y": rows, "x": [c.accuracy.value for c in group]},
         "xaxis": "x2",
         "marker": {"color": colours, "size": 9},
-        "error_x": {**_whisker([c.top1 for c in group]), **ink},
+        "error_x": {**_whisker([c.accuracy for c in group]), **ink},
         **hover,
     }
     layout = _layout("p50, mark: p90 (ms)", "")
@@ -244,7 +244,7 @@ def _bars(group: Sequence[Candidate]) -> Figure:
         **layout["xaxis"],
         "domain": [0.62, 1],
         "rangemode": "normal",
-        "title": {"text": "test top-1 (%)"},
+        "title": {"text": accuracy_axis(group)},
     }
     layout["yaxis"] |= {"tickvals": rows, "ticktext": names, "autorange": "reversed", "showgrid": False}
     layout["yaxis"]["ticklabelstandoff"] = 6

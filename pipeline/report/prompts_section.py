@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from afpkd.record import Json
 from pipeline.report.records import Records
 from pipeline.report.tables import Table
-from pipeline.report.wording import NONE
+from pipeline.report.wording import METRICS, NONE
 
 NOT_RECORDED = "not recorded"
 
@@ -101,9 +101,11 @@ def _controls_table(metrics: Mapping[str, Any]) -> Table:
 def _figures_table(metrics: Mapping[str, Any]) -> Table:
     omega = metrics.get("omega_std")
     levels = ", ".join(_number(value, "{:.3f}") for value in omega) if isinstance(omega, list) else NOT_RECORDED
+    metric = "ap" if "teacher_heldout_ap" in metrics else "top1"
+    held_out = f"Held-out {METRICS[metric]} of the teacher"
     rows = [
-        ["Held-out top-1 of the teacher", _number(metrics.get("teacher_heldout_top1"), "{:.2f} %")],
-        ["Held-out top-1 of the teacher with its prompts", _number(metrics.get("prompted_heldout_top1"), "{:.2f} %")],
+        [held_out, _number(metrics.get(f"teacher_heldout_{metric}"), "{:.2f} %")],
+        [f"{held_out} with its prompts", _number(metrics.get(f"prompted_heldout_{metric}"), "{:.2f} %")],
         ["Overlap of the tokens' masks (mean pairwise soft Jaccard)", _number(metrics.get("overlap"), "{:.3f}")],
         ["Spread of the masks (median)", _number(metrics.get("median_mask_spread"), "{:.3f}")],
         ["Standard deviation of the channel weights omega, a level", levels],

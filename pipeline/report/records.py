@@ -90,10 +90,15 @@ def read_records(
     )
 
 
-def top1_of(record: Json) -> float | None:
-    """Give the test top-1 in percent of the epoch whose weights travel on; None where it was not tested."""
-    top1: float | None = record["metrics"].get("test_top1_selected")
-    return top1
+def metric_of_record(record: Json) -> str:
+    """Give the name of the score that chose the epoch: top1, or ap of a detector."""
+    return "ap" if "test_ap_selected" in record["metrics"] else "top1"
+
+
+def score_of(record: Json) -> float | None:
+    """Give the test score in percent of the epoch whose weights travel on; None where it was not tested."""
+    score: float | None = record["metrics"].get(f"test_{metric_of_record(record)}_selected")
+    return score
 
 
 def _pictures(run_dir: Path) -> dict[str, bytes]:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.record import Json, UserError, read_record
-from pipeline.report.candidates import Estimate, latency_of, top1_of_profile
+from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of, metric_of
 from pipeline.report.findings import SAME_RULES, ratio_of
+from pipeline.report.wording import METRICS
 
 _NORMAL_95 = 1.959964  # quantile 0.975 of the normal distribution
 
@@ -96,8 +97,9 @@ def _changes(key: str, old: Profile, new: Profile, threshold: float, max_drop: f
         if before is None and after is None:
             continue
         yield _latency_change(name, f"{percentile} (ms)", before, after, threshold, doubt)
-    if old.record["top1"] is not None and new.record["top1"] is not None:
-        yield _accuracy_change(name, old, new, max_drop)
+    scores = accuracy_of_profile(old.record), accuracy_of_profile(new.record)
+    if scores[0] and scores[1] and metric_of(old.record) == metric_of(new.record):
+        yield _accuracy_change(name, old, new, (scores[0], scores[1]), max_drop)
     before_bytes, after_bytes = old.record.get("size_bytes"), new.record.get("size_bytes")
     if before_bytes and after_bytes:
         grown = 100 * (after_bytes / before_bytes - 1)
@@ -130,13 +132,15 @@ def _latency_change(
     return Change(name, quantity, *values, change, _outcome(change, threshold), _note(change))
 
 
-def _accuracy_change(name: str, old: Profile, new: Profile, max_drop: float) -> Change:
-    values = old.record["top1"], new.record["top1"]
+def _accuracy_change(
+    name: str, old: Profile, new: Profile, scores: tuple[Estimate, Estimate], max_drop: float
+) -> Change:
     paired = _paired_points(old, new)
-    change = paired or _independent_points(top1_of_profile(old.record), top1_of_profile(new.record))
+    change = paired or _independent_points(*scores)
     lost = Estimate(-change.value, _negative(change.high), _negative(change.low))
     note = "on the same images" if paired else _note(change)
-    return Change(name, "top-1 (%)", *values, change, _outcome(lost, max_drop), note)
+    values = scores[0].value, scores[1].value
+    return Change(name, f"{METRICS[metric_of(old.record)]} (%)", *values, change, _outcome(lost, max_drop), note)
 
 
 def _outcome(growth: Estimate, limit: float) -> Outcome:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from afpkd.record import Json
 from pipeline.report.findings import speedups
-from pipeline.report.records import Records, top1_of
-from pipeline.report.wording import NONE, ROLES, method_words, percent, si, span
+from pipeline.report.records import Records, metric_of_record, score_of
+from pipeline.report.wording import METRICS, NONE, ROLES, method_words, metric_words, percent, si, span
 
 _HEAVY = 3  # layers named
 
@@ -92,7 +92,7 @@ def accuracy_table(run: Records) -> Table:
     for role, record in run.records.items():
         metrics, selected = record["metrics"], record["selected_epoch"]
         epoch = NONE if selected is None else f"{selected} of {record['epochs']}"
-        score = "ap" if "test_ap_selected" in metrics else "top1"
+        score = metric_of_record(record)
         keys = (f"test_{score}_last", f"test_{score}_selected", f"heldout_{score}")
         rows.append([ROLES[role], record["arch"], *(percent(metrics[key]) for key in keys), epoch])
     columns = [
@@ -119,11 +119,12 @@ def files_table(run: Records) -> Table:
             rows.append([*row, f"{found['argmax_agreement']:.2f} %", built.get("status") or "not checked"])
             rows[-1].append(f"{found['status']}{': ' + found['reason'] if found['reason'] else ''}")
     detects = any(manifest.get("task") == "detection" for manifest in run.manifests.values())
+    accuracy = METRICS["ap"] if detects else "Top-1"
     columns = [
         "Model",
         "File",
         "Size",
-        "AP" if detects else "Top-1",
+        accuracy,
         "Against float32",
         "SQNR (dB)",
         "Same class",
@@ -131,8 +132,8 @@ def files_table(run: Records) -> Table:
         "Status",
     ]
     notes = [
-        "Top-1 on the whole test set, SQNR and class against float32 torch, run here by ONNX Runtime. A file that loses"
-        " more points than the recipe allows (`export.max_drop`) stays listed as over budget.",
+        f"{accuracy} on the whole test set, SQNR and class against float32 torch, run here by ONNX Runtime. A file "
+        "that loses more points than the recipe allows (`export.max_drop`) stays listed as over budget.",
         "Build: what TensorRT-RTX said of the file when it was exported.",
     ]
     return Table("Exported files", columns, rows, frozenset({2, 3, 4, 5, 6}), notes)
@@ -145,10 +146,11 @@ def published_table(run: Records) -> Table:
         same = {role, ROLES[role], *([record["method"]] if role == "student" else [])}
         published = rest.pop(next((name for name in rest if name in same), ""), None)
         name = " ".join([ROLES[role], record["arch"], *([f"({method_words(record)})"] if role == "student" else [])])
-        rows.append(_published_row(name, top1_of(record), published))
+        rows.append(_published_row(name, score_of(record), published))
     foreign = frozenset(range(len(rows), len(rows) + len(rest)))
     rows += [_published_row(ROLES.get(name, name), None, published) for name, published in rest.items()]
-    columns = ["Name", "Test top-1, measured here", "Test top-1, published", "Source"]
+    metric = metric_words({metric_of_record(record) for record in run.records.values()})
+    columns = ["Name", f"Test {metric}, measured here", f"Test {metric}, published", "Source"]
     shown = rows if run.expected else []
     return Table("Beside published results", columns, shown, frozenset({1, 2}), _published_notes(run), foreign)
 
@@ -167,7 +169,7 @@ def _published_row(name: str, ours: float | None, published: Json | None) -> lis
     return [
         name,
         percent(ours),
-        percent(published["top1"]),
+        percent(published.get("top1", published.get("ap"))),
         f"published, {published.get('source', 'by whom is not said')}",
     ]
 

@@ -50,7 +50,7 @@ class Budget(NamedTuple):
         """Whether the upper end of p90 (of p50, where p90 is not known) and the measured accuracy keep to it."""
         slowest = upper_end(candidate.p90_ms or candidate.p50_ms)
         fast = self.max_latency_ms is None or slowest <= self.max_latency_ms
-        return fast and (self.min_accuracy is None or candidate.top1.value >= self.min_accuracy)
+        return fast and (self.min_accuracy is None or candidate.accuracy.value >= self.min_accuracy)
 
 
 def upper_end(estimate: Estimate) -> float:
@@ -89,9 +89,9 @@ def choose(candidates: Sequence[Candidate], budget: Budget) -> Candidate | None:
     if not fitting:
         return None
     if budget.min_accuracy is None:
-        best = max(c.top1.value for c in fitting)
-        fitting = [c for c in fitting if c.top1.value >= best - NEAR_POINTS]
-    return min(fitting, key=lambda c: (c.p50_ms.value, -c.top1.value, c.size_bytes or 0))
+        best = max(c.accuracy.value for c in fitting)
+        fitting = [c for c in fitting if c.accuracy.value >= best - NEAR_POINTS]
+    return min(fitting, key=lambda c: (c.p50_ms.value, -c.accuracy.value, c.size_bytes or 0))
 
 
 _Matrix = NDArray[np.bool_]
@@ -99,7 +99,7 @@ _Matrix = NDArray[np.bool_]
 
 def _standings(group: Sequence[Candidate]) -> list[Standing]:
     slow = _column([c.p50_ms for c in group])
-    wrong = _column([Estimate(-e.value, _negative(e.high), _negative(e.low)) for e in (c.top1 for c in group)])
+    wrong = _column([Estimate(-e.value, _negative(e.high), _negative(e.low)) for e in (c.accuracy for c in group)])
     less_slow, less_wrong = _less(slow), _less(wrong)
     beats = ~less_slow.T & ~less_wrong.T & (less_slow | less_wrong)  # row i beats column j
     proven = beats & (_surely_less(slow) | ~less_slow) & (_surely_less(wrong) | ~less_wrong)

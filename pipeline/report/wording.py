@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 ROLES = {"teacher": "teacher", "student": "distilled", "undistilled": "undistilled"}  # on disk -> in words
@@ -12,7 +12,14 @@ VERDICTS = {  # from good to bad
     "WARN": "may be quoted with its reasons beside it",
     "INVALID": "must not be used",
 }
+METRICS = {"top1": "top-1", "ap": "AP", "ap50": "AP50"}  # in records -> in words
 NONE = "-"
+
+
+def metric_words(metrics: Iterable[str]) -> str:
+    """Name the one metric; several that do not compare are only called accuracy."""
+    names = {METRICS[metric] for metric in metrics}
+    return names.pop() if len(names) == 1 else "accuracy"
 
 
 def command(name: str, *targets: str, device: str = "local") -> str:

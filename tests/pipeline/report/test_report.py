@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from afpkd.record import read_record, write_record
 from pipeline.recipe_reader import load_recipe
+from pipeline.report.findings import headline
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import HandMadeRun
@@ -225,3 +227,38 @@ def test_exported_files_stand_with_their_error_and_their_budget(made: HandMadeRu
         "Status": "over budget: int8 loses 6.28 points of top-1",
     }
     assert "over budget: int8 loses" in report.page().text
+
+
+def test_a_detectors_page_is_about_ap(made: HandMadeRun) -> None:
+    """Headline, table, front, axis and CSV: nowhere is a detector judged by a top-1 that it has not."""
+    scores = {"teacher": 42.0, "student": 38.5, "undistilled": 35.25}
+    for role, ap in scores.items():
+        metrics = {"test_ap_last": ap - 1, "test_ap_selected": ap, "heldout_ap": ap + 1}
+        made.put_record(role, task="detection", metrics=metrics)
+        made.put_profile(role, top1=None, top1_interval=None, ap=ap, ap50=2 * ap, ap75=ap)
+        path = made.folder / "profiles" / "local" / f"{role}-fp32.json"
+        profile = read_record(path)
+        profile["rows"][0] |= {"ap": ap, "ap50": 2 * ap, "ap75": ap}
+        write_record(path, profile)
+        epochs = [{"epoch": n, "step": n, "lr": 0.1, "heldout_ap": ap + n} for n in (1, 2)]
+        (made.folder / role / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
+    prompts = {"schema": "afpkd.prompts/1", "metrics": {"teacher_heldout_ap": 43.0, "prompted_heldout_ap": 42.5}}
+    write_record(made.folder / "prompts" / "record.json", prompts)
+    report = made.report()
+    text = report.page().text
+    assert headline(made.records()).sentence.startswith("The distilled student (resnet8) reaches 38.50 % AP: ")
+    assert "+3.25 points against the same network undistilled" in text
+    assert "38.50 % AP · p50 0.600 ms" in text
+    rows = {row["Model"]: row for row in report.tables()["Models"]}
+    assert {model: row["AP (%)"] for model, row in rows.items()} == {
+        "teacher": "42.00",
+        "distilled": "38.50",
+        "undistilled": "35.25",
+    }
+    assert report.json["recommended"][0]["file"]["role"] == "student"
+    student = next(row for row in report.json["candidates"] if row["role"] == "student")
+    assert (student["metric"], student["accuracy"]) == ("ap", {"value": 38.5, "low": None, "high": None})
+    (row,) = [row for row in csv.DictReader(report.csv.splitlines()) if row["role"] == "student"][:1]
+    assert (row["ap_percent"], row["top1_percent"]) == ("38.5", "")
+    assert "test AP (%)" in "".join(report.page().scripts)
+    assert "top-1" not in text.lower()

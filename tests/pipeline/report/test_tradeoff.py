@@ -23,7 +23,7 @@ def test_a_point_is_dominated_only_where_the_intervals_separate() -> None:
     fast, slow = candidate(80.0, 1.0), candidate(79.0, 2.0)
     assert places([fast, slow]) == ["front", "dominated"]
     assert standings([fast, slow])[1].by is fast
-    vague = replace(slow, top1=Estimate(79.0, 78.0, 80.5))  # reaches past the other's 79.9
+    vague = replace(slow, accuracy=Estimate(79.0, 78.0, 80.5))  # reaches past the other's 79.9
     assert places([fast, vague]) == ["front", "undecided"]
     near = candidate(79.0, 1.01)  # 1.0 and 1.01 ms, each ± 1 %
     assert places([fast, near]) == ["front", "undecided"]
@@ -68,19 +68,19 @@ def test_standings_are_their_definition(points: list[tuple[tuple[int, int], tupl
     made = [
         replace(
             candidate(0.0, 1.0),
-            top1=Estimate(float(right), right - wide, right + wide),
+            accuracy=Estimate(float(right), right - wide, right + wide),
             p50_ms=Estimate(1.0 + slow, 1.0 + slow - far, 1.0 + slow + far),
         )
         for (slow, far), (right, wide) in points
     ]
 
     def beats(a: Candidate, b: Candidate) -> bool:
-        no_worse = a.p50_ms.value <= b.p50_ms.value and a.top1.value >= b.top1.value
-        return no_worse and (a.p50_ms.value, a.top1.value) != (b.p50_ms.value, b.top1.value)
+        no_worse = a.p50_ms.value <= b.p50_ms.value and a.accuracy.value >= b.accuracy.value
+        return no_worse and (a.p50_ms.value, a.accuracy.value) != (b.p50_ms.value, b.accuracy.value)
 
     def proven(a: Candidate, b: Candidate) -> bool:
         faster = a.p50_ms.value == b.p50_ms.value or a.p50_ms.surely_below(b.p50_ms)
-        return beats(a, b) and faster and (a.top1.value == b.top1.value or b.top1.surely_below(a.top1))
+        return beats(a, b) and faster and (a.accuracy.value == b.accuracy.value or b.accuracy.surely_below(a.accuracy))
 
     for own, found in zip(made, standings(made), strict=True):
         expected = Place.front
