@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+from pipeline.cli_options import JsonOption
 
 
 def verify(
@@ -19,8 +19,10 @@ def verify(
 ) -> None:
     """Hash every artifact of a run again, teacher to profiles: what was changed, cut short or swapped is named."""
     from pipeline.lineage import lineage
+    from pipeline.screen import waiting
 
-    found = lineage(run)
+    with waiting("verify", f"hashing {run}"):
+        found = lineage(run)
     if as_json:
         sys.stdout.write(json.dumps({"run": str(run), **found._asdict()}, indent=2) + "\n")
     sys.stderr.writelines(f"error: {fault}\n" for fault in found.faults)
