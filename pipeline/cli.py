@@ -15,7 +15,17 @@ import typer
 
 from afpkd.record import Json, UserError
 from pipeline import cli_cost, cli_deploy, cli_devices, cli_doctor, cli_measure, cli_report, cli_verify, cli_watch
-from pipeline.cli_options import DeviceNameOption, DeviceNamesOption, JsonOption, QuietOption, RecipeOption, RunsOption
+from pipeline.cli_options import (
+    DeviceNameOption,
+    DeviceNamesOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    RecipeOption,
+    RunsOption,
+    ThreadsOption,
+    TrainDevice,
+)
 from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE
 
 app = typer.Typer(
@@ -40,14 +50,6 @@ bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 
 
-class TrainDevice(StrEnum):
-    """Where networks are trained."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 class Role(StrEnum):
     """Whose network."""
 
@@ -63,10 +65,6 @@ class Goal(StrEnum):
     export = "export"
     profile = "profile"
     report = "report"
-
-
-DeviceOption = Annotated[TrainDevice, typer.Option("--train-device", help="Where networks are trained.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0 = its default.")]
 
 
 @app.callback()
@@ -257,6 +255,8 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail(f"{error}: a package is missing: `afpkd doctor` says what mends it")
 
 
 def _stage(stage: str, recipe: str, runs: Path, train_device: TrainDevice, threads: int, as_json: bool) -> None:

@@ -78,10 +78,12 @@ def can_run(findings: Sequence[Finding]) -> bool:
 
 
 def _findings(topic: str, check: Check) -> list[Finding]:
+    found: list[Finding] = []
     try:
-        return list(check())
+        found.extend(check())  # what was found before a fault stays
     except UserError as error:
-        return [bad(topic, str(error), "mend what the line says")]
+        found.append(bad(topic, str(error), "mend what the line says"))
     except Exception as error:  # a broken installation fails in any way it likes
         cause = (str(error).strip() or "no reason given").splitlines()[0]
-        return [bad(topic, f"cannot be looked at: {type(error).__name__}: {cause}", "make clean setup")]
+        found.append(bad(topic, f"cannot be looked at: {type(error).__name__}: {cause}", "make clean setup"))
+    return found

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from afpkd.data.dataset import data_root
 from pipeline.doctor import Finding, bad, ok, warn
 from pipeline.doctor_packages import imported
 
@@ -68,16 +67,15 @@ def disk(runs: Path, free: Callable[[Path], int] = lambda path: shutil.disk_usag
     temporary = Path(tempfile.gettempdir())
     for what, path, least in (("runs", runs, _RUN_BYTES), ("temporary files", temporary, _RUN_BYTES)):
         yield _room(what, path, least, free, bad)
+
+    from afpkd.data.dataset import data_root  # with numpy, which may be missing: what is known so far is told
+
     yield _room("data sets", data_root(), _DATA_BYTES, free, warn)
 
 
 def memory(meminfo: Path = Path("/proc/meminfo")) -> Iterator[Finding]:
     """Memory that a run can have: the machine's, a container's, the shell's."""
-    limits = {
-        "free here": _available(meminfo),
-        "left by the container": _container(),
-        "allowed by ulimit -v": _ulimit(),
-    }
+    limits = {"free here": _available(meminfo), "left to the container": _container(), "allowed by ulimit": _ulimit()}
     known = {words: size for words, size in limits.items() if size is not None}
     words = min(known, key=lambda name: known[name])
     said = f"{known[words] / _GB:.1f} GB {words}, {len(os.sched_getaffinity(0))} CPU cores"

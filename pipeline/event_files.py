@@ -42,13 +42,9 @@ class EventFiles:
     """One event file in a folder of its own; what lay there of an earlier training goes, so that no step is twice."""
 
     def __init__(self, folder: Path) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        began = time.time()
-        path = folder / f"events.out.tfevents.{began:.0f}.{os.uname().nodename}.{os.getpid()}"
-        self._writer: Any = RecordWriter(path.open("wb", buffering=0))  # what is written can be seen at once
+        self._path = folder / f"events.out.tfevents.{time.time():.0f}.{os.uname().nodename}.{os.getpid()}"
         self._write(file_version="brain.Event:2")
 
     def epoch(self, row: Json) -> None:
@@ -76,5 +72,7 @@ class EventFiles:
 
     def _write(self, **event: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer.write(Event(wall_time=time.time(), **event).SerializeToString())
+        with self._path.open("ab") as file:  # closed at once: what is written can be seen at once
+            RecordWriter(file).write(Event(wall_time=time.time(), **event).SerializeToString())

@@ -115,13 +115,24 @@ def test_a_torch_that_crashes_is_named(tmp_path: Path, interpreter: Callable[...
 
 
 def test_with_hardly_any_package_it_still_speaks(tmp_path: Path, interpreter: Callable[..., Path]) -> None:
-    python = interpreter(("packaging", "pydantic", "numpy", "filelock"))
+    python = interpreter(("packaging", "numpy", "onnxruntime", "cyclonedx"))
     code, document, _ = examined(str(python), folder=tmp_path)
     red = of_level(document, Level.bad)
     assert code == 2
-    assert {"packages", "imports", "recipe"} <= set(red)
+    assert {"packages", "imports", "recipe", "disk"} <= set(red)
+    rows = [row for row in document["findings"] if row["topic"] == "disk"]
+    assert [row["level"] for row in rows] == ["ok", "ok", "bad"]  # what was found before the fault stays
+    assert {"Python", "ssh", "memory"} <= {row["topic"] for row in document["findings"] if row["level"] == "ok"}
     assert red["packages"] == "cannot be looked at: ModuleNotFoundError: No module named 'packaging'"
     assert red["imports"] == "numpy: ModuleNotFoundError: No module named 'numpy'"
+
+
+def test_a_verb_without_its_package_names_the_doctor(tmp_path: Path, interpreter: Callable[..., Path]) -> None:
+    command = [str(interpreter(("numpy",))), "-m", "pipeline", "recipes"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.returncode == 2
+    assert done.stderr == "error: No module named 'numpy': a package is missing: `afpkd doctor` says what mends it\n"
 
 
 def test_a_small_limit_of_memory_is_red(tmp_path: Path) -> None:
