@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from afpkd.record import Json
 from pipeline.event_files import EventFiles
-from pipeline.progress import StageProgress
+from pipeline.progress import StageProgress, heldout_of
 
 if TYPE_CHECKING:
     from afpkd.train import Fitting
@@ -57,7 +57,9 @@ class Live:
         """`step` of `total`, and the epoch that it ended, if it did."""
         now = time.monotonic()
         if row is not None or now - self._last[0] > _SECONDS_BETWEEN:
-            self._speed = (step - self._last[1]) * self._fitting.settings.batch_size / max(now - self._last[0], 1e-9)
+            num_images = (step - self._last[1]) * self._fitting.settings.batch_size
+            # At an epoch's end the time since then holds the held-out measurement, too.
+            self._speed = row["images_per_s"] if row else num_images / max(now - self._last[0], 1e-9)
             self._last = now, step
             self._write_now(step)
         if row is not None:
@@ -76,12 +78,12 @@ class Live:
 
     def _words(self, step: int) -> str:
         """Beside the bar: the epoch and the speed of now, and what the last epoch brought."""
-        found, last = self._place(step), self._fitting.history[-1:]
-        said = [f"epoch {found['epoch']}/{found['epochs']}"]
-        for row in last:
+        place = self._place(step)
+        said = [f"epoch {place['epoch']}/{place['epochs']}", *([f"{self._speed:.0f} images/s"] if self._speed else [])]
+        for row in self._fitting.history[-1:]:
+            said.append(f"held-out {heldout_of(row)[1]:.2f} %")
             said += [f"{name} {value:.3f}" for name, value in row["losses"].items()]
-            said += [f"held-out {value:.2f} %" for name, value in row.items() if name.startswith("heldout_")]
-        return "  ".join([*said, *([f"{self._speed:.0f} images/s"] if self._speed else [])])
+        return "  ".join(said)
 
     def _place(self, step: int) -> Json:
         epochs = math.ceil(self._fitting.total_steps / self._fitting.steps_per_epoch)

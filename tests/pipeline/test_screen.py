@@ -154,9 +154,10 @@ def test_a_whole_run_on_a_terminal(tmp_path: Path) -> None:
     assert "planning" in shown
     assert "of 4 stages" in shown
     for stage in ("teacher", "prompts", "student", "undistilled"):
-        assert re.search(rf"\r{stage} +━+ +\d+% epoch 1/\d", shown), stage
+        assert re.search(rf"\r{stage} +[━╸╺]+ +\d+% epoch 1/\d", shown), stage
         assert re.search(rf"\n{stage} +epoch +1 ", shown), stage
     assert re.search(r"student .* frequency \d\.\d{3} .*held-out \d+\.\d\d %", shown)
-    assert re.search(r"images/s +\d:\d\d:\d\d left", shown)
+    last = r"50% epoch 2/2  \d+ images/s  held-out \d+\.\d\d %  task \d\.\d{3} +\d:\d\d:\d\d left"
+    assert re.search(rf"\rundistilled +[━╸╺]+ +{last}", shown)
     assert re.search(r"student +resnet8 .* [+-]\d+\.\d\d points", shown.rsplit("against undistilled", 1)[1])
     assert not list(tmp_path.rglob("progress.json*"))
