@@ -150,14 +150,14 @@ def test_a_whole_run_on_a_terminal(tmp_path: Path) -> None:
     root = str(Path(__file__).parent.parent.parent)
     with Terminal(command, cwd=tmp_path, PYTHONPATH=root) as terminal:
         assert terminal.ended() == 0
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.text).replace("\r", "\n")
     assert "planning" in shown
     assert "of 4 stages" in shown
     for stage in ("teacher", "prompts", "student", "undistilled"):
-        assert re.search(rf"\r{stage} +[━╸╺]+ +\d+% epoch 1/\d", shown), stage
+        assert re.search(rf"\n{stage} +[━╸╺]+ +\d+% epoch 1/\d", shown), stage
         assert re.search(rf"\n{stage} +epoch +1 ", shown), stage
     assert re.search(r"student .* frequency \d\.\d{3} .*held-out \d+\.\d\d %", shown)
     last = r"50% epoch 2/2  \d+ images/s  held-out \d+\.\d\d %  task \d\.\d{3} +\d:\d\d:\d\d left"
-    assert re.search(rf"\rundistilled +[━╸╺]+ +{last}", shown)
+    assert re.search(rf"\nundistilled +[━╸╺]+ +{last}", shown)
     assert re.search(r"student +resnet8 .* [+-]\d+\.\d\d points", shown.rsplit("against undistilled", 1)[1])
     assert not list(tmp_path.rglob("progress.json*"))
