@@ -68,15 +68,17 @@ class Screen:
 
     def _move(self, event: Json) -> None:
         job, total, done = event["job"], event.get("total"), event.get("done", 0)
+        facts = {
+            "note": event.get("busy", event.get("note", "")),
+            "share": f"{100 * done // total:>3}%" if total else "",
+        }
         task, before = self._tasks.get(job, (None, None))
         if task is None or total != before:  # another piece of work: its time left is told from its own steps
             self._drop(job)
             whole = event["stage"] == WHOLE
-            task = self._bars.add_task("", total=total, completed=done, note="", share="", whole=whole)
+            task = self._bars.add_task(event["stage"], total=total, completed=done, whole=whole, **facts)
             self._tasks[job] = task, total
-        share = f"{100 * done // total:>3}%" if total else ""
-        note = event.get("busy", event.get("note", ""))
-        self._bars.update(task, description=event["stage"], completed=done, note=note, share=share)
+        self._bars.update(task, description=event["stage"], completed=done, **facts)
 
     def _drop(self, job: str) -> None:
         if job in self._tasks:

@@ -18,6 +18,7 @@ from afpkd.record import Json, write_record
 from pipeline import doctor, doctor_machine, doctor_packages, doctor_places
 from pipeline.doctor import Finding, Level, can_run
 from pipeline.holder import HOLDER
+from tests.pipeline.terminal import Terminal
 
 ROOT = Path(__file__).parent.parent.parent
 TOPICS = [
@@ -72,6 +73,21 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "pipeline", "doctor"], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "the main job can run: make distill export profile"
     assert done.stdout.splitlines()[0].split()[:2] == ["ok", "Python"]
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_a_terminal_has_colours_unless_nobody_wants_them(environment: dict[str, str], coloured: bool) -> None:
+    code = """
+import sys
+from pipeline.cli_doctor import _lines
+from pipeline.doctor import bad
+sys.stdout.write("\\n".join(_lines(bad("disk", "full", "free some"))))
+"""
+    with Terminal([sys.executable, "-c", code], cwd=ROOT, **environment) as terminal:
+        assert terminal.ended() == 0
+    assert ("\x1b[31mFAIL \x1b[0m disk" in terminal.text) is coloured
+    assert ("FAIL  disk      full" in terminal.text) is not coloured
+    assert terminal.text.splitlines()[-1].strip() == "-> free some"
 
 
 @pytest.fixture(name="interpreter")

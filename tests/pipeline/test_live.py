@@ -54,6 +54,8 @@ def untimed(rows: list[Json]) -> list[Json]:
 def test_epochs_and_place_are_there_while_it_trains_and_go_with_its_end(tmp_path: Path) -> None:
     run, seen = opened(tmp_path), list[tuple[list[Json], Json]]()
     folder = run.role("undistilled")
+    folder.mkdir(parents=True)
+    (folder / EPOCHS).write_text('{"epoch": 7}\n')  # of another training, which was cut short
 
     def listener(event: Json) -> None:
         if "done" in event:
@@ -62,13 +64,16 @@ def test_epochs_and_place_are_there_while_it_trains_and_go_with_its_end(tmp_path
     with heard_by(listener):
         train_undistilled(run)
     rows = lines(folder / "metrics.jsonl")
+    assert seen[0][0] == []
+    assert seen[0][1]["left_s"] is None or seen[0][1]["left_s"] > 0
     ends = [snapshot for snapshot in seen if snapshot[0]]
     assert [len(epochs) for epochs, _ in ends][-1] == len(rows) == 3
     for epochs, now in ends:
         assert epochs == rows[: len(epochs)]
         assert now["step"] >= epochs[-1]["step"]
         assert (now["steps"], now["epochs"], now["stage"]) == (rows[-1]["step"], 3, "undistilled")
-    assert ends[-1][1]["step"] == rows[-1]["step"]
+    assert (ends[-1][1]["step"], ends[-1][1]["left_s"]) == (rows[-1]["step"], 0)
+    assert ends[-1][1]["images_per_s"] == pytest.approx(rows[-1]["images_per_s"], abs=0.1)
     assert not (folder / EPOCHS).exists()
     assert not (folder / NOW).exists()
 

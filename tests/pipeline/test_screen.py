@@ -92,7 +92,7 @@ say(busy="starting")
 assert tasks() == [("profile", 0, None, "starting")], tasks()
 say(done=40, total=60, note="measuring")
 assert tasks() == [("profile", 40, 60, "measuring")], tasks()
-assert screen._bars.tasks[0].time_remaining is None  # 40 were done before anybody looked: they tell no speed
+assert not screen._bars.tasks[0]._progress  # 40 were done before anybody looked: they tell no speed
 screen.show({"stage": "other", "job": "8", "done": 1, "total": 2, "note": ""})
 assert len(tasks()) == 2
 say(ended=True)
@@ -147,6 +147,7 @@ epochs = 2
 def test_a_whole_run_on_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE)
     command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", "tiny.toml", "--train-device", "cpu"]
+    command.append("--tensorboard")
     root = str(Path(__file__).parent.parent.parent)
     with Terminal(command, cwd=tmp_path, PYTHONPATH=root) as terminal:
         assert terminal.ended() == 0
@@ -156,6 +157,7 @@ def test_a_whole_run_on_a_terminal(tmp_path: Path) -> None:
     for stage in ("teacher", "prompts", "student", "undistilled"):
         assert re.search(rf"\n{stage} +[━╸╺]+ +\d+% epoch 1/\d", shown), stage
         assert re.search(rf"\n{stage} +epoch +1 ", shown), stage
+        assert len(list((tmp_path / "runs" / "tiny" / "tensorboard" / stage).iterdir())) == 1
     assert re.search(r"student .* frequency \d\.\d{3} .*held-out \d+\.\d\d %", shown)
     last = r"50% epoch 2/2  \d+ images/s  held-out \d+\.\d\d %  task \d\.\d{3} +\d:\d\d:\d\d left"
     assert re.search(rf"\nundistilled +[━╸╺]+ +{last}", shown)
