@@ -31,7 +31,7 @@ from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE
 app = typer.Typer(
     help="Distil a vision teacher into a small student for edge devices, and prove how good and how fast it is.",
     epilog="Exit codes: 0 done; 2 a mistake that one line explains; 130 interrupted; 1 a fault of this program. "
-    "`compare`: 1 something got worse, 3 not all could be told.",
+    "`compare`, `reproduce`: 1 worse, or not the same, 3 cannot be told.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
