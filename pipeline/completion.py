@@ -9,16 +9,16 @@ from afpkd.record import UserError
 _RECIPES = Path(__file__).parent / "recipes"
 
 
-def recipe_completions(incomplete: str) -> list[str]:
-    """Shipped recipes that begin so; found without pydantic, since every Tab waits for it."""
-    return sorted(path.stem for path in _RECIPES.glob("*.toml") if path.stem.startswith(incomplete))
+def recipe_completions() -> list[str]:
+    """Shipped recipes (Typer takes those that begin as typed); without pydantic, since every Tab waits for it."""
+    return sorted(path.stem for path in _RECIPES.glob("*.toml"))
 
 
-def device_completions(incomplete: str) -> list[str]:
-    """Devices that begin so; none where `devices.toml` is wrong, which the verb itself will say."""
+def device_completions() -> list[str]:
+    """Devices; none where `devices.toml` is wrong, which the verb itself will say."""
     from deploy.devices import devices
 
     try:
-        return [name for name in devices() if name.startswith(incomplete)]
+        return list(devices())
     except UserError:
         return []

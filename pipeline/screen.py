@@ -68,17 +68,15 @@ class Screen:
 
     def _move(self, event: Json) -> None:
         job, total, done = event["job"], event.get("total"), event.get("done", 0)
-        facts = {
-            "note": event.get("busy", event.get("note", "")),
-            "share": f"{100 * done // total:>3}%" if total else "",
-        }
+        note = str(event.get("busy") or event.get("note", ""))
+        share = f"{100 * done // total:>3}%" if total else ""
         task, before = self._tasks.get(job, (None, None))
         if task is None or total != before:  # another piece of work: its time left is told from its own steps
             self._drop(job)
-            whole = event["stage"] == WHOLE
-            task = self._bars.add_task(event["stage"], total=total, completed=done, whole=whole, **facts)
+            name, whole = event["stage"], event["stage"] == WHOLE
+            task = self._bars.add_task(name, total=total, completed=done, whole=whole, note=note, share=share)
             self._tasks[job] = task, total
-        self._bars.update(task, description=event["stage"], completed=done, **facts)
+        self._bars.update(task, description=event["stage"], completed=done, note=note, share=share)
 
     def _drop(self, job: str) -> None:
         if job in self._tasks:

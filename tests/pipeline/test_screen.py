@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.graph import _num_stages
-from pipeline.progress import QUIET_VARIABLE, StageProgress, event_line, heard_by
+from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE, StageProgress, event_line, heard_by
 from tests.pipeline.terminal import Terminal
 
 # A stage that waits for a key after each thing it says.
@@ -103,12 +103,14 @@ say(ended=True)  # twice is no harm
     assert done.returncode == 0, done.stderr
 
 
-def test_events_reach_the_listener_and_no_further() -> None:
+def test_events_reach_the_listener_and_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[dict[str, object]] = []
     progress = StageProgress("measure")
     with heard_by(heard.append):
         progress.job("loading", 0, 3)
         progress.job("waiting: busy", 0, 0)
+        monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events"))
+        StageProgress("measure").busy("for the run, which shows it")
     progress.busy("unheard")
     assert [{key: event[key] for key in event if key not in ("stage", "job")} for event in heard] == [
         {"done": 0, "total": 3, "note": "loading"},
@@ -122,7 +124,8 @@ def test_stages_are_counted_in_snakemakes_log(tmp_path: Path) -> None:
     log.write_text("Building DAG of jobs...\n")
     assert _num_stages(log) == (0, 0)
     log.write_text(
-        "Job stats:\njob    count\n----\ntotal             17\n\n1 of 17 steps (6%) done\nx\n2 of 17 steps (12%) done\n"
+        "Job stats:\njob    count\n----\ntotal             17\n\n1 of 17 steps (6%) done\n"
+        "x: 9 of 17 steps\n2 of 17 steps (12%) done\n"
     )
     assert _num_stages(log) == (2, 17)
 
