@@ -4,6 +4,7 @@ DEVICE       ?= local
 PRECISION    ?= fp16
 TRAIN_DEVICE ?= auto
 RUNS         ?= runs
+TENSORBOARD  ?=
 ARGS         ?=
 PYTHON       ?= python3
 
@@ -22,7 +23,8 @@ setup: $(SETUP) ## create .venv with every package pinned
 GOALS := $(filter $(STAGES),$(MAKECMDGOALS))
 .PHONY: run-goals
 run-goals: $(SETUP)
-	@$(AFPKD) run $(GOALS) --recipe '$(RECIPE)' --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)' $(ARGS)
+	@$(AFPKD) run $(GOALS) --recipe '$(RECIPE)' --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)' \
+	  $(if $(TENSORBOARD),--tensorboard) $(ARGS)
 
 distill: run-goals ## train the teacher, its prompts, the student, and the undistilled control
 export: run-goals ## write one ONNX bundle a network, checked against torch
@@ -80,7 +82,7 @@ clean: ## remove the environment and caches; runs stay
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "Variables: RECIPE=$(RECIPE) (name or path), DEVICE=$(DEVICE), TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), RUNS=$(RUNS), ARGS"
+	@echo "Variables: RECIPE=$(RECIPE) (name or path), DEVICE=$(DEVICE), TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), RUNS=$(RUNS), TENSORBOARD=1, ARGS"
 
 $(SETUP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -26,6 +26,9 @@ T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Told (text, done, total); a total of 0 is a notice, no step."""
 
+SENDING = "sending"
+"""How the text of a file that is sent begins."""
+
 _SENDS = 3
 _BUDGET_BYTES = 2 << 30
 _HEARTBEAT_LOST_S = 60.0
@@ -112,7 +115,7 @@ def send_missing(
     request = {"files": sizes, "budget_bytes": budget_bytes}
     missing = _tried(partial(call_agent, target, "missing", request), patience)["missing"]
     for done, sha256 in enumerate(missing):
-        progress(f"sending {blobs[sha256].name} ({sizes[sha256] / 1e6:.1f} MB)", done, len(missing))
+        progress(f"{SENDING} {blobs[sha256].name} ({sizes[sha256] / 1e6:.1f} MB)", done, len(missing))
         _sent(target, blobs[sha256], f"blobs/{sha256}")
 
 

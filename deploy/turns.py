@@ -11,8 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from deploy.agent.measuring import STEPS
 from deploy.devices import Device, open_target
-from deploy.jobs import Progress, Work, run_job
+from deploy.jobs import SENDING, Progress, Work, run_job
 from deploy.lock import only_measurement
 from deploy.presets import Preset
 from deploy.runs import Run
@@ -44,13 +45,17 @@ def measured_in_turns(jobs: Sequence[Job], progress: Progress) -> list[dict[str,
     """
     device = jobs[0].device
     measured: list[dict[str, list[Run]]] = [{} for _ in jobs]
+    planned = [
+        (turn, number, mode)
+        for turn, number in _turns(len(jobs), jobs[0].preset.repeats)
+        for mode in jobs[number].modes()
+    ]
     with only_measurement(device.machine), open_target(device) as target, TemporaryDirectory() as folder:
-        for turn, number in _turns(len(jobs), jobs[0].preset.repeats):
+        for done, (turn, number, mode) in enumerate(planned):
             job, runs = jobs[number], measured[number]
-            for mode in job.modes():
-                preset = _preset(job, runs, mode)
-                run = _run(target, job, mode, preset, turn, Path(folder) / "samples.npz", progress)
-                runs.setdefault(mode, []).append(run)
+            preset, tell = _preset(job, runs, mode), _among(progress, done, len(planned))
+            run = _run(target, job, mode, preset, turn, Path(folder) / "samples.npz", tell)
+            runs.setdefault(mode, []).append(run)
     return [dict(sorted(runs.items(), key=lambda found: not passed(found[1]))) for runs in measured]
 
 
@@ -60,6 +65,19 @@ def _turns(num_jobs: int, repeats: int) -> Iterator[tuple[int, int]]:
     for turn in range(1, repeats + 1):
         yield from ((turn, number) for number in order)
         random.Random(turn).shuffle(order)  # noqa: S311 (no secret)
+
+
+def _among(progress: Progress, finished: int, num: int) -> Progress:
+    """Tell one run's steps as steps of all `num`; what it sends before them is none of its steps."""
+
+    def tell(text: str, done: int, total: int) -> None:
+        if total:
+            own = 0 if text.startswith(SENDING) else done
+            progress(f"{finished + 1} of {num}: {text}" if num > 1 else text, finished * STEPS + own, num * STEPS)
+        else:
+            progress(text, 0, 0)
+
+    return tell
 
 
 def _preset(job: Job, runs: dict[str, list[Run]], mode: str) -> Preset:

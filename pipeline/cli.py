@@ -14,14 +14,25 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import cli_cost, cli_deploy, cli_devices, cli_measure, cli_report, cli_verify, graph
-from pipeline.progress import EVENTS_VARIABLE
-from pipeline.recipe_reader import load_recipe, recipe_names
+from pipeline import cli_cost, cli_deploy, cli_devices, cli_doctor, cli_measure, cli_report, cli_verify, cli_watch
+from pipeline.cli_options import (
+    DeviceNameOption,
+    DeviceNamesOption,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    RecipeOption,
+    RunsOption,
+    ThreadsOption,
+    TrainDevice,
+)
+from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE
 
 app = typer.Typer(
     help="Distil a vision teacher into a small student for edge devices, and prove how good and how fast it is.",
+    epilog="Exit codes: 0 done; 2 a mistake that one line explains; 130 interrupted; 1 a fault of this program. "
+    "`compare`, `reproduce`: 1 worse, or not the same, 3 cannot be told.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -33,18 +44,10 @@ app.command()(cli_measure.measure)
 app.command(cls=cli_report.ManyValues)(cli_report.report)
 app.command()(cli_report.compare)
 app.command()(cli_cost.cost)
-
-
+app.command()(cli_watch.watch)
+app.command()(cli_doctor.doctor)
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
-
-
-class TrainDevice(StrEnum):
-    """Where networks are trained."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Role(StrEnum):
@@ -64,26 +67,32 @@ class Goal(StrEnum):
     report = "report"
 
 
-RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe's name, or a path to a TOML file.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="The folder of runs.")]
-DeviceOption = Annotated[TrainDevice, typer.Option("--train-device", help="Where networks are trained.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0 = its default.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+@app.callback()
+def every_verb(quiet: QuietOption = False) -> None:
+    """Settle what holds for every verb, and for the processes that it starts."""
+    if quiet:
+        os.environ[QUIET_VARIABLE] = "1"
 
 
 @app.command()
 def run(
     goals: Annotated[list[Goal], typer.Argument(help="What to bring up to date.")],
     recipe: RecipeOption = "default",
-    device: Annotated[str, typer.Option("--device", help="Where students are measured.")] = "local",
+    device: DeviceNamesOption = "local",
     train_device: DeviceOption = TrainDevice.auto,
     runs: RunsOption = Path("runs"),
     snakemake: Annotated[str, typer.Option("--snakemake", help="More arguments for Snakemake.")] = "",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Event files of what is trained.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring goals up to date, with all they need: what `make distill export profile report` calls."""
-    from pipeline import summary
+    from pipeline import event_files, graph, summary
 
+    every_verb(quiet)
+    if tensorboard:
+        event_files.require_tensorboard()
+        os.environ[event_files.VARIABLE] = "1"
     summary.announce(goals, recipe)
     try:
         folder = graph.run_goals(
@@ -106,6 +115,8 @@ def run(
 @app.command()
 def recipes(as_json: JsonOption = False) -> None:
     """List the shipped recipes."""
+    from pipeline.recipe_reader import load_recipe, recipe_names
+
     rows = [{"name": name, "description": load_recipe(name)[1].description} for name in recipe_names()]
     _show(rows, as_json, lambda rows: "\n".join(f"{row['name']:<32} {row['description']}" for row in rows))
 
@@ -122,8 +133,11 @@ def evaluate(
 ) -> None:
     """Measure accuracy on the test set: {"top1": percent, "n": images}; of a detector's bundle AP, AP50, ..."""
     from pipeline.evaluation import accuracies_told, evaluate_path
+    from pipeline.screen import waiting
 
-    _show(evaluate_path(path, arch=arch, data=data, recipe=recipe), as_json, accuracies_told)
+    with waiting("evaluate", f"{path} on its test set"):
+        found = evaluate_path(path, arch=arch, data=data, recipe=recipe)
+    _show(found, as_json, accuracies_told)
 
 
 @bundle_app.command("verify")
@@ -216,7 +230,7 @@ def export(
 def profile(
     roles: Annotated[list[Role], typer.Option("--role", help="Whose bundle; several take turns.")] = [Role.student],  # noqa: B006 (Typer copies it)
     precision: Annotated[str, typer.Option("--precision", help="Which file of the bundle.")] = "fp32",
-    device: Annotated[str, typer.Option("--device", help="Where to measure.")] = "local",
+    device: DeviceNameOption = "local",
     recipe: RecipeOption = "default",
     runs: RunsOption = Path("runs"),
     as_json: JsonOption = False,
@@ -233,12 +247,16 @@ def profile(
 def main() -> None:
     """Run the program. Exit 0: done; 2: a mistake that the one line on stderr explains; 130: interrupted."""
     if os.environ.get(EVENTS_VARIABLE):
-        graph.die_with_parent()
+        from pipeline.graph import die_with_parent
+
+        die_with_parent()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would keep a device's number in the home
     try:
         app()
     except UserError as error:
         _fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail(f"{error}: a package is missing: `afpkd doctor` says what mends it")
 
 
 def _stage(stage: str, recipe: str, runs: Path, train_device: TrainDevice, threads: int, as_json: bool) -> None:
@@ -264,7 +282,7 @@ def _stage_with(
     train_device: TrainDevice = TrainDevice.auto,
     threads: int = 0,
 ) -> None:
-    from pipeline import stages
+    from pipeline import graph, stages
     from pipeline.workspace import open_run
 
     with graph.stage_call(label, runs):

@@ -5,44 +5,41 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from afpkd.record import Json, UserError
-
-Tell = Callable[[str, str, int, int], None]
+from pipeline.cli_options import DeviceNamesOption, JsonOption, RecipeOption, RunsOption
 
 
 def deploy(
-    device: Annotated[str, typer.Option("--device", help="Where to: names in devices.toml, apart by spaces.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe's name, or a TOML file.")] = "default",
+    device: DeviceNamesOption,
+    recipe: RecipeOption = "default",
     precision: Annotated[str, typer.Option("--precision", help="Which file of the bundle.")] = "fp16",
     role: Annotated[str, typer.Option("--role", help="Whose bundle.")] = "student",
-    runs: Annotated[Path, typer.Option("--runs", help="The folder of runs.")] = Path("runs"),
+    runs: RunsOption = Path("runs"),
     keep: Annotated[int, typer.Option("--keep", min=2, help="How many releases stay on a device.")] = 3,
     status: Annotated[bool, typer.Option("--status", help="Say what is deployed; change nothing.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Go back to the release before.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Put an exported file on devices as their current release, once it was built and checked there."""
     from deploy import deployment
+    from pipeline.screen import Screen, waiting
 
     names = device.split()
     if not names or (status and rollback):
         raise UserError("deploy: name a device with --device, and one of --status and --rollback at most")
     try:
-        if status:
-            rows = deployment.deployed(names)
-        elif rollback:
-            rows = deployment.roll_back(names)
+        if status or rollback:
+            with waiting("deploy", f"asking {', '.join(names)}"):
+                rows = deployment.deployed(names) if status else deployment.roll_back(names)
         else:
             bundle = _bundle(recipe, runs, role)
-            with _progress() as tell:
+            with Screen() as screen:
+                tell = _teller(screen.show, names)
                 rows = deployment.deploy_bundle(bundle, names, precision=precision, keep=keep, progress=tell)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: nothing was switched where it was not done yet\n")
@@ -59,26 +56,17 @@ def _bundle(recipe: str, runs: Path, role: str) -> Path:
     return bundle
 
 
-@contextmanager
-def _progress() -> Iterator[Tell]:
-    """A bar a device on a terminal, else a line an event."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield lambda device, text, done, total: print(f"{device}: {text}", file=sys.stderr)
-        return
-    columns = (TextColumn("{task.fields[device]:<12}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True) as bars:
-        tasks = {}
+def _teller(show: Callable[[Json], None], names: list[str]) -> Callable[[str, str, int, int], None]:
+    """What a device's job says as events of a stage that is called as the device; jobs of several go side by side."""
+    for device in names:
+        show({"stage": device, "job": device, "busy": "connecting"})
 
-        def tell(device: str, text: str, done: int, total: int) -> None:
-            if device not in tasks:
-                tasks[device] = bars.add_task(text, device=device, total=None)
-            if total:
-                bars.update(tasks[device], description=text, completed=done, total=total)
-            else:
-                bars.console.print(f"{device}: {text}", markup=False)
+    def tell(device: str, text: str, done: int, total: int) -> None:
+        show({"stage": device, "job": device, "text": text})
+        if total:
+            show({"stage": device, "job": device, "done": done, "total": total, "note": text})
 
-        yield tell
+    return tell
 
 
 def _show(rows: list[Json], as_json: bool) -> None:

@@ -6,11 +6,16 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from afpkd.record import Json, UserError, atomic_path
+from pipeline.cli_options import JsonOption, NamesArgument, RecipeOption, RunsOption
+from pipeline.completion import device_completions
+
+if TYPE_CHECKING:
+    from deploy.devices import Device
 
 app = typer.Typer(
     help="List, probe and clean the devices of devices.toml.",
@@ -18,9 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-NamesArgument = Annotated[list[str], typer.Argument(help="Devices, by name.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 @app.command("list")
@@ -44,23 +46,24 @@ def list_devices(as_json: JsonOption = False) -> None:
 @app.command()
 def probe(names: NamesArgument, as_json: JsonOption = False) -> None:
     """Say what each device is, how it is doing, and what it can run."""
-    from deploy.fleet import call_each
     from pipeline.probe_text import probe_text
 
-    _show_and_exit(call_each(names, "probe", lambda device: {}), as_json, probe_text)
+    _show_and_exit(_ask(names, "probe"), as_json, probe_text)
 
 
 @app.command()
 def trust(
-    name: Annotated[str, typer.Argument(help="A device, by name.")],
+    name: Annotated[str, typer.Argument(help="A device, by name.", autocompletion=device_completions)],
     fingerprint: Annotated[str | None, typer.Option("--fingerprint", help="Accept this one without asking.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a device's host key and, when you say yes, accept it from now on."""
     from deploy.devices import find_device
     from deploy.host_keys import add_host_key, fetch_host_key
+    from pipeline.screen import waiting
 
-    key = fetch_host_key(find_device(name))
+    with waiting("trust", f"asking {name}"):
+        key = fetch_host_key(find_device(name))
     if not key.known:
         _require_accepted(name, key.kind, key.fingerprint, fingerprint)
         add_host_key(key)
@@ -76,9 +79,7 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """Free disk on the devices: ended jobs, and files beyond the device's budget_mb that nothing uses."""
-    from deploy.fleet import call_each
-
-    rows = call_each(
+    rows = _ask(
         names,
         "gc",
         lambda device: {"all": everything, "older_than_s": days * 86400, "budget_bytes": device.budget_bytes},
@@ -93,10 +94,8 @@ def gc(
 @app.command()
 def restore(names: NamesArgument, as_json: JsonOption = False) -> None:
     """Put clocks back that a crash left locked."""
-    from deploy.fleet import call_each
-
     _show_and_exit(
-        call_each(names, "restore", lambda device: {}),
+        _ask(names, "restore"),
         as_json,
         lambda row: f"{row['device']}: {'clocks put back' if row['restored'] else 'nothing to put back'}",
     )
@@ -123,8 +122,8 @@ def agent(
 def adopt(
     device: Annotated[str, typer.Argument(help="What to call the board that made it.")],
     record: Annotated[Path, typer.Argument(help="Its record; the samples (.npz) lie beside it.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="Whose bundle was measured.")] = "default",
-    runs: Annotated[Path, typer.Option("--runs", help="The folder of runs.")] = Path("runs"),
+    recipe: RecipeOption = "default",
+    runs: RunsOption = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
     """Judge a record that a board made by hand (`agent.pyz profile`), and put it beside a run's other profiles."""
@@ -136,6 +135,15 @@ def adopt(
     digest = run.recipe.stage_digest("profile")
     row = adopt_record(record, run.folder, device=device, recipe=run.name, config_digest=digest)
     _show([row], as_json, lambda row: f"{row['role']} {row['precision']} on {device}: {judged(row)}")
+
+
+def _ask(names: list[str], verb: str, request: Callable[[Device], Json] = lambda device: {}) -> list[Json]:
+    """Ask every device's agent one verb."""
+    from deploy.fleet import call_each
+    from pipeline.screen import waiting
+
+    with waiting(verb, f"asking {', '.join(names)}"):
+        return call_each(names, verb, request)
 
 
 def _require_accepted(name: str, kind: str, shown: str, expected: str | None) -> None:

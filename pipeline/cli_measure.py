@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from afpkd.record import Json, UserError
+from pipeline.cli_options import DeviceNameOption, JsonOption
 from pipeline.progress import StageProgress
 
 
@@ -24,7 +25,7 @@ class Scenario(StrEnum):
 
 def measure(
     model: Annotated[Path, typer.Argument(help="An ONNX file.")],
-    device: Annotated[str, typer.Option("--device", help="Where to measure.")] = "local",
+    device: DeviceNameOption = "local",
     preset: Annotated[str, typer.Option("--preset", help="quick, standard or mlperf.")] = "standard",
     threads: Annotated[int, typer.Option("--threads", help="CPU threads of the runtime; 0 = its default.")] = 0,
     scenarios: Annotated[
@@ -37,23 +38,26 @@ def measure(
         list[str] | None, typer.Option("--shape", help="NAME=1x3x224x224, of an input whose sizes are open.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write the record here, raw samples beside it.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure any ONNX file on a device, by the protocol of `profile`: latency with intervals, and a verdict."""
     from deploy.measure_file import measure_file
+    from pipeline.screen import shown
 
     progress = StageProgress("measure")
-    record = measure_file(
-        model,
-        device=device,
-        preset=preset,
-        threads=threads,
-        scenarios=list(dict.fromkeys(["single_stream", *(str(scenario) for scenario in scenarios or [])])),
-        inputs=inputs,
-        shapes=dict(_shape(text) for text in shapes or []),
-        out=out,
-        progress=lambda text, done, total: None if total else progress.say(text),
-    )
+    with shown():
+        progress.busy("starting")
+        record = measure_file(
+            model,
+            device=device,
+            preset=preset,
+            threads=threads,
+            scenarios=list(dict.fromkeys(["single_stream", *(str(scenario) for scenario in scenarios or [])])),
+            inputs=inputs,
+            shapes=dict(_shape(text) for text in shapes or []),
+            out=out,
+            progress=progress.job,
+        )
     sys.stdout.write((json.dumps(record, indent=2) if as_json else text_of(record)) + "\n")
 
 

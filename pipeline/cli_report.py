@@ -11,7 +11,8 @@ import typer
 from typer.core import TyperCommand
 
 from afpkd.record import Json, UserError
-from pipeline import graph
+from pipeline.cli_options import JsonOption, RecipeOption, RunsOption
+from pipeline.completion import device_completions, recipe_completions
 
 if TYPE_CHECKING:
     from pipeline.report.regression import Change
@@ -37,17 +38,23 @@ class ManyValues(TyperCommand):
 
 
 def report(
-    recipe: Annotated[str, typer.Option("--recipe", help="A shipped recipe's name, or a TOML file.")] = "default",
-    recipes: Annotated[list[str] | None, typer.Option("--recipes", help="Several, to compare: a b c.")] = None,
-    devices: Annotated[list[str] | None, typer.Option("--devices", help="Only these devices: x y.")] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="The folder of runs.")] = Path("runs"),
+    recipe: RecipeOption = "default",
+    recipes: Annotated[
+        list[str] | None,
+        typer.Option("--recipes", help="Several, to compare: a b c.", autocompletion=recipe_completions),
+    ] = None,
+    devices: Annotated[
+        list[str] | None,
+        typer.Option("--devices", help="Only these devices: x y.", autocompletion=device_completions),
+    ] = None,
+    runs: RunsOption = Path("runs"),
     out: Annotated[Path | None, typer.Option("--out", help="Where to write; else beside the run's records.")] = None,
     max_latency_ms: Annotated[float | None, typer.Option("--max-latency-ms", help="p90 a file may need.")] = None,
     min_accuracy: Annotated[float | None, typer.Option("--min-accuracy", help="Top-1 in percent it must have.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the trade-off report of a recipe, or of several side by side: html, md, csv, json, png, svg."""
-    from pipeline import stages
+    from pipeline import graph, stages
     from pipeline.workspace import open_run
 
     with graph.stage_call("report", runs) as inside_a_run:
@@ -79,7 +86,7 @@ def compare(
     after: Annotated[Path, typer.Argument(help="The same, later.")],
     threshold: Annotated[float, typer.Option("--threshold", help="Percent that p50, p90, size may grow.")] = 5.0,
     max_drop: Annotated[float, typer.Option("--max-drop", help="Points of top-1 that may be lost.")] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Did anything get worse? Exit 0: no; 1: yes, past a threshold; 3: not all could be told; 2: a mistake."""
     from pipeline.report.regression import Outcome, compare_runs

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+from pipeline.cli_options import JsonOption
 
 
 def verify(
@@ -19,8 +19,10 @@ def verify(
 ) -> None:
     """Hash every artifact of a run again, teacher to profiles: what was changed, cut short or swapped is named."""
     from pipeline.lineage import lineage
+    from pipeline.screen import waiting
 
-    found = lineage(run)
+    with waiting("verify", f"hashing {run}"):
+        found = lineage(run)
     if as_json:
         sys.stdout.write(json.dumps({"run": str(run), **found._asdict()}, indent=2) + "\n")
     sys.stderr.writelines(f"error: {fault}\n" for fault in found.faults)
@@ -39,8 +41,9 @@ def reproduce(
 ) -> None:
     """Measure or train it again: does the number come back? Exit 0: within; 1: not; 3: cannot be told; 2: a mistake."""
     from pipeline.reproduce import reproduce as made_again
+    from pipeline.screen import waiting
 
-    with tempfile.TemporaryDirectory(prefix="afpkd-again-") as folder:
+    with tempfile.TemporaryDirectory(prefix="afpkd-again-") as folder, waiting("reproduce", f"{record} once more"):
         found = made_again(record, recipe, Path(folder))
     judged = [one.within for one in found]
     code = 1 if False in judged else 3 if None in judged and True not in judged else 0

@@ -11,6 +11,7 @@ from afpkd.data.folder import FolderSplit, read_folder
 from afpkd.record import Json, UserError, digest, sha256_of
 from pipeline.foreign_spec import Spec, read_spec
 from pipeline.progress import StageProgress
+from pipeline.screen import waiting
 
 if TYPE_CHECKING:
     from export.calibration import Calibration
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _SEED = 0  # of the calibration images
 
 
+@waiting("export", "making and checking the files")
 def export_foreign(
     *, onnx: Path | None, weights: Path | None, arch: str | None, spec_file: Path | None, out: Path | None
 ) -> Json:

@@ -10,6 +10,7 @@ import ctypes
 import datetime
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import filelock
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from afpkd.data.dataset import data_root
 from afpkd.record import Json, UserError, read_record, write_record
@@ -29,9 +28,11 @@ from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
 from deploy.inventory import inventory_path
 from deploy.presets import find_preset
 from pipeline.failures import clear_failures, failures
-from pipeline.progress import EVENTS_VARIABLE, StageProgress, event_line
+from pipeline.holder import HOLDER
+from pipeline.progress import EVENTS_VARIABLE, StageProgress
 from pipeline.recipe import ROLES, Recipe
 from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
+from pipeline.screen import WHOLE, shown
 
 _PARENT_VARIABLE = "AFPKD_PARENT"
 SNAKEFILE = Path(__file__).with_name("Snakefile")
@@ -102,7 +103,7 @@ def roles_in_turns(recipe: Recipe) -> list[tuple[str, ...]]:
 @contextmanager
 def locked(runs: Path) -> Iterator[None]:
     """Hold the folder of runs alone; UserError naming who holds it."""
-    lock, holder = filelock.FileLock(runs / ".lock"), runs / ".lock.json"
+    lock, holder = filelock.FileLock(runs / ".lock"), runs / HOLDER
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -152,13 +153,19 @@ def _drop_records_of_another_recipe(folder: Path, recipe: Recipe) -> None:
 def stage_call(label: str, runs: Path) -> Iterator[bool]:
     """Call one stage: under the lock, or, inside a run (True), which holds it, telling the run what went wrong."""
     inside_a_run = bool(os.environ.get(EVENTS_VARIABLE))
+    progress = StageProgress(label)
     try:
-        with nullcontext() if inside_a_run or not runs.is_dir() else locked(runs):
+        with (
+            nullcontext() if inside_a_run or not runs.is_dir() else locked(runs),
+            nullcontext() if inside_a_run else shown(),
+        ):
+            progress.busy("starting")
             yield inside_a_run
+            progress.end()
     except Exception as error:
         if not inside_a_run:
             raise
-        StageProgress(label).error(str(error) if isinstance(error, UserError) else f"{label}: {error!r}")
+        progress.error(str(error) if isinstance(error, UserError) else f"{label}: {error!r}")
         if not isinstance(error, UserError):
             raise  # a fault of ours: the log keeps its traceback
         raise SystemExit(2) from None
@@ -196,7 +203,7 @@ def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment(events))
         try:
-            errors = _follow(process, events)
+            errors = _follow(process, events, log)
         except KeyboardInterrupt:
             _let_devices_cancel(process, config["devices"])
             raise
@@ -236,20 +243,11 @@ def _let_devices_cancel(process: subprocess.Popen[bytes], devices: Sequence[str]
             process.wait(CANCEL_SECONDS)
 
 
-def _follow(process: subprocess.Popen[bytes], events: Path) -> list[str]:
-    """Print lines and draw bars until the process ends; return the stages' errors."""
-    console, errors = Console(stderr=True, highlight=False, soft_wrap=True), []
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with (
-        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars,
-        events.open() as lines,
-    ):
-        tasks = {}
+def _follow(process: subprocess.Popen[bytes], events: Path, log: Path) -> list[str]:
+    """Show what the stages say until the process ends; return their errors."""
+    errors, whole = [], StageProgress(WHOLE)
+    with shown() as screen, events.open() as lines:
+        whole.busy("planning")
         ended = False
         while not ended:
             ended = process.poll() is not None  # one more look at the events after the end
@@ -257,16 +255,20 @@ def _follow(process: subprocess.Popen[bytes], events: Path) -> list[str]:
                 event = json.loads(line)
                 if "error" in event:
                     errors.append(event["error"])
-                if "error" in event or "text" in event:
-                    bars.console.print(event_line(event), markup=False)
-                else:
-                    stage = event["stage"]
-                    if stage not in tasks:
-                        tasks[stage] = bars.add_task(stage)
-                    bars.update(tasks[stage], completed=event["done"], total=event["total"])
+                screen.show(event)
             if not ended:
+                done, planned = _num_stages(log)
+                if planned:
+                    whole.step(done, planned, note=f"{done} of {planned} stages")
                 time.sleep(POLL_SECONDS)
     return errors
+
+
+def _num_stages(log: Path) -> tuple[int, int]:
+    """How many stages are done, and of how many; (0, 0) where Snakemake has not said it yet."""
+    text = log.read_text(errors="replace")
+    planned = re.search(r"^total +(\d+)", text, flags=re.MULTILINE)
+    return len(re.findall(r"^\d+ of \d+ steps", text, flags=re.MULTILINE)), int(planned[1]) if planned else 0
 
 
 def _last_words(log: Path) -> str:

@@ -1,4 +1,4 @@
-"""Progress of a stage: events for the process that runs the graph, plain lines for a person who runs one verb alone."""
+"""Progress of a stage: events for the process that runs the graph, or for the screen of a person who runs one verb."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,19 @@ from afpkd.record import Json
 EVENTS_VARIABLE = "AFPKD_EVENTS"
 """Environment variable: the file to which stages append events, one JSON object a line."""
 
+QUIET_VARIABLE = "AFPKD_QUIET"
+"""Environment variable: with any value, errors alone are shown. `--quiet` sets it."""
+
 _SECONDS_BETWEEN_STEPS = 0.5
+_LISTENER: ContextVar[Callable[[Json], None] | None] = ContextVar("listener", default=None)
 
 
 class StageProgress:
-    """What one stage says while it works. `stage` is how it is called before a person, such as `student`."""
+    """What one stage says while it works. `stage` is how it is called before a person, such as `student`.
+
+    An event has `stage`, `job` (one process is one job, whatever its stage is called) and one of: `text`; `error`;
+    `done` of `total` steps with a `note`; `busy` with what, for nobody knows how long; `ended`.
+    """
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
@@ -33,22 +44,49 @@ class StageProgress:
         """Why the stage stops: one line with what, where, what to do."""
         self._emit({"error": text})
 
-    def step(self, done: int, total: int, row: Json | None = None) -> None:
-        """`done` of `total` steps; `row` = a finished epoch, which becomes a line."""
+    def busy(self, text: str) -> None:
+        """What is done now, where there is nothing to count; no line of its own."""
+        self._emit({"busy": text})
+
+    def end(self) -> None:
+        """Nothing more is to be shown of it."""
+        self._emit({"ended": True})
+
+    def step(self, done: int, total: int, row: Json | None = None, note: str = "") -> None:
+        """`done` of `total` steps; `row` = a finished epoch, which becomes a line; `note`: beside the bar."""
         if row is not None:
             self.say(_epoch_line(row))
         now = time.monotonic()
-        if done in (1, total) or now - self._last_step > _SECONDS_BETWEEN_STEPS:
+        if row is not None or done in (1, total) or now - self._last_step > _SECONDS_BETWEEN_STEPS:
             self._last_step = now
-            self._emit({"done": done, "total": total})
+            self._emit({"done": done, "total": total, "note": note})
 
-    def _emit(self, event: dict[str, Any]) -> None:
+    def job(self, text: str, done: int, total: int) -> None:
+        """What a device's job says (`deploy.jobs.Progress`): a step, or (total 0) a line."""
+        if total:
+            self.step(done, total, note=text)
+        else:
+            self.say(text)
+
+    def _emit(self, told: dict[str, Any]) -> None:
+        event, listener = {"stage": self.stage, "job": str(os.getpid()), **told}, _LISTENER.get()
         if self._events:
-            line = json.dumps({"stage": self.stage, **event}) + "\n"
             with Path(self._events).open("a", encoding="utf-8") as file:
-                file.write(line)  # one short append: whole lines, also from stages side by side
-        elif "text" in event or "error" in event:
-            sys.stderr.write(event_line({"stage": self.stage, **event}) + "\n")
+                file.write(json.dumps(event) + "\n")  # one short append: whole lines, also from stages side by side
+        elif listener:
+            listener(event)
+        elif "error" in event or ("text" in event and not os.environ.get(QUIET_VARIABLE)):
+            sys.stderr.write(event_line(event) + "\n")
+
+
+@contextmanager
+def heard_by(listener: Callable[[Json], None]) -> Iterator[None]:
+    """Tell `listener` every event of this process for as long as the context lasts, except inside a run."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 def event_line(event: Json) -> str:
@@ -57,7 +95,12 @@ def event_line(event: Json) -> str:
 
 
 def _epoch_line(row: Json) -> str:
+    """A finished epoch in a line: each loss term, the held-out score, the speed."""
     losses = "  ".join(f"{name} {value:.3f}" for name, value in row["losses"].items())
     speed = f"{row['images_per_s']:.0f} images/s"
-    score = next(value for name, value in row.items() if name.startswith("heldout_"))
-    return f"epoch {row['epoch']:>3}  {losses}  held-out {score:.2f} %  {speed}"
+    return f"epoch {row['epoch']:>3}  {losses}  held-out {heldout_of(row)[1]:.2f} %  {speed}"
+
+
+def heldout_of(row: Json) -> tuple[str, float]:
+    """The name (`top1`, `ap`) and value of the score by which epochs are chosen."""
+    return next((name.removeprefix("heldout_"), value) for name, value in row.items() if name.startswith("heldout_"))

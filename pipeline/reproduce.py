@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from afpkd.record import Json, UserError, read_record, sha256_of
 from pipeline.lineage import require_recorded
+from pipeline.progress import StageProgress
 from pipeline.workspace import WEIGHTS, Run, open_run
 
 PROFILE, CHECKPOINT = "afpkd.profile/1", "afpkd.checkpoint/1"
@@ -63,6 +64,7 @@ def _measured_again(path: Path, record: Json, recipe: str | None, work: Path) ->
         threads=record["runtime"]["threads_asked"],
         recipe=record["recipe"],
         config_digest=record["config_digest"],
+        progress=StageProgress("reproduce").job,
     )
     return profiles_compared(record, again)
 

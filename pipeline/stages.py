@@ -17,6 +17,7 @@ from afpkd.settings import TrainSettings
 from pipeline.exporting import export_classifier, export_detector
 from pipeline.failures import clear_failure, note_failure
 from pipeline.lineage import require_recorded
+from pipeline.live import forget_progress
 from pipeline.networks import network_of, recorded_network
 from pipeline.progress import StageProgress
 from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
@@ -67,12 +68,14 @@ def tune_prompts(run: Run) -> Json:
         area=settings.area,
         area_weight=settings.area_weight,
     )
-    fitted = work.fit(learner, settings)
+    pictured = work.heldout.first(NUM_PICTURED)
+    features = teacher(work.heldout.normalised(pictured)).features
+    fitted = work.fit(learner, settings, lambda folder: draw_prompts(prompts, features, pictured, (), folder))
+    work.progress.busy("judging the masks")
     prompts.load_state_dict(fitted.last)
     images = work.heldout.normalised(work.heldout.first(work.task.num_judged))
     judged = phase_one_report(prompts, teacher, images, work.task)
-    pictured = work.heldout.first(NUM_PICTURED)
-    draw_prompts(prompts, teacher(work.heldout.normalised(pictured)).features, pictured, judged["masks"], work.folder)
+    draw_prompts(prompts, features, pictured, judged["masks"], work.folder)
     refusal = why_not_accepted(judged)
     work.progress.say(f"the masks choose: {refusal is None}{f': {refusal}' if refusal else ''}")
     if refusal and settings.must_choose:
@@ -146,6 +149,7 @@ def _adopt_teacher(run: Run, weights: Path | None) -> Json:
     scores = model_scores(work.task, model, work.test)
     for left in ("record.json", "metrics.jsonl", "checkpoint.pt"):  # of a teacher that was trained here before
         (work.folder / left).unlink(missing_ok=True)
+    forget_progress(work.folder)
     save_weights(work.folder / WEIGHTS, model.state_dict())
     metrics = {f"test_{name}_{which}": score for name, score in scores.items() for which in ("last", "selected")}
     metrics[f"heldout_{work.task.metric}"] = None
@@ -167,6 +171,7 @@ def export_bundle(run: Run, role: str) -> Json:
     model = recorded_network(record)
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))
+    progress.busy("making and checking the files")
     started = time.monotonic()
     order = Order(
         role=role,
@@ -200,13 +205,6 @@ def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list
 
     who = ", ".join(roles) if len(roles) == 1 else precision
     progress = StageProgress(f"profile {who}" if device == "local" else f"{device} {who}")
-
-    def tell(text: str, done: int, total: int) -> None:
-        if total:
-            progress.step(done, total)
-        else:
-            progress.say(text)
-
     settings, folder = run.recipe.profile, run.folder / "profiles" / device
     turns = "" if len(roles) == 1 else f", {' and '.join(roles)} in turns"
     progress.say(f"{precision} on {device}, preset {settings.preset}{turns}")
@@ -222,7 +220,7 @@ def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list
             scenarios=settings.scenarios,
             recipe=run.name,
             config_digest=run.recipe.stage_digest("profile"),
-            progress=tell,
+            progress=progress.job,
         )
     except UserError as error:
         for one in wanted:

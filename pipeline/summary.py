@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from afpkd.record import Json, read_record
+from pipeline.progress import QUIET_VARIABLE
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
 
@@ -24,6 +26,8 @@ _NEXT = {"distill": "export", "export": "profile"}
 def announce(goals: Sequence[str], recipe: str) -> None:
     """Say on stderr what is about to be done."""
     name, decoded = load_recipe(recipe)
+    if os.environ.get(QUIET_VARIABLE):
+        return
     sys.stderr.write(f"{name}: {decoded.description}\n")
     for goal in goals:
         sys.stderr.write(f"  {goal}: {_WHAT[goal]}\n")
@@ -52,9 +56,10 @@ def closing(folder: Path, goals: Sequence[str], variables: dict[str, str]) -> st
     found = facts(folder)
     key, title = _score(found["roles"])
     width = max([12, *(len(row["arch"]) for row in found["roles"].values())])
-    lines = [f"{'':<12} {'arch':<{width}} {title:>10} {'parameters':>12}"]
+    lines = [f"{'':<12} {'arch':<{width}} {title:>10} {'parameters':>12}  against undistilled"]
     for role, row in found["roles"].items():
-        lines.append(f"{role:<12} {row['arch']:<{width}} {row['metrics'][key]:>8.2f} % {row['num_params']:>12,}")
+        numbers = f"{row['metrics'][key]:>8.2f} % {row['num_params']:>12,}"
+        lines.append(f"{role:<12} {row['arch']:<{width}} {numbers}{_gain(found['roles'], role, key)}")
     if found["profiles"]:
         lines += ["", f"{'':<12} {'file':<6} {'device':<10} {'p50':>9} {'p90':>9}  verdict"]
         lines += [_profile_line(profile) for profile in found["profiles"]]
@@ -65,6 +70,13 @@ def closing(folder: Path, goals: Sequence[str], variables: dict[str, str]) -> st
     elif found["report"]:
         lines += ["", f"report: {_shown(Path(found['report']))}", "next: open it in a browser"]
     return "\n".join(lines)
+
+
+def _gain(roles: Json, role: str, key: str) -> str:
+    """What distillation brought: the student's score less that of the same network without a teacher."""
+    if role != "student" or "undistilled" not in roles:
+        return ""
+    return f"  {roles[role]['metrics'][key] - roles['undistilled']['metrics'][key]:+.2f} points"
 
 
 def _score(roles: Json) -> tuple[str, str]:

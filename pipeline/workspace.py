@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from afpkd.record import Json, UserError, provenance, read_record, sha256_of, write_record, write_text
 from afpkd.settings import TrainSettings
+from pipeline.event_files import event_files_of
 from pipeline.lineage import require_recorded
+from pipeline.live import Live, Pictures, forget_progress
 from pipeline.networks import build_network, facts_of, label, network_in
 from pipeline.progress import StageProgress
 from pipeline.recipe import Distill, Recipe
@@ -70,6 +72,7 @@ class Workspace:
         self.folder = run.role(stage)
         self.progress = StageProgress(stage)
         self.device = _torch_device(run)
+        self.progress.busy("reading the data")
         run.recipe.stage_digest(stage)  # before anything is read: what changes later is another run's
         found = splits_of(run.recipe, run.recipe_file, self.device)
         self.notes = found.notes
@@ -157,9 +160,11 @@ class Workspace:
         load_weights(prompts, folder / WEIGHTS)
         return prompts
 
-    def fit(self, learner: Learner, settings: TrainSettings) -> Fitted:
-        """Train to the end, showing progress."""
-        return self.fitting(learner, settings).run(self.progress.step)
+    def fit(self, learner: Learner, settings: TrainSettings, pictures: Pictures | None = None) -> Fitted:
+        """Train to the end, showing progress; `pictures`: of what is trained, for TensorBoard."""
+        event_files = event_files_of(self.run.folder, self.stage)
+        fitting = self.fitting(learner, settings)
+        return fitting.run(Live(fitting, self.folder, self.progress, event_files, pictures).report)
 
     def fitting(self, learner: Learner, settings: TrainSettings) -> Fitting:
         """A training of `learner`, saving to resume beside the outputs (undeclared to the graph, so a kill never
@@ -184,6 +189,7 @@ class Workspace:
         from afpkd.tasks.task import in_words, model_scores
 
         chosen_by = f"heldout_{self.task.metric}"
+        self.progress.busy("measuring on the test set")
         model.load_state_dict(fitted.last)
         last = model_scores(self.task, model, self.test)
         model.load_state_dict(fitted.selected)
@@ -227,6 +233,7 @@ class Workspace:
         (self.folder / "record.json").unlink(missing_ok=True)  # an old record must not vouch for new weights
         save_weights(self.folder / WEIGHTS, weights)
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in fitted.history))
+        forget_progress(self.folder)
         cost = {"cpu_s": round(fitted.cpu_s, 3), "precision": fitted.precision}
         finished = self.finish({**record, **cost}, fitted.wall_s)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)

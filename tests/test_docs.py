@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def test_every_make_target_is_in_the_readme_and_the_readme_names_no_other() -> N
     assert len(targets) >= 12
     assert [target for target in targets if f"`make {target}" not in README] == []
     assert set(re.findall(r"`make ([a-z-]+)", README)) <= set(targets)
+
+
+def test_make_passes_its_variables_on() -> None:
+    def called(*words: str) -> str:
+        command = ["make", "-n", "-o", ".venv/.afpkd-setup", "distill", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    assert "afpkd run distill --recipe 'default' --device 'local'" in called()
+    assert "--tensorboard" not in called()
+    assert "--tensorboard --quiet" in called("TENSORBOARD=1", "ARGS=--quiet")
 
 
 def test_every_verb_is_in_the_readme() -> None:

@@ -12,11 +12,11 @@ import numpy as np
 
 from afpkd.data.dataset import Dataset, DatasetSpec, Split
 
-_FILE = Path(__file__).with_name("fashion_mnist_5k.npz")
+FILE = Path(__file__).with_name("fashion_mnist_5k.npz")
 
 
 def _load(_root: Path) -> Dataset:
-    with np.load(_FILE, allow_pickle=False) as arrays:
+    with np.load(FILE, allow_pickle=False) as arrays:
         train, test = (
             Split(arrays[f"x_{split}"][:, None], arrays[f"y_{split}"].astype(np.int64)) for split in ("train", "test")
         )

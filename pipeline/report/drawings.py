@@ -157,7 +157,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         marked = [i for i, epoch in enumerate(curve.epochs) if epoch == curve.selected_epoch]
         axes.plot(
             curve.epochs,
-            curve.heldout_top1,
+            curve.values,
             color=ROLE_COLOURS[curve.role],
             marker="o",
             markevery=marked,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from afpkd.record import Json
 from pipeline.report.candidates import Candidate, Key
 from pipeline.report.records import Records
 from pipeline.report.tradeoff import Place, Standing
@@ -15,7 +16,7 @@ ROLE_COLOURS = {"teacher": "#7d8590", "student": "#2f7de1", "undistilled": "#d97
 PALETTE = ("#2f7de1", "#d9730d", "#1f9a6b", "#b455c4", "#c23b4f", "#8a7a1f", "#3a93a5", "#7d8590")
 SHAPES = {"fp32": ("circle", "o"), "fp16": ("square", "s"), "int8": ("diamond", "D")}
 X_LATENCY = "median latency (ms)"
-X_EPOCH, Y_HELDOUT = "epoch", "held-out top-1 (%)"
+X_EPOCH, Y_HELDOUT, Y_LOSS = "epoch", "held-out accuracy (%)", "loss"
 OTHER_SHAPE = ("hexagon", "h")
 
 NUM_LABELLED = 12
@@ -28,12 +29,12 @@ Series = Callable[[Candidate], str]
 
 
 class Curve(NamedTuple):
-    """One training: held-out top-1 in percent by epoch, and the epoch whose weights travel on."""
+    """One training: a score in percent, or a loss, by epoch; and the epoch whose weights travel on."""
 
     role: str
     label: str
     epochs: list[int]
-    heldout_top1: list[float]
+    values: list[float]
     selected_epoch: int | None
 
 
@@ -72,13 +73,28 @@ def barred(group: Sequence[Candidate], places: Mapping[Key, Standing]) -> list[C
 
 def curves_of(run: Records) -> list[Curve]:
     """Give a curve for each role whose epochs were tested on the held-out split."""
+    return _curves(run, list(run.curves), lambda epoch: epoch.get("heldout_ap", epoch.get("heldout_top1")))
+
+
+def loss_curves_of(run: Records) -> dict[str, list[Curve]]:
+    """Give by name of each loss term its curves: of the student, and of the undistilled one where it has that term."""
+    students = [role for role in ("student", "undistilled") if role in run.curves]
+    terms = dict.fromkeys(name for role in students for epoch in run.curves[role] for name in epoch.get("losses", {}))
+    return {term: _curves(run, students, _loss(term)) for term in terms}
+
+
+def _loss(term: str) -> Callable[[Json], float | None]:
+    return lambda epoch: epoch.get("losses", {}).get(term)
+
+
+def _curves(run: Records, roles: Sequence[str], value_of: Callable[[Json], float | None]) -> list[Curve]:
+    """Give a curve for each role that has values."""
     curves = []
-    for role, epochs in run.curves.items():
-        scored = [(e["epoch"], e.get("heldout_ap", e.get("heldout_top1"))) for e in epochs]
-        tested = [(epoch, score) for epoch, score in scored if score is not None]
-        if tested:
-            numbers, top1 = map(list, zip(*tested, strict=True))
-            curves.append(Curve(role, ROLES[role], numbers, top1, run.records.get(role, {}).get("selected_epoch")))
+    for role in roles:
+        told = [(epoch["epoch"], value) for epoch in run.curves[role] if (value := value_of(epoch)) is not None]
+        if told:
+            epochs, values = map(list, zip(*told, strict=True))
+            curves.append(Curve(role, ROLES[role], epochs, values, run.records.get(role, {}).get("selected_epoch")))
     return curves
 
 

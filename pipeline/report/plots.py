@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report.candidates import Candidate, Estimate
@@ -17,6 +17,7 @@ from pipeline.report.picture_data import (
     X_EPOCH,
     X_LATENCY,
     Y_HELDOUT,
+    Y_LOSS,
     Curve,
     Series,
     accuracy_axis,
@@ -58,26 +59,32 @@ def bar_figures(candidates: Sequence[Candidate], standing: Sequence[Standing]) -
     return figures
 
 
-def curves_figure(curves: Sequence[Curve]) -> Figure:
-    """Build plotly's figure of held-out accuracy by epoch; the selected epoch is ringed."""
+def loss_figures(curves: Mapping[str, Sequence[Curve]]) -> dict[str, Figure]:
+    """Build a figure of each loss term by epoch."""
+    return {term: curves_figure(found, Y_LOSS, "%{y:.4g}") for term, found in curves.items()}
+
+
+def curves_figure(curves: Sequence[Curve], y_title: str = Y_HELDOUT, said: str = "%{y:.2f} %") -> Figure:
+    """Build plotly's figure of held-out accuracy, or a loss, by epoch; the selected epoch has a larger mark."""
     traces = [
         {
             "type": "scatter",
             "mode": "lines+markers",
             "name": html.escape(curve.label),
             "x": curve.epochs,
-            "y": curve.heldout_top1,
+            "y": curve.values,
             "line": {"color": ROLE_COLOURS[curve.role], "width": 2},
             "marker": {
                 "opacity": 1,  # plotly makes marks of several sizes see-through
                 "line": {"width": 0},
                 "size": [11 if epoch == curve.selected_epoch else 5 for epoch in curve.epochs],
             },
-            "hovertemplate": "%{y:.2f} %<extra>" + html.escape(curve.label) + "</extra>",
+            "showlegend": True,
+            "hovertemplate": said + "<extra>" + html.escape(curve.label) + "</extra>",
         }
         for curve in curves
     ]
-    return {"data": traces, "layout": {**_layout(X_EPOCH, Y_HELDOUT), "hovermode": "x unified"}}
+    return {"data": traces, "layout": {**_layout(X_EPOCH, y_title), "hovermode": "x unified"}}
 
 
 def _point_traces(name: str, way: Series, candidates: Sequence[Candidate]) -> list[Figure]:

@@ -22,8 +22,8 @@ from pipeline.report.data_files import csv_of, json_of
 from pipeline.report.drawings import write_drawings
 from pipeline.report.markdown import markdown_of
 from pipeline.report.page import Page, page_of
-from pipeline.report.picture_data import NUM_BARS, curves_of
-from pipeline.report.plots import bar_figures, curves_figure, scatter_figures
+from pipeline.report.picture_data import NUM_BARS, curves_of, loss_curves_of
+from pipeline.report.plots import bar_figures, curves_figure, loss_figures, scatter_figures
 from pipeline.report.records import Records
 from pipeline.report.tradeoff import Budget, standings
 
@@ -37,6 +37,7 @@ _CAPTIONS = {
     "Pale: INVALID.",
     "training": "Accuracy on the held-out part of the training set after each epoch. The large mark is the epoch whose "
     "weights are exported.",
+    "losses": "The mean of each loss term over an epoch, with its weight in the sum that is minimised.",
 }
 
 
@@ -66,6 +67,7 @@ def write_report(runs: Sequence[Records], out: Path, budget: Budget | None = Non
         figures["bars"] = dict(list(bar_figures(candidates, standing).items())[:_DEVICES_DRAWN])
     if curves:
         figures["training"] = {"": curves_figure(curves)}
+        figures["losses"] = loss_figures(loss_curves_of(runs[0]))
     write_text(paths["html"], _html(page, figures))
     write_sbom(paths["cdx.json"])
     return paths

@@ -11,6 +11,7 @@ import pytest
 
 from afpkd.record import UserError
 from deploy import jobs, presets
+from deploy.agent.measuring import STEPS
 from deploy.devices import find_device
 from deploy.measure import Wanted, profile_files
 from deploy.presets import Preset, WarmUp, find_preset
@@ -49,7 +50,13 @@ def test_files_take_turns_each_time_in_a_fresh_process(
         return run(target, work, progress)
 
     monkeypatch.setattr("deploy.turns.run_job", noted)
-    fp32, int8 = profiled(bundle, tmp_path, ["fp32", "int8"])
+    told: list[tuple[str, int, int]] = []
+    fp32, int8 = profiled(bundle, tmp_path, ["fp32", "int8"], progress=lambda *event: told.append(event))
+    steps = [event for event in told if event[2]]
+    assert {total for _, _, total in steps} == {9 * STEPS}  # of all nine processes
+    assert [done for _, done, _ in steps] == sorted(done for _, done, _ in steps)
+    assert ("5 of 9: measuring", 4 * STEPS + 1, 9 * STEPS) in steps
+    assert steps[-1] == ("9 of 9: measured", 9 * STEPS, 9 * STEPS)
     assert [one[2] for one in asked] == [1, 1, 1, 2, 2, 2, 3, 3, 3]  # every file before any has its next turn
     for turn in range(3):
         assert {one[:2] for one in asked[3 * turn : 3 * turn + 3]} == {

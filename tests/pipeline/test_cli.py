@@ -129,9 +129,12 @@ def test_stages_append_whole_events_for_their_run(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
     progress = StageProgress("student")
     row = {"epoch": 2, "losses": {"task": 1.0}, "heldout_top1": 50.0, "images_per_s": 99.0}
-    progress.step(10, 20, row)
+    progress.step(10, 20, row, "epoch 2/4")
+    progress.step(11, 20)  # too soon after
+    progress.step(12, 20, row, "epoch 3/4")  # an epoch's end is always told
     progress.error("no")
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert event_line(events[0]) == "student      epoch   2  task 1.000  held-out 50.00 %  99 images/s"
-    assert events[1] == {"stage": "student", "done": 10, "total": 20}
-    assert event_line(events[2]) == "error: no"
+    assert events[1] == {"stage": "student", "job": str(os.getpid()), "done": 10, "total": 20, "note": "epoch 2/4"}
+    assert [event.get("done") for event in events] == [None, 10, None, 12, None]
+    assert event_line(events[-1]) == "error: no"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from afpkd.record import read_record
-from pipeline.summary import closing, facts
+from pipeline.progress import QUIET_VARIABLE
+from pipeline.summary import announce, closing, facts
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import HandMadeRun
@@ -18,6 +21,10 @@ def test_the_closing_table_shows_the_records(made: HandMadeRun) -> None:
     student = read_record(made.folder / "student" / "record.json")
     row = next(line for line in text.splitlines() if line.startswith("student"))
     assert row.split()[1:3] == [student["arch"], f"{student['metrics']['test_top1_selected']:.2f}"]
+    undistilled = read_record(made.folder / "undistilled" / "record.json")
+    gain = student["metrics"]["test_top1_selected"] - undistilled["metrics"]["test_top1_selected"]
+    assert row.split()[-2:] == [f"{gain:+.2f}", "points"] == ["+1.20", "points"]
+    assert text.count("points") == 1
     profile = next(line for line in text.splitlines() if line.startswith("student") and "local" in line)
     assert f"{read_record(made.folder / 'profiles/local/student-fp32.json')['latency_ms']['p50']:.2f} ms" in profile
 
@@ -26,6 +33,21 @@ def test_the_next_command_keeps_what_was_given(made: HandMadeRun) -> None:
     assert closing(made.folder, ["distill"], DEFAULTS).endswith("next: make export")
     given = {**DEFAULTS, "RECIPE": "my recipe.toml", "RUNS": "elsewhere"}
     assert closing(made.folder, ["export"], given).endswith("next: make profile RECIPE='my recipe.toml' RUNS=elsewhere")
+
+
+def test_a_loss_is_shown_as_one_and_without_a_control_there_is_nothing_to_compare(made: HandMadeRun) -> None:
+    made.put_record("student", metrics={"test_top1_selected": 80.0})
+    assert "-5.20 points" in closing(made.folder, ["distill"], DEFAULTS)
+    (made.folder / "undistilled" / "record.json").unlink()
+    assert "points" not in closing(made.folder, ["distill"], DEFAULTS)
+
+
+def test_quiet_announces_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    announce(["distill"], "default")
+    assert "distill: train the teacher" in capsys.readouterr().err
+    monkeypatch.setenv(QUIET_VARIABLE, "1")
+    announce(["distill"], "default")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_leftovers_of_a_kill_are_not_read(made: HandMadeRun) -> None:

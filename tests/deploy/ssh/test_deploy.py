@@ -198,7 +198,7 @@ def test_the_command_line(board: Board, bundle: HandMadeBundle, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     name = current(board)
     assert done.stdout == f"board: {name} is current (built and checked there)\n"
-    assert "board: checking" in done.stderr
+    assert "board        checking\n" in done.stderr
     assert f"  * {name} " in afpkd("deploy", *where, "--status").stdout
     back = afpkd("deploy", *where, "--rollback")
     assert back.returncode == 2

@@ -12,7 +12,7 @@ from afpkd.record import write_record
 from pipeline.report.writing import write_report
 from tests.pipeline.conftest import profile_record
 from tests.pipeline.report.browser import PROGRAMS, Tab, find_chromium, opened
-from tests.pipeline.report.making import whole_run, with_intervals
+from tests.pipeline.report.making import put_losses, whole_run, with_intervals
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason=f"no Chromium here (none of {', '.join(PROGRAMS)})")
 
@@ -103,6 +103,35 @@ def test_words_filter_the_rows(tab: Tab) -> None:
     })"""
     assert tab.evaluate(f"{shown}('distilled orin int8')") == 4  # "undistilled" has the word too; two recipes
     assert tab.evaluate(f"{shown}('')") == 24
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    """One recipe with its training curves."""
+    folder = tmp_path_factory.mktemp("one")
+    made = whole_run(folder / "a", devices={"local": 1.0})
+    put_losses(made)
+    made.report()
+    with opened(folder / "a" / "report.html", tmp_path_factory.mktemp("chromium-one")) as found:
+        yield found
+
+
+@pytest.mark.parametrize(("width", "columns"), [(390, 1), (1280, 2)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_training_curves_are_drawn_side_by_side_where_there_is_room(
+    trained: Tab, width: int, columns: int, scheme: str
+) -> None:
+    trained.look(width=width, scheme=scheme)
+    trained.evaluate("new Promise((done) => setTimeout(done, 0))")  # plotly's own resizing comes first
+    counted = "map((plot) => plot.querySelectorAll('.lines path').length)"
+    lines = trained.evaluate(f"[...document.querySelectorAll('#training, .curves .plot')].{counted}")
+    assert lines == [3, 2, 1]  # held-out of all three; task of two; the odd term of one
+    tops = trained.evaluate("[...document.querySelectorAll('.curves h3')].map((h) => h.getBoundingClientRect().top)")
+    assert len(set(tops)) == 2 // columns
+    assert trained.evaluate("document.documentElement.scrollWidth") == width
+    legend = trained.evaluate("[...document.querySelectorAll('.curves .legendtext')].map((t) => t.textContent)")
+    assert legend == ["distilled", "undistilled", "distilled"]
+    assert trained.complaints() == []
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280])

@@ -10,10 +10,10 @@ from matplotlib.image import imread
 
 from pipeline.report.candidates import candidates_of
 from pipeline.report.drawings import write_drawings
-from pipeline.report.picture_data import NUM_BARS, curves_of
-from pipeline.report.plots import bar_figures, curves_figure, scatter_figures
+from pipeline.report.picture_data import NUM_BARS, ROLE_COLOURS, curves_of, loss_curves_of
+from pipeline.report.plots import bar_figures, curves_figure, loss_figures, scatter_figures
 from pipeline.report.tradeoff import standings
-from tests.pipeline.report.making import candidate, whole_run
+from tests.pipeline.report.making import candidate, put_losses, whole_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,6 +135,31 @@ def test_curves_hold_the_epochs_and_mark_the_selected_one(made: HandMadeRun) -> 
         assert (trace["x"], trace["y"]) == ([1, 2, 3], [81.0, 82.0, 83.0])
         assert trace["marker"]["size"].index(max(trace["marker"]["size"])) == 1  # epoch 2
     assert '"x": [0.6]' in made.report().page().scripts[-1]
+
+
+def test_each_loss_term_has_its_curves(made: HandMadeRun) -> None:
+    put_losses(made)
+    curves = loss_curves_of(made.records())
+    assert {term: [curve.role for curve in found] for term, found in curves.items()} == {
+        "task": ["student", "undistilled"],
+        "frequency <b>": ["student"],
+    }
+    figures = loss_figures(curves)
+    go.Figure(figures["task"])
+    student, undistilled = figures["task"]["data"]
+    assert (student["x"], student["y"]) == ([1, 2, 3], [2.0, 1.0, 0.5])
+    assert undistilled["y"] == [3.0, 1.5, 0.75]
+    assert undistilled["line"]["color"] == ROLE_COLOURS["undistilled"]
+    assert figures["task"]["layout"]["yaxis"]["title"]["text"] == "loss"
+    page = made.report().page()
+    assert "Loss “frequency <b>”" in page.text
+    assert ("div", "losses") in [(tag, found.get("data-figure")) for tag, found in page.tags]
+    assert [found["data-view"] for _, found in page.tags if found.get("data-figure") == "losses"] == list(curves)
+
+
+def test_runs_without_loss_terms_show_none(made: HandMadeRun) -> None:
+    assert loss_curves_of(made.records()) == {}
+    assert "Loss “" not in made.report().page().text
 
 
 def test_hostile_device_name_stays_text(made: HandMadeRun) -> None:

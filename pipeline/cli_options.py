@@ -1,0 +1,37 @@
+"""Options that several verbs have."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.completion import device_completions, recipe_completions
+
+
+class TrainDevice(StrEnum):
+    """Where networks are trained."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        "--recipe", help="A shipped recipe's name, or a path to a TOML file.", autocompletion=recipe_completions
+    ),
+]
+RunsOption = Annotated[Path, typer.Option("--runs", help="The folder of runs.")]
+DeviceNameOption = Annotated[str, typer.Option("--device", help="Where to measure.", autocompletion=device_completions)]
+DeviceNamesOption = Annotated[
+    str, typer.Option("--device", help="Which devices, apart by spaces.", autocompletion=device_completions)
+]
+NamesArgument = Annotated[list[str], typer.Argument(help="Devices, by name.", autocompletion=device_completions)]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+DeviceOption = Annotated[TrainDevice, typer.Option("--train-device", help="Where networks are trained.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0 = its default.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress: errors and results alone.")]

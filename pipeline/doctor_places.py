@@ -1,0 +1,122 @@
+"""The doctor on what lies where: the default recipe, data sets, devices, runs that were left unfinished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from afpkd.record import UserError
+from pipeline.doctor import Finding, bad, ok, warn
+from pipeline.holder import HOLDER, is_alive, read_object
+
+
+def default_recipe() -> Iterator[Finding]:
+    """Can the recipe of the main job be read, and its images?"""
+    from afpkd.data import DATASETS
+    from afpkd.data.dataset import data_root
+    from pipeline.recipe_reader import load_recipe
+
+    recipe = load_recipe("default")[1]
+    data = DATASETS[recipe.data.name].load(data_root())
+    yield ok("recipe", f"default: {len(data.train.labels):,} training and {len(data.test.labels):,} test images")
+
+
+def data_sets() -> Iterator[Finding]:
+    """Where each data set is looked for, and whether it is there; then what else shipped recipes want."""
+    places = data_places()
+    for name, place in places.items():
+        if place.exists():
+            yield ok("data", f"{name}: {place}")
+        else:
+            yield warn("data", f"{name}: not at {place}", _how_to_get(name))
+    yield from _files_of_recipes()
+
+
+def data_places() -> dict[str, Path]:
+    """Data set -> its file or folder, there or not."""
+    from afpkd.data import cifar100, fashion_mnist, tiny_imagenet
+    from afpkd.data.dataset import data_root
+
+    return {
+        "fashion_mnist_5k": fashion_mnist.FILE,
+        "cifar100": data_root() / cifar100.FOLDER,
+        "tiny_imagenet": data_root() / tiny_imagenet.FOLDER,
+    }
+
+
+def devices(probe: bool) -> Iterator[Finding]:
+    """The devices of devices.toml; reached only when asked."""
+    from deploy import devices as inventory
+    from deploy.inventory import inventory_path
+
+    try:
+        boards = {name: device for name, device in inventory.devices().items() if device.address}
+    except UserError as error:
+        yield warn("devices", str(error), "mend that line, or move the file away")
+        return
+    if not boards:
+        yield ok("devices", f"local, local-gpu; no boards ({inventory_path()} lists none)")
+    elif not probe:
+        reached = ", ".join(f"{name} ({device.address.shown})" for name, device in boards.items() if device.address)
+        yield ok("devices", f"{reached}; not contacted: afpkd doctor --probe does")
+    else:
+        yield from _probed(list(boards))
+
+
+def unfinished(runs: Path) -> Iterator[Finding]:
+    """Who holds the folder of runs, and trainings that were cut short."""
+    if not runs.is_dir():
+        yield ok("runs", f"{runs}: none yet")
+        return
+    holder = read_object(runs / HOLDER)
+    if is_alive(holder):
+        words = f"{runs} is in use by pid {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+        yield bad("runs", words, f"wait for it (afpkd watch {runs}/<recipe>), or name another folder with RUNS")
+        return
+    if holder:
+        yield ok("runs", f"a killed run left {runs / HOLDER}: it locks nothing")
+    cut = sorted(runs.glob("*/*/checkpoint.pt"))
+    for checkpoint in cut:
+        recipe, stage = checkpoint.parts[-3:-1]
+        mend = f"make distill RECIPE={recipe} (or its TOML file) continues it; to train anew delete {checkpoint}"
+        yield warn("runs", f"{recipe}: training of {stage} was cut short", mend)
+    if not cut:
+        yield ok("runs", f"{runs}: nobody works there, nothing is cut short")
+
+
+def _how_to_get(name: str) -> str:
+    from afpkd.data import cifar100, tiny_imagenet
+
+    return {
+        "fashion_mnist_5k": "it is part of the program: install that anew (git checkout afpkd/data)",
+        "cifar100": f"it is downloaded when first needed; offline: unpack {cifar100.URL} there, or set AFPKD_DATA",
+        "tiny_imagenet": f"unpack {tiny_imagenet.URL} there, or set AFPKD_DATA",
+    }[name]
+
+
+def _files_of_recipes() -> Iterator[Finding]:
+    """Files that a shipped recipe names and that are not there: scenes, teachers."""
+    from pipeline.recipe_detection import CocoData
+    from pipeline.recipe_reader import found_path, load_recipe, recipe_names, recipe_path, teacher_weights
+
+    for name in recipe_names():
+        file = recipe_path(name)
+        try:
+            recipe = load_recipe(name)[1]
+            teacher_weights(recipe, file)
+            if isinstance(recipe.data, CocoData):
+                found_path(recipe.data.train.annotations, file, "data.train.annotations: no file")
+        except UserError as error:
+            yield warn("data", str(error), f"only RECIPE={name} needs it: see the README")
+
+
+def _probed(names: list[str]) -> Iterator[Finding]:
+    from deploy.fleet import call_each
+
+    for row in call_each(names, "probe", lambda device: {}):
+        if "error" in row:
+            yield warn("devices", row["error"], f"docs/jetson.md; then afpkd devices probe {row['device']}")
+        elif not row["runtimes"]:
+            yield warn("devices", f"{row['device']}: reached, but nothing there can run a network", row["advice"][-1])
+        else:
+            yield ok("devices", f"{row['device']}: reached, runs {', '.join(row['runtimes'])}")

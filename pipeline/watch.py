@@ -1,0 +1,121 @@
+"""What a run's trainings have come to, read from what they write (`pipeline.live`, metrics.jsonl, records)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from afpkd.record import Json, UserError, read_record
+from pipeline.holder import HOLDER, is_alive, read_object
+from pipeline.live import EPOCHS, NOW
+from pipeline.progress import heldout_of
+
+STAGES = ("teacher", "prompts", "student", "undistilled")
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 32  # of a curve
+
+
+class State(StrEnum):
+    """How a training stands."""
+
+    waiting = "not begun"
+    training = "training"
+    stopped = "stopped"
+    done = "done"
+
+
+class Training(NamedTuple):
+    """One stage: its finished epochs, and where it is (keys of `pipeline.live`), if it is not done."""
+
+    stage: str
+    state: State
+    rows: list[Json]
+    now: Json
+    test: Json
+    """Metrics of its record that were measured on the test set."""
+
+
+def trainings(run: Path) -> list[Training]:
+    """Read every training stage of runs/<recipe>; UserError where there is none."""
+    found = [_training(run / stage, stage) for stage in STAGES]
+    if all(training.state is State.waiting for training in found):
+        raise UserError(f"{run}: no training is or was here: name a run's folder, such as runs/default")
+    return found
+
+
+def is_going_on(run: Path, found: Sequence[Training]) -> bool:
+    """Whether more is to come: a stage trains, or a run holds the folder of runs and not every stage is done."""
+    if any(training.state is State.training for training in found):
+        return True
+    holder = read_object(run.resolve().parent / HOLDER)
+    return is_alive(holder) and any(training.state is not State.done for training in found)
+
+
+def text_of(run: Path, found: Sequence[Training]) -> str:
+    """The state in lines: a stage, then a curve for each of its loss terms and for the held-out score."""
+    return "\n".join([f"{run}", *(line for training in found for line in _lines(training))])
+
+
+def curve(values: Sequence[float]) -> str:
+    """A curve of one line of text, lowest to highest; at most `_WIDTH` wide, then each sign is the mean of several."""
+    parts = [values[len(values) * i // _WIDTH : len(values) * (i + 1) // _WIDTH] for i in range(_WIDTH)]
+    shown = [sum(part) / len(part) for part in parts] if len(values) > _WIDTH else list(values)
+    low, high = min(shown), max(shown)
+    steps = len(_BARS) - 1
+    return "".join(_BARS[round(steps * (value - low) / (high - low)) if high > low else 0] for value in shown)
+
+
+def _training(folder: Path, stage: str) -> Training:
+    if (folder / NOW).exists() or (folder / EPOCHS).exists():
+        now = read_object(folder / NOW)
+        state = State.training if is_alive(now) else State.stopped
+        return Training(stage, state, _rows(folder / EPOCHS), now, {})
+    if not (folder / "record.json").exists():
+        return Training(stage, State.waiting, [], {}, {})
+    metrics = read_record(folder / "record.json").get("metrics", {})
+    test = {key: value for key, value in metrics.items() if key.startswith("test_")}
+    return Training(stage, State.done, _rows(folder / "metrics.jsonl"), {}, test)
+
+
+def _lines(training: Training) -> Iterator[str]:
+    yield ""
+    yield f"{training.stage:<12} {'  '.join([f'{training.state}', *_facts(training)])}"
+    for name in training.rows[-1]["losses"] if training.rows else ():
+        values = [row["losses"][name] for row in training.rows]
+        yield f"  {name:<12} {curve(values):<{_WIDTH}}  {values[0]:.3f} -> {values[-1]:.3f}"
+    if training.rows:
+        scores = [heldout_of(row)[1] for row in training.rows]
+        best = max(training.rows, key=lambda row: (heldout_of(row)[1], row["epoch"]))
+        said = f"{scores[0]:.2f} -> {scores[-1]:.2f} %, best {max(scores):.2f} % (epoch {best['epoch']})"
+        yield f"  {'held-out':<12} {curve(scores):<{_WIDTH}}  {said}"
+
+
+def _facts(training: Training) -> Iterator[str]:
+    now = training.now
+    if now:
+        yield f"epoch {now['epoch']}/{now['epochs']}  step {now['step']:,}/{now['steps']:,}"
+    elif training.rows:
+        yield f"{len(training.rows)} epochs"
+    if training.state is State.training:
+        if now["images_per_s"]:
+            yield f"{now['images_per_s']:,.0f} images/s"
+        if now["step"] == now["steps"]:
+            yield "measuring"
+        elif now["left_s"] is not None:
+            yield f"{timedelta(seconds=round(now['left_s']))} left"
+    if training.state is State.stopped:
+        yield "the next `make distill` continues it"
+    for name in ("top1", "ap"):
+        if training.test.get(f"test_{name}_selected") is not None:
+            yield f"test {'AP' if name == 'ap' else 'top-1'} {training.test[f'test_{name}_selected']:.2f} %"
+
+
+def _rows(path: Path) -> list[Json]:
+    with suppress(OSError, ValueError):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return []
