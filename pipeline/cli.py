@@ -14,7 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import cli_cost, cli_deploy, cli_devices, cli_measure, cli_report, cli_verify, graph
+from pipeline import cli_cost, cli_deploy, cli_devices, cli_measure, cli_report, cli_sweep, cli_verify, graph
+from pipeline.cli_options import ClusterOption, DeviceOption, Goal, JsonOption, RunsOption, TrainDevice
+from pipeline.locks import stage_lock
+from pipeline.parent import die_with_parent
 from pipeline.progress import EVENTS_VARIABLE
 from pipeline.recipe_reader import load_recipe, recipe_names
 
@@ -33,18 +36,12 @@ app.command()(cli_measure.measure)
 app.command(cls=cli_report.ManyValues)(cli_report.report)
 app.command()(cli_report.compare)
 app.command()(cli_cost.cost)
+app.command()(cli_sweep.sweep)
+app.command()(cli_sweep.share_stage)
 
 
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
-
-
-class TrainDevice(StrEnum):
-    """Where networks are trained."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Role(StrEnum):
@@ -55,29 +52,20 @@ class Role(StrEnum):
     undistilled = "undistilled"
 
 
-class Goal(StrEnum):
-    """What make calls a target."""
-
-    distill = "distill"
-    export = "export"
-    profile = "profile"
-    report = "report"
-
-
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe's name, or a path to a TOML file.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="The folder of runs.")]
-DeviceOption = Annotated[TrainDevice, typer.Option("--train-device", help="Where networks are trained.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0 = its default.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 @app.command()
 def run(
     goals: Annotated[list[Goal], typer.Argument(help="What to bring up to date.")],
-    recipe: RecipeOption = "default",
+    recipe: Annotated[list[str], typer.Option("--recipe", help="A recipe's name or TOML file; again for more.")] = [  # noqa: B006 (Typer copies it)
+        "default"
+    ],
     device: Annotated[str, typer.Option("--device", help="Where students are measured.")] = "local",
     train_device: DeviceOption = TrainDevice.auto,
     runs: RunsOption = Path("runs"),
+    cluster: ClusterOption = None,
     snakemake: Annotated[str, typer.Option("--snakemake", help="More arguments for Snakemake.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -85,22 +73,20 @@ def run(
     from pipeline import summary
 
     summary.announce(goals, recipe)
-    try:
-        folder = graph.run_goals(
+    with graph.interruptible():
+        folders = graph.run_goals(
             goals,
-            recipe=recipe,
+            recipes=recipe,
             runs=runs,
             devices=device.split(),
             train_device=train_device,
+            cluster=cluster,
             extra=shlex.split(snakemake),
         )
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "interrupted: finished stages stay, training continues from its last checkpoint: run it again\n"
-        )
-        raise SystemExit(130) from None
-    variables = {"RECIPE": recipe, "DEVICE": device, "TRAIN_DEVICE": str(train_device), "RUNS": str(runs)}
-    _show(summary.facts(folder), as_json, lambda _: summary.closing(folder, goals, variables))
+    variables = {"RECIPE": recipe[0]} if len(folders) == 1 else {"RECIPES": " ".join(recipe)}
+    variables |= {"DEVICE": device, "TRAIN_DEVICE": str(train_device), "RUNS": str(runs), "CLUSTER": cluster or ""}
+    found = [summary.facts(folder) for folder in folders]
+    _show(found[0] if len(found) == 1 else found, as_json, lambda _: summary.closing(folders, goals, variables))
 
 
 @app.command()
@@ -233,7 +219,7 @@ def profile(
 def main() -> None:
     """Run the program. Exit 0: done; 2: a mistake that the one line on stderr explains; 130: interrupted."""
     if os.environ.get(EVENTS_VARIABLE):
-        graph.die_with_parent()
+        die_with_parent()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would keep a device's number in the home
     try:
         app()
@@ -249,7 +235,8 @@ def _stage(stage: str, recipe: str, runs: Path, train_device: TrainDevice, threa
             "student": stages.train_student,
             "undistilled": stages.train_undistilled,
         }
-        done: Json = verbs[stage](work)
+        with stage_lock(work.role(stage)):
+            done: Json = verbs[stage](work)
         return done
 
     _stage_with(stage, as_json, call, recipe, runs, train_device, threads)

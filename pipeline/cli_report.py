@@ -12,12 +12,12 @@ from typer.core import TyperCommand
 
 from afpkd.record import Json, UserError
 from pipeline import graph
+from pipeline.plan import COMPARISON
 
 if TYPE_CHECKING:
     from pipeline.report.regression import Change
 
 _MANY = ("--recipes", "--devices")
-COMPARISON = "comparison"
 
 
 class ManyValues(TyperCommand):

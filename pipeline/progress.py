@@ -6,8 +6,10 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from afpkd.record import Json
 
@@ -49,6 +51,23 @@ class StageProgress:
                 file.write(line)  # one short append: whole lines, also from stages side by side
         elif "text" in event or "error" in event:
             sys.stderr.write(event_line({"stage": self.stage, **event}) + "\n")
+
+
+def new_events(file: TextIO) -> Iterator[Json]:
+    """The events appended to an open file since the last call, whole lines only.
+
+    Over a network file system lines of several machines may run into each other: such a line is left out.
+    """
+    while True:
+        before = file.tell()
+        line = file.readline()
+        if not line.endswith("\n"):
+            file.seek(before)
+            return
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and "stage" in event:
+                yield event
 
 
 def event_line(event: Json) -> str:
