@@ -107,15 +107,14 @@ def _decoded(raw: Json, path: Path) -> Recipe:
     except (TypeError, ValueError):
         raise UserError(f"{path.name}: dates, inf and nan are no values of a recipe") from None
     try:
-        return _adapter(_data_type(raw), _teacher_type(raw), _distill_type(raw), _detects(raw)).validate_json(text)
+        choices: list[Any] = [_data_type(raw), _teacher_type(raw), _distill_type(raw), _detects(raw)]
+        return _adapter(*choices).validate_json(text)
     except pydantic.ValidationError as error:
         raise UserError(f"{path.name}: {first_problem(error, lambda section: _keys_of(section, raw))}") from None
 
 
 @functools.cache  # recipes of a sweep make the same choices, and a type takes longer than a recipe
-def _adapter(
-    data: type[Any], teacher: type[Any], distill: type[Distill], detects: bool
-) -> pydantic.TypeAdapter[Recipe]:
+def _adapter(data: Any, teacher: Any, distill: Any, detects: bool) -> pydantic.TypeAdapter[Recipe]:
     """Of the Recipe whose `data`, `teacher` and `distill` have just the keys that this recipe's choices give them."""
     types: dict[str, Any] = {"data": data, "teacher": teacher, "distill": distill}
     if not detects:
@@ -153,11 +152,12 @@ def _distill_type(raw: Json) -> type[Distill]:
     method = section.get("method") if isinstance(section, dict) else None
     if not isinstance(method, str) or method not in OPTIONS:
         return base  # which says what is wrong with it
-    return _with_options(base, OPTIONS[method])
+    options: Any = OPTIONS[method]
+    return _with_options(base, options)
 
 
 @functools.cache
-def _with_options(base: type[Distill], options: type[Any]) -> type[Distill]:
+def _with_options(base: Any, options: Any) -> type[Distill]:
     made: type[Distill] = _combined("Distill", (base, options), {})
     return made
 

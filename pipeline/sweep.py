@@ -87,12 +87,11 @@ def rows_of(points: Sequence[Point], found: Sequence[Json]) -> list[Json]:
     rows = []
     for group in grouped.values():
         settings = group[0][0].settings
-        rows.append({"settings": settings, "seeds": [point.seed for point, _ in group], "roles": {}})
-        for role in ROLES:
-            scores = [_score(facts, role) for _, facts in group if role in facts["roles"]]
-            if scores:
-                std = statistics.stdev(scores) if len(scores) > 1 else None
-                rows[-1]["roles"][role] = {"mean": statistics.mean(scores), "std": std, "n": len(scores)}
+        roles = {
+            role: _summary([_score(facts, role) for _, facts in group if role in facts["roles"]]) for role in ROLES
+        }
+        told = {role: scores for role, scores in roles.items() if scores}
+        rows.append({"settings": settings, "seeds": [point.seed for point, _ in group], "roles": told})
     return rows
 
 
@@ -110,6 +109,13 @@ def table_of(rows: Sequence[Json]) -> list[str]:
 def label(settings: Mapping[str, Any]) -> str:
     """The settings of a point, for people."""
     return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()) or "as it is"
+
+
+def _summary(scores: Sequence[float]) -> Json:
+    if not scores:
+        return {}
+    std = statistics.stdev(scores) if len(scores) > 1 else None
+    return {"mean": statistics.mean(scores), "std": std, "n": len(scores)}
 
 
 def _cell(score: Json | None) -> str:

@@ -25,13 +25,13 @@ from pipeline.report import KINDS
 TINY = """
 extends = "default"
 [data]
-heldout = 3600
+heldout = {heldout}
 [teacher]
 arch = "resnet8"
 epochs = {teacher_epochs}
 min_top1 = 0.0
 [prompts]
-epochs = 1
+epochs = {prompts_epochs}
 must_choose = false
 [distill]
 epochs = {epochs}
@@ -41,9 +41,12 @@ precisions = ["fp32", "int8"]
 """
 
 
-def _write(folder: Path, *, teacher_epochs: int = 2, epochs: int = 2, opset: int = 18) -> Path:
+def _write(folder: Path, *, epochs: float = 0.2, opset: int = 18) -> Path:
+    """A recipe of few images: as many as an epoch of them needs, or, of parts of an epoch, few to choose on."""
+    whole = {"heldout": 3600, "teacher_epochs": 1, "prompts_epochs": 1}
+    parts = {"heldout": 400, "teacher_epochs": 0.2, "prompts_epochs": 0.1}
     path = folder / "tiny.toml"
-    path.write_text(TINY.format(teacher_epochs=teacher_epochs, epochs=epochs, opset=opset))
+    path.write_text(TINY.format(epochs=epochs, opset=opset, **(whole if epochs >= 1 else parts)))
     return path
 
 
@@ -175,7 +178,7 @@ def test_only_what_changed_runs_again(done: tuple[Path, Path]) -> None:
     assert _finished(runs) == before
     assert (runs / "tiny" / "teacher" / "bundle" / "manifest.json").stat().st_mtime_ns > exported
 
-    _run("distill", recipe=_write(recipe.parent, epochs=1), runs=runs)
+    _run("distill", recipe=_write(recipe.parent, epochs=0.1), runs=runs)
     after = _finished(runs)
     changed = {stage for stage in after if after[stage] != before[stage]}
     assert changed == {"student", "undistilled"}
