@@ -37,7 +37,7 @@ app.command(cls=cli_report.ManyValues)(cli_report.report)
 app.command()(cli_report.compare)
 app.command()(cli_cost.cost)
 app.command()(cli_sweep.sweep)
-app.command()(cli_sweep.share_stage)
+app.command("share-stage")(cli_sweep.share_stage)
 
 
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
