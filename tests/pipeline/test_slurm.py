@@ -35,6 +35,7 @@ epochs = 3
 precisions = ["fp32"]
 """
 POINTS = [f"tiny.kd_weight={weight}" for weight in ("0.5", "1", "2", "4")]
+pytestmark = pytest.mark.xdist_group("slurm")  # one machine has one
 KILLED = POINTS[0]  # the first that is trained
 
 
