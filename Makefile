@@ -1,10 +1,12 @@
 # AFPKD Edge: a trained teacher in, a small student on an edge device out, with proof. `make help` lists everything.
 RECIPE       ?= default
+RECIPES      ?=
 DEVICE       ?= local
 PRECISION    ?= fp16
 TRAIN_DEVICE ?= auto
 RUNS         ?= runs
 TENSORBOARD  ?=
+CLUSTER      ?=
 ARGS         ?=
 PYTHON       ?= python3
 
@@ -15,15 +17,21 @@ AFPKD := $(VENV)/bin/afpkd
 SETUP := $(VENV)/.afpkd-setup
 STAGES := distill export profile report
 EXTRAS := train timm rtx dev
+LOCKED := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-emit-index-url \
+  --custom-compile-command 'make lock'
 
 ##@ The main job: `make distill export profile`
 setup: $(SETUP) ## create .venv with every package pinned
 
+setup-cluster: $(SETUP) ## add what CLUSTER=slurm|kubernetes needs (each start of a graph is slower with it)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-cluster.lock
+
 # Several goals on one command line are one call: stages then run side by side where they can.
 GOALS := $(filter $(STAGES),$(MAKECMDGOALS))
+GRAPH  = $(if $(RECIPES),$(RECIPES:%=--recipe '%'),--recipe '$(RECIPE)') $(if $(CLUSTER),--cluster '$(CLUSTER)')
 .PHONY: run-goals
 run-goals: $(SETUP)
-	@$(AFPKD) run $(GOALS) --recipe '$(RECIPE)' --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)' \
+	@$(AFPKD) run $(GOALS) $(GRAPH) --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)' \
 	  $(if $(TENSORBOARD),--tensorboard) $(ARGS)
 
 distill: run-goals ## train the teacher, its prompts, the student, and the undistilled control
@@ -65,14 +73,15 @@ gpu-check: $(SETUP) ## on a machine with an NVIDIA GPU: mixed precision, compile
 
 lock: ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade: with new versions of everything)
 	rm -rf .venv-tool && $(PYTHON) -m venv .venv-tool && .venv-tool/bin/pip install -q 'uv==0.13.*'
-	.venv-tool/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
-	  --no-annotate --no-emit-index-url --custom-compile-command 'make lock' $(EXTRAS:%=--extra %) $(ARGS) \
-	  pyproject.toml --output-file requirements.lock
+	.venv-tool/bin/uv pip compile $(LOCKED) $(EXTRAS:%=--extra %) $(ARGS) pyproject.toml --output-file requirements.lock
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["cluster"], sep="\n")' \
+	  | .venv-tool/bin/uv pip compile $(LOCKED) --constraint requirements.lock $(ARGS) - --output-file requirements-cluster.lock
 	rm -rf .venv-tool
 
 audit: ## known vulnerabilities of every locked package (asks PyPI's advisory data base)
 	rm -rf .venv-tool && $(PYTHON) -m venv .venv-tool && .venv-tool/bin/pip install -q 'pip-audit==2.*'
 	.venv-tool/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+	.venv-tool/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements-cluster.lock
 	rm -rf .venv-tool
 
 clean: ## remove the environment and caches; runs stay
@@ -82,7 +91,8 @@ clean: ## remove the environment and caches; runs stay
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "Variables: RECIPE=$(RECIPE) (name or path), DEVICE=$(DEVICE), TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), RUNS=$(RUNS), TENSORBOARD=1, ARGS"
+	@echo "Variables: RECIPE=$(RECIPE) (name or path), RECIPES='a b' (several), DEVICE=$(DEVICE),"
+	@echo "  TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), RUNS=$(RUNS), CLUSTER=$(CLUSTER) (slurm|kubernetes|folder), TENSORBOARD=1, ARGS"
 
 $(SETUP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -94,4 +104,4 @@ $(SETUP): pyproject.toml requirements.lock
 	@touch $@
 	@echo "ready; next: make distill export profile"
 
-.PHONY: setup $(STAGES) deploy check test bench bench-accuracy bench-speed gpu-check lock audit clean help
+.PHONY: setup setup-cluster $(STAGES) deploy check test bench bench-accuracy bench-speed gpu-check lock audit clean help

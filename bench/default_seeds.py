@@ -22,8 +22,8 @@ def main() -> None:
         for seed in SEEDS:
             recipe = Path(folder) / f"seed{seed}.toml"
             recipe.write_text(f'extends = "default"\nseed = {seed}\n')
-            run = run_goals(
-                ["distill"], recipe=str(recipe), runs=Path(folder) / "runs", devices=["local"], train_device="cpu"
+            (run,) = run_goals(
+                ["distill"], recipes=[str(recipe)], runs=Path(folder) / "runs", devices=["local"], train_device="cpu"
             )
             finished = [row_of(run, role) for role in ("undistilled", "student")]
             append("default", finished)  # at once: a later failure loses nothing

@@ -14,18 +14,32 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import cli_cost, cli_deploy, cli_devices, cli_doctor, cli_measure, cli_report, cli_verify, cli_watch
+from pipeline import (
+    cli_cost,
+    cli_deploy,
+    cli_devices,
+    cli_doctor,
+    cli_measure,
+    cli_report,
+    cli_sweep,
+    cli_verify,
+    cli_watch,
+)
 from pipeline.cli_options import (
+    ClusterOption,
     DeviceNameOption,
     DeviceNamesOption,
     DeviceOption,
+    Goal,
     JsonOption,
     QuietOption,
     RecipeOption,
+    RecipesOption,
     RunsOption,
     ThreadsOption,
     TrainDevice,
 )
+from pipeline.parent import die_with_parent
 from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE
 
 app = typer.Typer(
@@ -46,6 +60,8 @@ app.command()(cli_report.compare)
 app.command()(cli_cost.cost)
 app.command()(cli_watch.watch)
 app.command()(cli_doctor.doctor)
+app.command()(cli_sweep.sweep)
+app.command("share-stage")(cli_sweep.share_stage)
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 
@@ -58,15 +74,6 @@ class Role(StrEnum):
     undistilled = "undistilled"
 
 
-class Goal(StrEnum):
-    """What make calls a target."""
-
-    distill = "distill"
-    export = "export"
-    profile = "profile"
-    report = "report"
-
-
 @app.callback()
 def every_verb(quiet: QuietOption = False) -> None:
     """Settle what holds for every verb, and for the processes that it starts."""
@@ -77,10 +84,11 @@ def every_verb(quiet: QuietOption = False) -> None:
 @app.command()
 def run(
     goals: Annotated[list[Goal], typer.Argument(help="What to bring up to date.")],
-    recipe: RecipeOption = "default",
+    recipe: RecipesOption = ["default"],  # noqa: B006 (Typer copies it)
     device: DeviceNamesOption = "local",
     train_device: DeviceOption = TrainDevice.auto,
     runs: RunsOption = Path("runs"),
+    cluster: ClusterOption = None,
     snakemake: Annotated[str, typer.Option("--snakemake", help="More arguments for Snakemake.")] = "",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Event files of what is trained.")] = False,
     quiet: QuietOption = False,
@@ -94,22 +102,20 @@ def run(
         event_files.require_tensorboard()
         os.environ[event_files.VARIABLE] = "1"
     summary.announce(goals, recipe)
-    try:
-        folder = graph.run_goals(
+    with graph.interruptible():
+        folders = graph.run_goals(
             goals,
-            recipe=recipe,
+            recipes=recipe,
             runs=runs,
             devices=device.split(),
             train_device=train_device,
+            cluster=cluster,
             extra=shlex.split(snakemake),
         )
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "interrupted: finished stages stay, training continues from its last checkpoint: run it again\n"
-        )
-        raise SystemExit(130) from None
-    variables = {"RECIPE": recipe, "DEVICE": device, "TRAIN_DEVICE": str(train_device), "RUNS": str(runs)}
-    _show(summary.facts(folder), as_json, lambda _: summary.closing(folder, goals, variables))
+    variables = {"RECIPE": recipe[0]} if len(folders) == 1 else {"RECIPES": " ".join(recipe)}
+    variables |= {"DEVICE": device, "TRAIN_DEVICE": str(train_device), "RUNS": str(runs), "CLUSTER": cluster or ""}
+    found = [summary.facts(folder) for folder in folders]
+    _show(found[0] if len(found) == 1 else found, as_json, lambda _: summary.closing(folders, goals, variables))
 
 
 @app.command()
@@ -247,8 +253,6 @@ def profile(
 def main() -> None:
     """Run the program. Exit 0: done; 2: a mistake that the one line on stderr explains; 130: interrupted."""
     if os.environ.get(EVENTS_VARIABLE):
-        from pipeline.graph import die_with_parent
-
         die_with_parent()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would keep a device's number in the home
     try:
@@ -261,13 +265,16 @@ def main() -> None:
 
 def _stage(stage: str, recipe: str, runs: Path, train_device: TrainDevice, threads: int, as_json: bool) -> None:
     def call(stages: Any, work: Any) -> Json:
+        from pipeline.locks import stage_lock
+
         verbs = {
             "teacher": stages.train_teacher,
             "prompts": stages.tune_prompts,
             "student": stages.train_student,
             "undistilled": stages.train_undistilled,
         }
-        done: Json = verbs[stage](work)
+        with stage_lock(work.role(stage)):
+            done: Json = verbs[stage](work)
         return done
 
     _stage_with(stage, as_json, call, recipe, runs, train_device, threads)

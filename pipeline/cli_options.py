@@ -19,6 +19,21 @@ class TrainDevice(StrEnum):
     cuda = "cuda"
 
 
+class Goal(StrEnum):
+    """What make calls a target."""
+
+    distill = "distill"
+    export = "export"
+    profile = "profile"
+    report = "report"
+
+
+RecipesOption = Annotated[
+    list[str],
+    typer.Option(
+        "--recipe", help="A recipe's name, or a path to a TOML file; again for more.", autocompletion=recipe_completions
+    ),
+]
 RecipeOption = Annotated[
     str,
     typer.Option(
@@ -35,3 +50,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 DeviceOption = Annotated[TrainDevice, typer.Option("--train-device", help="Where networks are trained.")]
 ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0 = its default.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress: errors and results alone.")]
+ClusterOption = Annotated[
+    str | None, typer.Option("--cluster", help="slurm, kubernetes, or a folder with Snakemake's config.yaml.")
+]

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pipeline.report.regression import Change
 
 _MANY = ("--recipes", "--devices")
-COMPARISON = "comparison"
 
 
 class ManyValues(TyperCommand):
@@ -55,6 +54,7 @@ def report(
 ) -> None:
     """Write the trade-off report of a recipe, or of several side by side: html, md, csv, json, png, svg."""
     from pipeline import graph, stages
+    from pipeline.plan import COMPARISON
     from pipeline.workspace import open_run
 
     with graph.stage_call("report", runs) as inside_a_run:

@@ -1,41 +1,37 @@
 """Run goals through Snakemake, under our own lock, and show what the stages say.
 
-Snakemake knows who feeds whom; its own lock goes stale after a SIGKILL and names no holder, so it runs with --nolock
-under a `filelock`, which the kernel releases with its process and which names pid, host and since when.
+Snakemake knows who feeds whom; its own lock goes stale after a SIGKILL and names no holder, so it runs with --nolock.
 """
 
 from __future__ import annotations
 
-import ctypes
-import datetime
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
-import filelock
-
 from afpkd.data.dataset import data_root
-from afpkd.record import Json, UserError, read_record, write_record
+from afpkd.names import unknown
+from afpkd.record import Json, UserError, write_record
 from deploy.devices import find_device
 from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
 from deploy.inventory import inventory_path
-from deploy.presets import find_preset
 from pipeline.failures import clear_failures, failures
-from pipeline.holder import HOLDER
-from pipeline.progress import EVENTS_VARIABLE, StageProgress
-from pipeline.recipe import ROLES, Recipe
-from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
+from pipeline.locks import locked
+from pipeline.parent import PARENT_VARIABLE
+from pipeline.plan import COMPARISON, drop_records_of_another_recipe, plan_of, read_recipes
+from pipeline.progress import EVENTS_VARIABLE, StageProgress, new_events
+from pipeline.recipe import ROLES
 from pipeline.screen import WHOLE, shown
 
-_PARENT_VARIABLE = "AFPKD_PARENT"
 SNAKEFILE = Path(__file__).with_name("Snakefile")
+PROFILES = Path(__file__).with_name("profiles")
 POLL_SECONDS = 0.2
 CANCEL_SECONDS = 10.0
 
@@ -43,91 +39,58 @@ CANCEL_SECONDS = 10.0
 def run_goals(
     goals: Sequence[str],
     *,
-    recipe: str,
+    recipes: Sequence[str],
     runs: Path,
     devices: Sequence[str],
     train_device: str,
+    cluster: str | None = None,
     extra: Sequence[str] = (),
-) -> Path:
-    """Bring the goals of a recipe up to date; return the run's folder. UserError where a stage stopped."""
-    name, decoded = load_recipe(recipe)
-    # What is missing is said before anything starts.
-    teacher_weights(decoded, recipe_path(recipe))
-    decoded.stage_digest("teacher")  # reads own images and files
-    for device in devices:
-        find_device(device)
-    folder = runs.resolve() / name
+) -> list[Path]:
+    """Bring the goals of all recipes up to date in one graph; return the runs' folders, one a recipe.
+
+    Several recipes are compared in one report. cluster: `slurm`, `kubernetes` or a folder with Snakemake's config.yaml.
+    UserError where a stage stopped.
+    """
+    # What is wrong or missing is said before anything starts.
+    profile = require_known(devices, cluster)
+    found = read_recipes(recipes)
+    for one in found:
+        one.recipe.stage_digest("teacher")  # reads own images and files
+    folders = [runs.resolve() / one.name for one in found]
     runs.mkdir(parents=True, exist_ok=True)
     with locked(runs):
-        folder.mkdir(exist_ok=True)
-        _drop_records_of_another_recipe(folder, decoded)
-        if clear_failures(folder):  # a report that names them is outdated
-            (folder / "report.html").unlink(missing_ok=True)
-        targets = [target for goal in goals for target in targets_of(goal, name, decoded, devices)]
-        config = {
-            "recipe": str(recipe_path(recipe)),
-            "train_device": "cpu" if train_device == "auto" and not _has_gpu() else train_device,
-            "devices": list(devices),
+        for one, folder in zip(found, folders, strict=True):
+            folder.mkdir(exist_ok=True)
+            drop_records_of_another_recipe(runs, one)
+            if clear_failures(folder):  # a report that names them is outdated
+                (folder / "report.html").unlink(missing_ok=True)
+        plan = plan_of(found, runs, goals, devices)
+        plan |= {
+            "train_device": "cpu" if train_device == "auto" and not cluster and not _has_gpu() else train_device,
             "cores": len(os.sched_getaffinity(0)),
+            "cluster": bool(cluster),
         }
         try:
-            _snakemake(runs.resolve(), folder, list(dict.fromkeys(targets)), config, extra)
+            _snakemake(runs.resolve(), plan, goals, profile, extra)
         except (SystemExit, UserError):
-            if failures(folder):
-                _report_the_rest(runs.resolve(), folder, str(config["recipe"]))
+            _report_the_rest(runs.resolve(), plan)
             raise
+    return folders
+
+
+def require_known(devices: Sequence[str], cluster: str | None) -> Path | None:
+    """Give the folder of a cluster's profile; UserError where that or a device is unknown, with the known names."""
+    for device in devices:
+        find_device(device)
+    if cluster is None:
+        return None
+    shipped = sorted(path.parent.name for path in PROFILES.glob("*/config.yaml"))
+    folder = PROFILES / cluster if cluster in shipped else Path(cluster).resolve()
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{unknown('cluster', cluster, shipped)}; others: a folder that holds Snakemake's config.yaml")
+    if cluster in shipped and find_spec(f"snakemake_executor_plugin_{cluster}") is None:
+        raise UserError(f"CLUSTER={cluster}: Snakemake's executor for it is not installed: make setup-cluster")
     return folder
-
-
-def targets_of(goal: str, name: str, recipe: Recipe, devices: Sequence[str]) -> list[str]:
-    """The files, relative to the folder of runs, that a goal wants."""
-    profiles = [
-        f"{name}/profiles/{device}/{role}-{precision}.json"
-        for device in devices
-        for role in ROLES
-        for precision in recipe.export.precisions
-    ]
-    return {
-        "distill": [f"{name}/student/record.json", f"{name}/undistilled/record.json"],
-        "export": [f"{name}/{role}/bundle/manifest.json" for role in ROLES],
-        "profile": [*profiles, f"{name}/report.html"],
-        "report": [f"{name}/report.html"],
-    }[goal]
-
-
-def roles_in_turns(recipe: Recipe) -> list[tuple[str, ...]]:
-    """Which roles one job measures: all of them in turns where each takes several processes, else each alone."""
-    return [ROLES] if find_preset(recipe.profile.preset).repeats > 1 else [(role,) for role in ROLES]
-
-
-@contextmanager
-def locked(runs: Path) -> Iterator[None]:
-    """Hold the folder of runs alone; UserError naming who holds it."""
-    lock, holder = filelock.FileLock(runs / ".lock"), runs / HOLDER
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(f"{runs} is in use by {_holder(holder)}: wait for it, or use another RUNS") from None
-    try:
-        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_record(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": since})
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        lock.release()
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, even by SIGKILL: no stage outlives its run.
-
-    SIGKILL, since Snakemake answers SIGTERM by waiting for its jobs; every stage can be killed at any moment.
-    """
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    parent = os.environ.get(_PARENT_VARIABLE)
-    if parent is not None and int(parent) != os.getppid():  # it ended before the kernel was asked
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.environ[_PARENT_VARIABLE] = str(os.getpid())
 
 
 def _has_gpu() -> bool:
@@ -135,18 +98,15 @@ def _has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
-def _drop_records_of_another_recipe(folder: Path, recipe: Recipe) -> None:
-    """Remove records whose identity is not this recipe's, also where a verb made them and Snakemake knows nothing."""
-    stages = {f"{role}/record.json": role for role in (*ROLES, "prompts")}
-    stages |= {f"{role}/bundle/manifest.json": "export" for role in ROLES}
-    stages |= {str(path.relative_to(folder)): "profile" for path in folder.glob("profiles/*/[!.]*.json")}
-    for name, stage in stages.items():
-        path = folder / name
-        if not path.exists():
-            continue
-        record = read_record(path)
-        if record.get("lineage", record).get("config_digest") != recipe.stage_digest(stage):
-            path.unlink()
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is clean, and says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = "finished stages stay, training continues from its last checkpoint"
+        sys.stderr.write(f"interrupted: {kept}: run it again\n")
+        raise SystemExit(130) from None
 
 
 @contextmanager
@@ -171,41 +131,36 @@ def stage_call(label: str, runs: Path) -> Iterator[bool]:
         raise SystemExit(2) from None
 
 
-def _holder(path: Path) -> str:
-    try:
-        held = read_record(path)
-        return f"pid {held['pid']} on {held['host']} since {held['since']}"
-    except (UserError, KeyError):
-        return "another run"
-
-
-def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra: Sequence[str]) -> None:
-    events, log = folder / "events.jsonl", folder / "snakemake.log"
-    events.write_text("")
+def _snakemake(runs: Path, plan: Json, goals: Sequence[str], profile: Path | None, extra: Sequence[str]) -> None:
+    several = len(plan["recipes"]) > 1
+    targets = list(dict.fromkeys(plan["compared"]))
+    if several:
+        targets.append(f"{COMPARISON}/report.html")
+    events = {name: runs / name / "events.jsonl" for name in [*plan["recipes"], *([COMPARISON] if several else [])]}
+    for path in events.values():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    write_record(runs / ".plan.json", plan)
+    log = (runs if several else next(iter(events.values())).parent) / "snakemake.log"
+    devices = [f"device_{number}=1" for number in range(len(plan["devices"]))]
+    # One more than this machine's cores for each device that works alone; what works here shares `here`.
+    cores = str(plan["cores"] + sum(not device["here"] for device in plan["devices"]))
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(runs)),
-        # One more than this machine's for each device that works alone; what works here shares `here`.
-        *("--cores", str(config["cores"] + _num_remote(config["devices"]))),
-        *("--nolock", "--rerun-incomplete", "--keep-going"),
-        *("--rerun-triggers", "input", "mtime", "params"),
+        *(("--profile", str(profile), "--local-cores", cores) if profile else ("--cores", cores)),
+        *("--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", "mtime", "params"),
         # Inputs count by content: a record is small, but no limit means that no touched file ever reruns a stage.
         *("--max-checksum-file-size", "10G"),
-        *(
-            "--resources",
-            "gpu=1",
-            f"here={config['cores']}",
-            *(f"device_{number}=1" for number in range(len(config["devices"]))),
-        ),
+        *("--resources", *([] if profile else ["gpu=1"]), f"here={plan['cores']}", *devices),
         *extra,
-        *("--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())),
-        *("--", *targets),
+        *("--configfile", str(runs / ".plan.json"), "--", *targets),
     ]
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment(events))
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment(profile))
         try:
-            errors = _follow(process, events, log)
+            errors = _follow(process, events if several else {"": next(iter(events.values()))}, log)
         except KeyboardInterrupt:
-            _let_devices_cancel(process, config["devices"])
+            _let_jobs_be_cancelled(process, plan)
             raise
     if process.returncode:
         if errors:  # said when it happened
@@ -213,46 +168,56 @@ def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra
         raise UserError(_last_words(log))
 
 
-def _num_remote(devices: Sequence[str]) -> int:
-    return sum(find_device(device).machine != "local" for device in devices)
-
-
-def _environment(events: Path) -> dict[str, str]:
-    """What a stage of this run finds in its environment; it works in the folder of runs."""
+def _environment(profile: Path | None = None) -> dict[str, str]:
+    """What Snakemake and its stages find in their environment: also executors that a profile brings in `plugins`."""
+    paths = [str(profile / "plugins") if profile else "", os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "AFPKD_DATA": str(data_root().resolve()),
-        EVENTS_VARIABLE: str(events),
-        _PARENT_VARIABLE: str(os.getpid()),
+        PARENT_VARIABLE: str(os.getpid()),
         **({INVENTORY_VARIABLE: str(inventory_path().resolve())} if inventory_path().exists() else {}),
     }
 
 
-def _report_the_rest(runs: Path, folder: Path, recipe: str) -> None:
-    """A device that failed keeps nobody from the report of the others, which names it."""
-    command = [sys.executable, "-m", "pipeline", "report", "--recipe", recipe, "--runs", str(runs)]
-    done = subprocess.run(command, env=_environment(folder / "events.jsonl"), stdout=subprocess.DEVNULL, check=False)
-    if done.returncode == 0:
-        sys.stderr.write(f"report without what failed: {folder / 'report.html'}\n")
+def _report_the_rest(runs: Path, plan: Json) -> None:
+    """What failed keeps nobody from the report of the others: a device that failed is named in it."""
+    started = [name for name in plan["recipes"] if any((runs / name / role / "record.json").exists() for role in ROLES)]
+    wanted = [[name] for name in plan["recipes"] if failures(runs / name)]
+    if len(plan["recipes"]) > 1 and started:
+        wanted.append(started)
+    for names in wanted:
+        out = runs / (names[0] if names is not started else COMPARISON)
+        files = [plan["recipes"][name]["file"] for name in names]
+        command = [sys.executable, "-m", "pipeline", "report", "--recipes", *files, "--out", str(out)]
+        environment = {**_environment(), EVENTS_VARIABLE: str(out / "events.jsonl")}
+        command += ["--runs", str(runs)]
+        if subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0:
+            sys.stderr.write(f"report without what failed: {out / 'report.html'}\n")
 
 
-def _let_devices_cancel(process: subprocess.Popen[bytes], devices: Sequence[str]) -> None:
-    """Leave stages time to cancel their jobs on other machines; a terminal's Ctrl-C has interrupted them as well."""
-    if any(find_device(device).address for device in devices):
+def _let_jobs_be_cancelled(process: subprocess.Popen[bytes], plan: Json) -> None:
+    """Leave time to cancel jobs on other machines; a terminal's Ctrl-C has interrupted Snakemake and stages as well."""
+    if plan["cluster"] or any(find_device(device["name"]).address for device in plan["devices"]):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(CANCEL_SECONDS)
+    if plan["cluster"] and process.poll() is None:  # it was not interrupted: nobody typed
+        process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(CANCEL_SECONDS)
 
 
-def _follow(process: subprocess.Popen[bytes], events: Path, log: Path) -> list[str]:
-    """Show what the stages say until the process ends; return their errors."""
+def _follow(process: subprocess.Popen[bytes], events: Mapping[str, Path], log: Path) -> list[str]:
+    """Show what the stages say until the process ends; return their errors. events: file of each run's name."""
     errors, whole = [], StageProgress(WHOLE)
-    with shown() as screen, events.open() as lines:
+    with shown() as screen, ExitStack() as stack:
+        files = {name: stack.enter_context(path.open(encoding="utf-8")) for name, path in events.items()}
         whole.busy("planning")
         ended = False
         while not ended:
             ended = process.poll() is not None  # one more look at the events after the end
-            for line in lines.read().splitlines():
-                event = json.loads(line)
+            for name, event in ((name, event) for name, file in files.items() for event in new_events(file)):
+                event["stage"] = f"{name} {event['stage']}".lstrip()
                 if "error" in event:
                     errors.append(event["error"])
                 screen.show(event)

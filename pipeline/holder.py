@@ -10,7 +10,7 @@ from pathlib import Path
 from afpkd.record import Json
 
 HOLDER = ".lock.json"
-"""In a folder of runs, while `pipeline.graph.locked` holds it, or after a SIGKILL."""
+"""In a folder of runs, while `pipeline.locks.locked` holds it, or after a SIGKILL."""
 
 
 def read_object(path: Path) -> Json:

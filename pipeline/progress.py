@@ -7,10 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from afpkd.record import Json
 
@@ -87,6 +87,23 @@ def heard_by(listener: Callable[[Json], None]) -> Iterator[None]:
         yield
     finally:
         _LISTENER.reset(token)
+
+
+def new_events(file: TextIO) -> Iterator[Json]:
+    """The events appended to an open file since the last call, whole lines only.
+
+    Over a network file system lines of several machines may run into each other: such a line is left out.
+    """
+    while True:
+        before = file.tell()
+        line = file.readline()
+        if not line.endswith("\n"):
+            file.seek(before)
+            return
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and "stage" in event:
+                yield event
 
 
 def event_line(event: Json) -> str:

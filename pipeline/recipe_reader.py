@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -33,6 +34,12 @@ def load_recipe(name: str) -> tuple[str, Recipe]:
     path = recipe_path(name)
     raw = _merged(path, ())
     return path.stem, _decoded(raw, path)
+
+
+def load_variant(path: Path, changes: Json) -> tuple[Json, Recipe]:
+    """Read a recipe file with `changes` laid over it, as if a file that extends it held them: (raw, the recipe)."""
+    raw = _laid_over(_merged(path, ()), changes)
+    return raw, _decoded(raw, path)
 
 
 def recipe_path(name: str) -> Path:
@@ -100,18 +107,20 @@ def _decoded(raw: Json, path: Path) -> Recipe:
     except (TypeError, ValueError):
         raise UserError(f"{path.name}: dates, inf and nan are no values of a recipe") from None
     try:
-        return pydantic.TypeAdapter(_recipe_type(raw)).validate_json(text)
+        choices: list[Any] = [_data_type(raw), _teacher_type(raw), _distill_type(raw), _detects(raw)]
+        return _adapter(*choices).validate_json(text)
     except pydantic.ValidationError as error:
         raise UserError(f"{path.name}: {first_problem(error, lambda section: _keys_of(section, raw))}") from None
 
 
-def _recipe_type(raw: Json) -> type[Recipe]:
-    """The Recipe whose `data`, `teacher` and `distill` have just the keys that this recipe's choices give them."""
-    types: dict[str, Any] = {"data": _data_type(raw), "teacher": _teacher_type(raw), "distill": _distill_type(raw)}
-    if not _detects(raw):
-        return _combined("Recipe", (Recipe,), types)
+@functools.cache  # recipes of a sweep make the same choices, and a type takes longer than a recipe
+def _adapter(data: Any, teacher: Any, distill: Any, detects: bool) -> pydantic.TypeAdapter[Recipe]:
+    """Of the Recipe whose `data`, `teacher` and `distill` have just the keys that this recipe's choices give them."""
+    types: dict[str, Any] = {"data": data, "teacher": teacher, "distill": distill}
+    if not detects:
+        return pydantic.TypeAdapter(_combined("Recipe", (Recipe,), types))
     types["expected"] = dict[str, ExpectedAp]
-    return _combined("Recipe", (Recipe,), types, expected=dataclasses.field(default_factory=dict))
+    return pydantic.TypeAdapter(_combined("Recipe", (Recipe,), types, expected=dataclasses.field(default_factory=dict)))
 
 
 def _detects(raw: Json) -> bool:
@@ -143,7 +152,14 @@ def _distill_type(raw: Json) -> type[Distill]:
     method = section.get("method") if isinstance(section, dict) else None
     if not isinstance(method, str) or method not in OPTIONS:
         return base  # which says what is wrong with it
-    return _combined("Distill", (base, OPTIONS[method]), {})
+    options: Any = OPTIONS[method]
+    return _with_options(base, options)
+
+
+@functools.cache
+def _with_options(base: Any, options: Any) -> type[Distill]:
+    made: type[Distill] = _combined("Distill", (base, options), {})
+    return made
 
 
 def _combined(name: str, bases: tuple[type, ...], annotations: dict[str, Any], **defaults: Any) -> type[Any]:

@@ -99,9 +99,9 @@ def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> 
             shutil.copytree(run_dir / kind, run.role(kind), ignore=shutil.ignore_patterns("bundle"))
     again = _train(stage, run)
     same = again["outputs"][WEIGHTS] == record["outputs"][WEIGHTS]
-    hashes = [row["outputs"][WEIGHTS][:12] for row in (record, again)]
+    then, now = (row["outputs"][WEIGHTS][:12] for row in (record, again))
     note = "to the byte" if same else "; ".join(_differs(record, again)) or "same code, packages and machine"
-    return [Found("weights", *hashes, True if same else None, note), *_scores(record, again, run.role(stage))]
+    return [Found("weights", then, now, True if same else None, note), *_scores(record, again, run.role(stage))]
 
 
 def _train(stage: str, run: Run) -> Json:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from afpkd.record import Json, read_record
+from pipeline.plan import COMPARISON
 from pipeline.progress import QUIET_VARIABLE
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
@@ -19,16 +20,16 @@ _WHAT = {
     "profile": "measure latency, memory and accuracy of each exported file, and write the report",
     "report": "write the report",
 }
-_DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "RUNS": "runs"}
+_DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "RUNS": "runs", "CLUSTER": ""}
 _NEXT = {"distill": "export", "export": "profile"}
 
 
-def announce(goals: Sequence[str], recipe: str) -> None:
+def announce(goals: Sequence[str], recipes: Sequence[str]) -> None:
     """Say on stderr what is about to be done."""
-    name, decoded = load_recipe(recipe)
+    found = list(map(load_recipe, recipes))
     if os.environ.get(QUIET_VARIABLE):
         return
-    sys.stderr.write(f"{name}: {decoded.description}\n")
+    sys.stderr.writelines(f"{name}: {decoded.description}\n" for name, decoded in found)
     for goal in goals:
         sys.stderr.write(f"  {goal}: {_WHAT[goal]}\n")
 
@@ -51,10 +52,23 @@ def facts(folder: Path) -> Json:
     }
 
 
-def closing(folder: Path, goals: Sequence[str], variables: dict[str, str]) -> str:
-    """A table of what was reached, and the next command with make's `variables`."""
-    found = facts(folder)
-    key, title = _score(found["roles"])
+def closing(folders: Sequence[Path], goals: Sequence[str], variables: dict[str, str]) -> str:
+    """A table of what was reached, of several runs a row each, and the next command with make's `variables`."""
+    found = [facts(folder) for folder in folders]
+    lines = _one_run(found[0]) if len(found) == 1 else _several_runs(found)
+    report = found[0]["report"] if len(found) == 1 else str(folders[0].parent / COMPARISON / "report.html")
+    last = goals[-1]
+    if last in _NEXT:
+        given = [f"{name}={shlex.quote(value)}" for name, value in variables.items() if value != _DEFAULTS.get(name)]
+        lines += ["", " ".join(["next: make", _NEXT[last], *given])]
+    if report and (last not in _NEXT or len(found) > 1):
+        lines += ["", f"report: {_shown(Path(report))}"]
+        lines += [] if last in _NEXT else ["next: open it in a browser"]
+    return "\n".join(lines)
+
+
+def _one_run(found: Json) -> list[str]:
+    key, title = score_of(found["roles"])
     width = max([12, *(len(row["arch"]) for row in found["roles"].values())])
     lines = [f"{'':<12} {'arch':<{width}} {title:>10} {'parameters':>12}  against undistilled"]
     for role, row in found["roles"].items():
@@ -63,13 +77,7 @@ def closing(folder: Path, goals: Sequence[str], variables: dict[str, str]) -> st
     if found["profiles"]:
         lines += ["", f"{'':<12} {'file':<6} {'device':<10} {'p50':>9} {'p90':>9}  verdict"]
         lines += [_profile_line(profile) for profile in found["profiles"]]
-    last = goals[-1]
-    if last in _NEXT:
-        given = [f"{name}={shlex.quote(value)}" for name, value in variables.items() if value != _DEFAULTS[name]]
-        lines += ["", " ".join(["next: make", _NEXT[last], *given])]
-    elif found["report"]:
-        lines += ["", f"report: {_shown(Path(found['report']))}", "next: open it in a browser"]
-    return "\n".join(lines)
+    return lines
 
 
 def _gain(roles: Json, role: str, key: str) -> str:
@@ -79,7 +87,23 @@ def _gain(roles: Json, role: str, key: str) -> str:
     return f"  {roles[role]['metrics'][key] - roles['undistilled']['metrics'][key]:+.2f} points"
 
 
-def _score(roles: Json) -> tuple[str, str]:
+def _several_runs(found: Sequence[Json]) -> list[str]:
+    """A row a run: the roles' scores, and the student's fastest file that may be quoted."""
+    width = max(len(Path(run["run"]).name) for run in found)
+    title = score_of(found[0]["roles"])[1]
+    lines = [f"{title:<{width}} {''.join(f'{role:>13}' for role in ROLES)}   student's fastest"]
+    for run in found:
+        key = score_of(run["roles"])[0]
+        scores = [f"{run['roles'][role]['metrics'][key]:.2f} %" if role in run["roles"] else "-" for role in ROLES]
+        sound = [row for row in run["profiles"] if row["role"] == "student" and row["verdict"] != "INVALID"]
+        timed = [row for row in sound if row["latency_ms"]["p50"] is not None]
+        best = min(timed, key=lambda row: row["latency_ms"]["p50"], default=None)
+        fastest = f"{best['precision']} {best['device']} {best['latency_ms']['p50']:.2f} ms" if best else "-"
+        lines.append(f"{Path(run['run']).name:<{width}} {''.join(f'{score:>13}' for score in scores)}   {fastest}")
+    return lines
+
+
+def score_of(roles: Json) -> tuple[str, str]:
     """The key of the roles' score, and its title: AP where they detect."""
     detects = any("test_ap_selected" in row["metrics"] for row in roles.values())
     return ("test_ap_selected", "test AP") if detects else ("test_top1_selected", "test top-1")

@@ -174,7 +174,7 @@ class Workspace:
         if settings.compile:
             learner.product.compile()
         self.progress.say(f"{settings.epochs:g} epochs of {self.train.num_images} images on {self.device}")
-        return Fitting(
+        fitting = Fitting(
             learner,
             self.train,
             settings,
@@ -183,6 +183,9 @@ class Workspace:
             checkpoint=self.folder / "checkpoint.pt",
             digest=self._resume_digest(),
         )
+        if fitting.step:
+            self.progress.say(f"continues at step {fitting.step} of {fitting.total_steps}")
+        return fitting
 
     def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, network: Json, method: str) -> Json:
         """Read the test set once, for the last and for the selected epoch; the selected weights travel on."""

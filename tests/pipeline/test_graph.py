@@ -8,29 +8,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from afpkd.record import UserError, read_record, sha256_of
+from afpkd.record import read_record, sha256_of
 from export.sealed import verify_bundle
-from pipeline.graph import locked, roles_in_turns, targets_of
-from pipeline.lineage import lineage
+from pipeline.lineage import STAGES, lineage
+from pipeline.locks import locked
+from pipeline.parent import PARENT_VARIABLE
 from pipeline.recipe import ROLES
-from pipeline.recipe_reader import load_recipe
 from pipeline.report import KINDS
 
 TINY = """
 extends = "default"
 [data]
-heldout = 3600
+heldout = {heldout}
 [teacher]
 arch = "resnet8"
 epochs = {teacher_epochs}
 min_top1 = 0.0
 [prompts]
-epochs = 1
+epochs = {prompts_epochs}
 must_choose = false
 [distill]
 epochs = {epochs}
@@ -40,31 +41,32 @@ precisions = ["fp32", "int8"]
 """
 
 
-def _write(folder: Path, *, teacher_epochs: int = 2, epochs: int = 2, opset: int = 18) -> Path:
+def _write(folder: Path, *, epochs: float = 0.2, opset: int = 18) -> Path:
+    """A recipe of few images: as many as an epoch of them needs, or, of parts of an epoch, few to choose on."""
+    whole = {"heldout": 3600, "teacher_epochs": 1, "prompts_epochs": 1}
+    parts = {"heldout": 400, "teacher_epochs": 0.2, "prompts_epochs": 0.1}
     path = folder / "tiny.toml"
-    path.write_text(TINY.format(teacher_epochs=teacher_epochs, epochs=epochs, opset=opset))
+    path.write_text(TINY.format(epochs=epochs, opset=opset, **(whole if epochs >= 1 else parts)))
     return path
 
 
-def _start(*goals: str, recipe: Path, runs: Path) -> subprocess.Popen[str]:
+def _start(*goals: str, recipe: Path, runs: Path, others: Sequence[Path] = ()) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pipeline", "run", *goals, "--recipe", str(recipe), "--runs", str(runs)]
-    command += ["--train-device", "cpu", "--json"]
+    command += ["--train-device", "cpu", "--json", *(word for other in others for word in ("--recipe", str(other)))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-def _run(*goals: str, recipe: Path, runs: Path) -> dict[str, object]:
-    process = _start(*goals, recipe=recipe, runs=runs)
+def _run(*goals: str, recipe: Path, runs: Path, others: Sequence[Path] = ()) -> Any:
+    process = _start(*goals, recipe=recipe, runs=runs, others=others)
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    facts: dict[str, object] = json.loads(output)
-    return facts
+    return json.loads(output)
 
 
-def _finished(runs: Path) -> dict[str, str]:
+def _finished(runs: Path, name: str = "tiny") -> dict[str, str]:
     """When each stage's record was last made."""
-    stages = ("teacher", "prompts", "student", "undistilled")
-    return {stage: read_record(runs / "tiny" / stage / "record.json")["finished_at"] for stage in stages}
+    return {stage: read_record(runs / name / stage / "record.json")["finished_at"] for stage in STAGES}
 
 
 @pytest.fixture(name="done", scope="module")
@@ -115,7 +117,7 @@ def test_every_artifact_of_the_chain_is_vouched_for(done: tuple[Path, Path], tmp
     folder = tmp_path / "tiny"
     shutil.copytree(done[1] / "tiny", folder)
     assert lineage(folder).faults == []
-    weights = [folder / stage / "model.safetensors" for stage in ("teacher", "prompts", "student", "undistilled")]
+    weights = [folder / stage / "model.safetensors" for stage in STAGES]
     samples = sorted(folder.glob("profiles/local/*.npz"))
     for path in [*weights, *samples, *(folder / "student" / "bundle").iterdir()]:
         content = path.read_bytes()
@@ -138,6 +140,29 @@ def test_prompts_that_choose_nothing_stop_the_run(done: tuple[Path, Path], tmp_p
 
 
 @pytest.mark.slow
+def test_two_recipes_share_what_is_the_same_and_are_compared(done: tuple[Path, Path]) -> None:
+    recipe, runs = done
+    other = recipe.parent / "other.toml"
+    other.write_text('extends = "tiny.toml"\n[distill]\nmu = 1.0\n')
+    before = _finished(runs)
+    found = _run("distill", recipe=recipe, others=[other], runs=runs)
+    assert [Path(run["run"]).name for run in found] == ["tiny", "other"]
+    assert _finished(runs) == before
+    shared = {stage: read_record(runs / "other" / stage / "record.json").get("shared_from") for stage in STAGES}
+    assert shared == {"teacher": "tiny", "prompts": "tiny", "student": None, "undistilled": "tiny"}
+    weights = [[sha256_of(runs / name / stage / "model.safetensors") for name in ("tiny", "other")] for stage in STAGES]
+    assert [mine == others for mine, others in weights] == [True, True, False, True]
+    assert lineage(runs / "other").faults == []
+    assert json.loads((runs / "comparison" / "report.json").read_text())["recipes"] == ["tiny", "other"]
+
+    mine, page = _finished(runs, "other"), (runs / "comparison" / "report.html").stat().st_mtime_ns
+    _run("distill", recipe=other, runs=runs)  # alone, it needs nothing of the recipe that it took stages from
+    _run("distill", recipe=recipe, others=[other], runs=runs)
+    assert (_finished(runs, "other"), _finished(runs)) == (mine, before)
+    assert (runs / "comparison" / "report.html").stat().st_mtime_ns == page
+
+
+@pytest.mark.slow
 def test_only_what_changed_runs_again(done: tuple[Path, Path]) -> None:
     recipe, runs = done
     before = _finished(runs)
@@ -153,7 +178,7 @@ def test_only_what_changed_runs_again(done: tuple[Path, Path]) -> None:
     assert _finished(runs) == before
     assert (runs / "tiny" / "teacher" / "bundle" / "manifest.json").stat().st_mtime_ns > exported
 
-    _run("distill", recipe=_write(recipe.parent, epochs=1), runs=runs)
+    _run("distill", recipe=_write(recipe.parent, epochs=0.1), runs=runs)
     after = _finished(runs)
     changed = {stage for stage in after if after[stage] != before[stage]}
     assert changed == {"student", "undistilled"}
@@ -172,7 +197,7 @@ def test_a_killed_run_continues_and_ends_bit_equal(tmp_path: Path) -> None:
     assert (killed / "tiny" / "student" / "checkpoint.pt").exists()
     _run("distill", recipe=recipe, runs=killed)
     assert _epochs(killed, "student") <= 4  # events start anew: only the epochs that were missing
-    for stage in ("teacher", "prompts", "student", "undistilled"):
+    for stage in STAGES:
         weights = Path("tiny") / stage / "model.safetensors"
         assert sha256_of(killed / weights) == sha256_of(whole / weights), stage
 
@@ -219,47 +244,11 @@ def _wait_for(
         time.sleep(0.02)
 
 
-def test_a_second_run_on_the_same_folder_is_refused_and_names_the_holder(tmp_path: Path) -> None:
-    with (
-        locked(tmp_path),
-        pytest.raises(UserError, match=rf"is in use by pid {os.getpid()} on .* since \d{{4}}-"),
-        locked(tmp_path),
-    ):
-        pass
-    with locked(tmp_path):  # and free again
-        pass
-
-
-def test_a_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from pipeline.graph import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match=f"pid {holder.pid}"), locked(tmp_path):
-        pass
-    holder.kill()
-    holder.communicate()
-    with locked(tmp_path):
-        pass
-
-
-def test_goals_name_their_files() -> None:
-    recipe = load_recipe("default")[1]
-    assert targets_of("distill", "x", recipe, ["local"]) == ["x/student/record.json", "x/undistilled/record.json"]
-    assert "x/profiles/b/student-fp32.json" in targets_of("profile", "x", recipe, ["a", "b"])
-    assert targets_of("profile", "x", recipe, ["local"])[-1] == "x/report.html"
-
-
-def test_roles_take_turns_where_each_takes_several_processes(tmp_path: Path) -> None:
-    assert roles_in_turns(load_recipe("default")[1]) == [("teacher",), ("student",), ("undistilled",)]
-    longer = tmp_path / "longer.toml"
-    longer.write_text('extends = "default"\n[profile]\npreset = "standard"\n')
-    assert roles_in_turns(load_recipe(str(longer))[1]) == [("teacher", "student", "undistilled")]
+@pytest.mark.parametrize(("on_a_node", "code"), [(False, -signal.SIGKILL), (True, 0)])
+def test_a_process_ends_with_its_parent_but_a_clusters_job_with_the_cluster(on_a_node: bool, code: int) -> None:
+    program = f"from pipeline.parent import die_with_parent; die_with_parent(on_a_node={on_a_node})"
+    environment = {**os.environ, PARENT_VARIABLE: "1"}  # long gone, or on another machine
+    assert subprocess.run([sys.executable, "-c", program], check=False, env=environment).returncode == code
 
 
 @pytest.mark.slow

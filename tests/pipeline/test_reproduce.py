@@ -107,7 +107,14 @@ def _profile(bundle: HandMadeBundle, instant: str, tmp_path: Path) -> Path:  # n
     run = tmp_path / "runs" / "tiny"
     shutil.copytree(bundle.folder, run / "student" / "bundle")
     out = run / "profiles" / "local" / "student-fp32.json"
-    how = {"device": "local", "precision": "fp32", "preset": instant, "threads": 1, "recipe": "t", "config_digest": "0"}
+    how: dict[str, Any] = {
+        "device": "local",
+        "precision": "fp32",
+        "preset": instant,
+        "threads": 1,
+        "recipe": "t",
+        "config_digest": "0",
+    }
     profile_bundle(run / "student" / "bundle", out=out, **how)
     return out
 

@@ -1,0 +1,106 @@
+"""`afpkd sweep`: one recipe with several values and seeds; `afpkd share-stage`: what its points have in common."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from afpkd.record import Json, write_record
+from pipeline.cli_options import (
+    ClusterOption,
+    DeviceNamesOption,
+    DeviceOption,
+    Goal,
+    JsonOption,
+    RecipeOption,
+    RunsOption,
+    TrainDevice,
+)
+
+if TYPE_CHECKING:
+    from pipeline.sweep import Point
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name, or a path to a TOML file.")],
+    settings: Annotated[list[str], typer.Option("--set", help="KEY=VALUE,VALUE: every combination is a point.")] = [],  # noqa: B006 (Typer copies it)
+    seeds: Annotated[int, typer.Option("--seeds", help="Each point with so many seeds, from the recipe's on.")] = 1,
+    goals: Annotated[list[Goal], typer.Option("--goal", help="How far to go.")] = [Goal.distill],  # noqa: B006 (Typer copies it)
+    device: DeviceNamesOption = "local",
+    train_device: DeviceOption = TrainDevice.auto,
+    runs: RunsOption = Path("runs"),
+    cluster: ClusterOption = None,
+    snakemake: Annotated[str, typer.Option("--snakemake", help="More arguments for Snakemake.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the points, and start nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train every combination of values and seeds, each a run of its own, and compare them in one report."""
+    from pipeline import graph, summary
+    from pipeline.plan import COMPARISON
+    from pipeline.sweep import label, points_of, rows_of, table_of, write_points
+
+    points = points_of(recipe, settings, seeds)
+    graph.require_known(device.split(), cluster)
+    sys.stderr.write(f"{recipe}: {len(points)} points\n")
+    if dry_run:
+        listed = [{"name": point.name, "settings": point.settings, "seed": point.seed} for point in points]
+        _print(listed if as_json else [f"{point.name}  {label(point.settings)} seed={point.seed}" for point in points])
+        return
+    with graph.interruptible():
+        folders = graph.run_goals(
+            goals,
+            recipes=write_points(points, runs),
+            runs=runs,
+            devices=device.split(),
+            train_device=train_device,
+            cluster=cluster,
+            extra=shlex.split(snakemake),
+        )
+    found = [summary.facts(folder) for folder in folders]
+    rows = rows_of(points, found)
+    report = runs / COMPARISON / "report.html" if len(points) > 1 else folders[0] / "report.html"
+    made = {"recipe": recipe, "rows": rows, "points": _told(points, found), "report": str(report)}
+    write_record(report.with_name("sweep.json"), made)
+    again = f"one point again: make {goals[-1]} RECIPE={shlex.quote(str(points[0].file(runs)))}"
+    _print(made if as_json else [*table_of(rows), "", f"report: {report}", again])
+
+
+def share_stage(
+    stage: Annotated[str, typer.Argument(help="teacher, prompts, student or undistilled.")],
+    maker: Annotated[str, typer.Option("--from", help="The run, in the same folder, that has made it.")],
+    recipe: RecipeOption = "default",
+    runs: RunsOption = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """Stage: take a finished stage of another run where this recipe would make the same of the same inputs."""
+    from pipeline import graph
+    from pipeline.locks import stage_lock
+    from pipeline.progress import StageProgress
+    from pipeline.sharing import share_stage
+    from pipeline.workspace import open_run
+
+    with graph.stage_call(stage, runs):
+        work = open_run(recipe, runs)
+        with stage_lock(work.role(stage)):
+            record = share_stage(stage, work.recipe, work.folder, runs.resolve() / maker)
+        StageProgress(stage).say(f"the same as that of {maker}: copied")
+    if as_json:
+        _print(record)
+
+
+def _told(points: Sequence[Point], found: Sequence[Json]) -> list[Json]:
+    return [
+        {"name": point.name, "settings": point.settings, "seed": point.seed, **facts}
+        for point, facts in zip(points, found, strict=True)
+    ]
+
+
+def _print(value: list[str] | list[Json] | Json) -> None:
+    lines = isinstance(value, list) and all(isinstance(line, str) for line in value)
+    sys.stdout.write(("\n".join(map(str, value)) if lines else json.dumps(value, indent=2)) + "\n")

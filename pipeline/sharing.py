@@ -1,0 +1,78 @@
+"""The same stage of the same inputs is made once a graph, and copied to the other recipes that want it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afpkd.record import Json, UserError, atomic_path, digest, read_record, write_record
+from pipeline.lineage import STAGES, require_recorded
+
+if TYPE_CHECKING:
+    from pipeline.plan import Named
+    from pipeline.recipe import Recipe
+
+_WEIGHTS = "model.safetensors"
+
+
+def shared_stages(found: Sequence[Named], runs: Path) -> dict[str, dict[str, str]]:
+    """Stage -> recipe -> the recipe whose result it takes, where both would make the same of the same.
+
+    What is there already stays its run's own: only a stage that would have to run takes another's result.
+    """
+    shared: dict[str, dict[str, str]] = {}
+    content: dict[tuple[str, str], str] = {}  # recipe, stage -> its weights: their hash, or who will make them
+    for stage in STAGES:  # in the order in which they need each other
+        makers: dict[str, str] = {}
+        for one in sorted(found, key=lambda one: not _is_done(runs, one.name, stage)):
+            fed = [content[one.name, feed] for feed in _feeds(stage, one.recipe)]
+            foreign = one.weights if stage == "teacher" else None
+            maker = makers.setdefault(digest([one.recipe.stage_digest(stage), foreign, fed]), one.name)
+            if _is_done(runs, one.name, stage):
+                content[one.name, stage] = _recorded(runs / one.name / stage)
+            elif maker == one.name:
+                content[one.name, stage] = f"{maker}/{stage}"
+            else:
+                content[one.name, stage] = content[maker, stage]
+                shared.setdefault(stage, {})[one.name] = maker
+    return shared
+
+
+def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path) -> Json:
+    """Copy a finished stage of the run `maker` into the run `folder`, record last; UserError where it is not the same.
+
+    The record keeps what it says of the making, and says in `shared_from` whose it was.
+    """
+    source, target = maker / stage, folder / stage
+    require_recorded(source, _WEIGHTS)
+    record = read_record(source / "record.json")
+    if record["config_digest"] != recipe.stage_digest(stage):
+        raise UserError(f"{source}: made by other settings than those of {folder.name}: run its own stage")
+    for feed in _feeds(stage, recipe):
+        made_from = record["inputs"].get(feed)  # no prompts where the masks are untrained
+        if made_from and made_from != require_recorded(folder / feed, _WEIGHTS):
+            raise UserError(f"{source}: made from another {feed} than that of {folder.name}: run its own stage")
+    (target / "record.json").unlink(missing_ok=True)  # an old record must not vouch for new weights
+    for path in sorted(source.iterdir()):
+        if path.suffix in (".safetensors", ".jsonl", ".png") and not path.name.startswith("."):
+            with atomic_path(target / path.name) as copy:
+                shutil.copyfile(path, copy)
+    shared: Json = {**record, "recipe": folder.name, "shared_from": maker.name}
+    write_record(target / "record.json", shared)
+    return shared
+
+
+def _feeds(stage: str, recipe: Recipe) -> list[str]:
+    """Whose weights a stage reads."""
+    prompted = ["prompts"] if recipe.distill.uses_prompts else []
+    return {"prompts": ["teacher"], "student": ["teacher", *prompted]}.get(stage, [])
+
+
+def _is_done(runs: Path, name: str, stage: str) -> bool:
+    return all((runs / name / stage / file).is_file() for file in ("record.json", _WEIGHTS))
+
+
+def _recorded(folder: Path) -> str:
+    return str(read_record(folder / "record.json").get("outputs", {}).get(_WEIGHTS))

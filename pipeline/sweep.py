@@ -1,0 +1,212 @@
+"""A sweep: one recipe, some keys with several values each, some seeds: every combination is a recipe of its own.
+
+A point is a small TOML file with `extends`, kept in its run's folder: it can be run again by hand, alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import statistics
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from afpkd.record import Json, UserError, digest, write_text
+from pipeline.recipe import ROLES
+from pipeline.recipe_reader import RECIPES, load_variant, recipe_path
+from pipeline.summary import score_of
+
+_FILE_KEYS = ("path", "weights", "backbone", "annotations", "images", "arch", "student")
+"""Keys that may name a file beside the recipe."""
+_LONGEST = 24  # characters of a value in a run's name
+_LONGEST_NAME = 200
+
+
+class Point(NamedTuple):
+    """One combination."""
+
+    name: str
+    """Of its recipe, and of its run's folder."""
+    settings: dict[str, Any]
+    """The swept keys, dotted, and their values."""
+    seed: int
+    text: str
+    """Its recipe file."""
+
+    def file(self, runs: Path) -> Path:
+        """Where its recipe is kept."""
+        return runs / self.name / f"{self.name}.toml"
+
+
+def points_of(recipe: str, settings: Sequence[str], seeds: int) -> list[Point]:
+    """Every combination of the settings `KEY=VALUE,VALUE` with the recipe's seed and those after it, `seeds` in all.
+
+    All are read as recipes first: UserError with one line that names the key, as for a recipe file.
+    """
+    swept = _settings(settings)
+    file = recipe_path(recipe)
+    first = load_variant(file, {})[1].seed
+    if seeds < 1:
+        raise UserError(f"--seeds: at least 1, got {seeds}")
+    if "seed" in swept and seeds > 1:
+        raise UserError("--set seed=... and --seeds: give one of them")
+    short = {key: key.rpartition(".")[2] for key in swept}
+    if len(set(short.values())) < len(short):
+        short = {key: key for key in swept}
+    points = []
+    for values in itertools.product(*swept.values()):
+        chosen = dict(zip(swept, values, strict=True))
+        words = [f"{short[key]}={_in_a_name(value)}" for key, value in chosen.items()]
+        for seed in range(first, first + seeds):
+            named = words + ([f"seed={seed}"] if seeds > 1 else [])
+            changes = chosen if "seed" in chosen else {**chosen, "seed": seed}
+            raw, decoded = load_variant(file, _nested(changes))
+            name = ".".join([file.stem, *named])
+            if len(name) > _LONGEST_NAME:
+                raise UserError(f"{name}: too long a name for a run's folder: sweep fewer keys at once")
+            text = _recipe_text(file, {**changes, **_anchored(raw, file.parent)})
+            points.append(Point(name, chosen, decoded.seed, text))
+    return points
+
+
+def write_points(points: Sequence[Point], runs: Path) -> list[str]:
+    """Write each point's recipe into its run's folder; give the files' names."""
+    for point in points:
+        write_text(point.file(runs), point.text)
+    return [str(point.file(runs)) for point in points]
+
+
+def rows_of(points: Sequence[Point], found: Sequence[Json]) -> list[Json]:
+    """A row a combination of settings: each role's score over its seeds: mean, std (null of one seed), n."""
+    grouped: dict[str, list[tuple[Point, Json]]] = {}
+    for point, facts in zip(points, found, strict=True):
+        grouped.setdefault(digest(point.settings), []).append((point, facts))
+    rows = []
+    for group in grouped.values():
+        settings = group[0][0].settings
+        roles = {
+            role: _summary([_score(facts, role) for _, facts in group if role in facts["roles"]]) for role in ROLES
+        }
+        told = {role: scores for role, scores in roles.items() if scores}
+        rows.append({"settings": settings, "seeds": [point.seed for point, _ in group], "roles": told})
+    return rows
+
+
+def table_of(rows: Sequence[Json]) -> list[str]:
+    """The rows for people."""
+    names = [label(row["settings"]) for row in rows]
+    width = max(map(len, names))
+    lines = [f"{'':<{width}} {'seeds':>5}{''.join(f'{role:>16}' for role in ROLES)}"]
+    for name, row in zip(names, rows, strict=True):
+        cells = "".join(f"{_cell(row['roles'].get(role)):>16}" for role in ROLES)
+        lines.append(f"{name:<{width}} {len(row['seeds']):>5}{cells}")
+    return lines
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """The settings of a point, for people."""
+    return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()) or "as it is"
+
+
+def _summary(scores: Sequence[float]) -> Json:
+    if not scores:
+        return {}
+    std = statistics.stdev(scores) if len(scores) > 1 else None
+    return {"mean": statistics.mean(scores), "std": std, "n": len(scores)}
+
+
+def _cell(score: Json | None) -> str:
+    if score is None:
+        return "-"
+    return f"{score['mean']:.2f}" + (f" ± {score['std']:.2f}" if score["std"] is not None else "")
+
+
+def _score(facts: Json, role: str) -> float:
+    return float(facts["roles"][role]["metrics"][score_of(facts["roles"])[0]])
+
+
+def _settings(given: Sequence[str]) -> dict[str, list[Any]]:
+    """KEY=VALUE,VALUE -> key, values: those of TOML, words without quotes as text."""
+    swept: dict[str, list[Any]] = {}
+    for setting in given:
+        key, equals, text = setting.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
+            raise UserError(f"--set {setting}: KEY=VALUE,VALUE was expected, such as distill.mu=1,2,5")
+        if key in swept:
+            raise UserError(f"--set {key}: given twice: name all its values at once")
+        values = _values(text)
+        if not values or any(isinstance(value, dict) for value in values):
+            raise UserError(f"--set {setting}: one value at least, none of them a table")
+        try:
+            different = len({digest(value) for value in values})
+        except ValueError:
+            raise UserError(f"--set {setting}: inf and nan are no values of a recipe") from None
+        if different < len(values):
+            raise UserError(f"--set {setting}: a value is there twice")
+        swept[key] = values
+    return swept
+
+
+def _values(text: str) -> list[Any]:
+    try:
+        found: list[Any] = tomllib.loads(f"found = [{text}]")["found"]
+        json.dumps(found)
+    except (tomllib.TOMLDecodeError, TypeError, RecursionError):  # words without quotes; dates are no recipe's values
+        return [_value(word.strip()) for word in text.split(",") if word.strip()]
+    return found
+
+
+def _value(word: str) -> Any:
+    try:
+        found = tomllib.loads(f"found = {word}")["found"]
+        json.dumps(found)
+    except (tomllib.TOMLDecodeError, TypeError, RecursionError):
+        return word
+    return found
+
+
+def _in_a_name(value: Any) -> str:
+    """A value as a part of a file's name: itself where it can be, else what is left of it and a hash."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    plain = re.sub(r"[^A-Za-z0-9.+-]+", "_", text)[:_LONGEST]
+    return plain if plain == text else f"{plain}-{digest(value)[:6]}"
+
+
+def _nested(settings: Mapping[str, Any]) -> Json:
+    """Dotted keys as tables."""
+    nested: Json = {}
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        table = nested
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise UserError(f"--set {key}: {section} has a value of its own")
+        if isinstance(table.get(last), dict):
+            raise UserError(f"--set {key}: keys below it are set as well")
+        table[last] = value
+    return nested
+
+
+def _anchored(raw: Json, folder: Path, prefix: str = "") -> Json:
+    """The keys that name a file beside the recipe, dotted, as whole paths: a point's recipe lies elsewhere."""
+    found: Json = {}
+    for key, value in raw.items():
+        if isinstance(value, dict):
+            found |= _anchored(value, folder, f"{prefix}{key}.")
+        elif key in _FILE_KEYS and prefix and isinstance(value, str):
+            file, colon, function = value.rpartition(":") if key in ("arch", "student") else (value, "", "")
+            if file not in ("", "none", "default") and (folder / file).exists():
+                found[f"{prefix}{key}"] = f"{(folder / file).resolve()}{colon}{function}"
+                if key == "weights" and "epochs" in raw:  # alone, they would be a teacher that is not trained
+                    found[f"{prefix}epochs"] = raw["epochs"]
+    return found
+
+
+def _recipe_text(base: Path, settings: Mapping[str, Any]) -> str:
+    extends = base.stem if base.parent == RECIPES else str(base)
+    values = {"extends": extends, **settings}
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())

@@ -1,0 +1,136 @@
+"""Several recipes in one graph: what is the same is made once, and taken only where it is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from afpkd.record import Json, UserError, read_record, sha256_of, write_record
+from pipeline.lineage import lineage
+from pipeline.plan import Named, plan_of, read_recipes, roles_in_turns, targets_of
+from pipeline.recipe_reader import load_recipe
+from pipeline.sharing import share_stage, shared_stages
+
+
+def recipes(folder: Path, **bodies: str) -> list[Named]:
+    """Variants of the default recipe by name; a body is TOML."""
+    for name, body in bodies.items():
+        (folder / f"{name}.toml").write_text(f'extends = "default"\n{body}\n')
+    return read_recipes([str(folder / f"{name}.toml") for name in bodies])
+
+
+def finished(run: Path, one: Named, stage: str, weights: bytes, *made_from: str) -> None:
+    """A finished stage as the stages leave it."""
+    path = run / stage / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(weights)
+    (run / stage / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    inputs: Json = {"data": "d", **{kind: sha256_of(run / kind / path.name) for kind in made_from}}
+    record = {"inputs": inputs, "outputs": {path.name: sha256_of(path)}, "recipe": run.name}
+    write_record(run / stage / "record.json", {**record, "config_digest": one.recipe.stage_digest(stage)})
+
+
+def test_points_that_differ_in_the_method_share_all_but_the_student(tmp_path: Path) -> None:
+    found = recipes(tmp_path, a="", b="[distill]\nmu = 1", c="[distill]\nmu = 2")
+    taken = {"b": "a", "c": "a"}
+    assert shared_stages(found, tmp_path) == {"teacher": taken, "prompts": taken, "undistilled": taken}
+
+
+@pytest.mark.parametrize(
+    ("body", "shared"),
+    [
+        ("seed = 1", []),
+        ("[data]\nheldout = 500", []),
+        ("[teacher]\nlr = 0.01", ["undistilled"]),  # the same prompts of another teacher are others
+        ("[prompts]\nepochs = 1", ["teacher", "undistilled"]),
+        ("[distill]\nepochs = 1", ["teacher", "prompts"]),
+        ('[distill]\nmethod = "kd"', ["teacher", "prompts", "undistilled"]),
+        ('[export]\nprecisions = ["fp32"]', ["teacher", "prompts", "student", "undistilled"]),
+    ],
+)
+def test_a_stage_is_shared_where_settings_and_inputs_are_the_same(body: str, shared: list[str], tmp_path: Path) -> None:
+    assert list(shared_stages(recipes(tmp_path, a="", b=body), tmp_path)) == shared
+
+
+def test_foreign_teachers_are_the_same_where_their_files_are(tmp_path: Path) -> None:
+    bodies = {}
+    for name, content in (("a", b"1"), ("b", b"1"), ("c", b"2")):
+        (tmp_path / f"{name}.pt").write_bytes(content)
+        bodies[name] = f'[teacher]\narch = "resnet56"\nweights = "{name}.pt"'
+    assert shared_stages(recipes(tmp_path, **bodies), tmp_path)["teacher"] == {"b": "a"}
+
+
+def test_what_is_there_stays_its_own_and_is_taken_by_the_others(tmp_path: Path) -> None:
+    found = recipes(tmp_path, a="", b="[distill]\nmu = 1", c="[distill]\nmu = 2")
+    finished(tmp_path / "b", found[1], "teacher", b"teacher of b")
+    assert shared_stages(found, tmp_path)["teacher"] == {"a": "b", "c": "b"}
+    finished(tmp_path / "c", found[2], "teacher", b"teacher of c, from another machine")
+    shared = shared_stages(found, tmp_path)
+    assert shared["teacher"] == {"a": "b"}
+    assert shared["prompts"] == {"b": "a"}, "c's teacher is another, so its prompts are"
+
+
+def test_a_shared_stage_is_the_makers_and_its_run_is_whole(tmp_path: Path) -> None:
+    a, b = recipes(tmp_path, a="", b="[distill]\nmu = 1")
+    finished(tmp_path / "a", a, "teacher", b"teacher")
+    finished(tmp_path / "a", a, "prompts", b"prompts", "teacher")
+    (tmp_path / "a" / "prompts" / "level0.png").write_bytes(b"picture")
+    for stage in ("teacher", "prompts"):
+        share_stage(stage, b.recipe, tmp_path / "b", tmp_path / "a")
+        record = read_record(tmp_path / "b" / stage / "record.json")
+        assert (record["recipe"], record["shared_from"]) == ("b", "a")
+        made = read_record(tmp_path / "a" / stage / "record.json")
+        assert {key: record[key] for key in made if key != "recipe"} == {k: v for k, v in made.items() if k != "recipe"}
+        assert sorted(p.name for p in (tmp_path / "b" / stage).iterdir()) == sorted(
+            p.name for p in (tmp_path / "a" / stage).iterdir()
+        )
+    assert lineage(tmp_path / "b").faults == []
+
+
+def test_nothing_is_shared_that_is_not_the_same(tmp_path: Path) -> None:
+    a, b, c = recipes(tmp_path, a="", b="[distill]\nmu = 1", c="[teacher]\nlr = 0.01")
+    finished(tmp_path / "a", a, "teacher", b"teacher")
+    finished(tmp_path / "a", a, "prompts", b"prompts", "teacher")
+    finished(tmp_path / "b", b, "teacher", b"another teacher")
+    with pytest.raises(UserError, match="made by other settings than those of c"):
+        share_stage("teacher", c.recipe, tmp_path / "c", tmp_path / "a")
+    with pytest.raises(UserError, match="made from another teacher than that of b"):
+        share_stage("prompts", b.recipe, tmp_path / "b", tmp_path / "a")
+    (tmp_path / "a" / "teacher" / "model.safetensors").write_bytes(b"changed")
+    with pytest.raises(UserError, match="its bytes are not those that were recorded"):
+        share_stage("teacher", b.recipe, tmp_path / "b", tmp_path / "a")
+    assert not (tmp_path / "c").exists()
+    assert not (tmp_path / "b" / "prompts").exists()
+
+
+def test_two_recipes_of_one_name_are_refused_and_one_named_twice_is_one(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (first,) = recipes(tmp_path, a="")
+    (tmp_path / "x" / "a.toml").write_text('extends = "default"\n')
+    assert [one.name for one in read_recipes([str(first.file), "default", str(first.file)])] == ["a", "default"]
+    with pytest.raises(UserError, match=r"a\.toml: .*a\.toml has the same name"):
+        read_recipes([str(first.file), str(tmp_path / "x" / "a.toml")])
+
+
+def test_goals_name_their_files() -> None:
+    (one,) = read_recipes(["default"])
+    assert targets_of("distill", one, ["local"]) == ["default/student/record.json", "default/undistilled/record.json"]
+    assert "default/profiles/b/student-fp32.json" in targets_of("profile", one, ["a", "b"])
+    assert targets_of("profile", one, ["local"])[-1] == "default/report.html"
+
+
+def test_where_a_recipe_lies_and_what_it_is_called_is_no_part_of_a_comparison(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    plans = [
+        plan_of(recipes(folder, a="", b="seed = 1"), tmp_path, ["distill"], []) for folder in (tmp_path, tmp_path / "x")
+    ]
+    assert plans[0]["comparison"] == plans[1]["comparison"]
+    assert plans[0]["comparison"] != plan_of(recipes(tmp_path, a=""), tmp_path, ["distill"], [])["comparison"]
+
+
+def test_roles_take_turns_where_each_takes_several_processes(tmp_path: Path) -> None:
+    assert roles_in_turns(load_recipe("default")[1]) == [("teacher",), ("student",), ("undistilled",)]
+    longer = tmp_path / "longer.toml"
+    longer.write_text('extends = "default"\n[profile]\npreset = "standard"\n')
+    assert roles_in_turns(load_recipe(str(longer))[1]) == [("teacher", "student", "undistilled")]

@@ -1,0 +1,161 @@
+"""Sweeps: every combination is a recipe that was read before anything runs, and that can be read again alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from afpkd.record import Json, UserError
+from pipeline.cli import app
+from pipeline.recipe_reader import load_recipe, teacher_weights
+from pipeline.sweep import Point, points_of, rows_of, table_of, write_points
+
+
+def read_again(points: list[Point], runs: Path) -> list[tuple[str, Json]]:
+    found = [load_recipe(file) for file in write_points(points, runs)]
+    return [(name, dataclasses.asdict(recipe)) for name, recipe in found]
+
+
+def test_every_combination_with_every_seed_is_a_point_and_a_recipe(tmp_path: Path) -> None:
+    points = points_of("default", ["distill.mu=1,2.5", "distill.method=afpkd,freekd"], 3)
+    assert [point.name for point in points][:4] == [
+        "default.mu=1.method=afpkd.seed=0",
+        "default.mu=1.method=afpkd.seed=1",
+        "default.mu=1.method=afpkd.seed=2",
+        "default.mu=1.method=freekd.seed=0",
+    ]
+    assert len({point.name for point in points}) == 2 * 2 * 3
+    found = read_again(points, tmp_path)
+    assert [name for name, _ in found] == [point.name for point in points]
+    wanted = [(mu, method, seed) for mu in (1, 2.5) for method in ("afpkd", "freekd") for seed in (0, 1, 2)]
+    assert [(r["distill"]["mu"], r["distill"]["method"], r["seed"]) for _, r in found] == wanted
+    base = dataclasses.asdict(load_recipe("default")[1])
+    assert all(recipe["teacher"] == base["teacher"] for _, recipe in found)
+
+
+def test_one_seed_needs_no_name_and_seeds_start_at_the_recipes(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('extends = "default"\nseed = 7\n')
+    assert [(point.name, point.seed) for point in points_of(str(recipe), [], 1)] == [("mine", 7)]
+    assert [(point.name, point.seed) for point in points_of(str(recipe), [], 2)] == [
+        ("mine.seed=7", 7),
+        ("mine.seed=8", 8),
+    ]
+    chosen = points_of(str(recipe), ["seed=3,1"], 1)
+    assert [(point.name, point.seed) for point in chosen] == [("mine.seed=3", 3), ("mine.seed=1", 1)]
+
+
+def test_values_have_the_types_of_toml(tmp_path: Path) -> None:
+    points = points_of("default", ['export.precisions=["fp32"],["fp32", "int8"]', "data.flip=true,false"], 1)
+    found = [recipe for _, recipe in read_again(points, tmp_path)]
+    assert [(tuple(r["export"]["precisions"]), r["data"]["flip"]) for r in found] == [
+        (("fp32",), True),
+        (("fp32",), False),
+        (("fp32", "int8"), True),
+        (("fp32", "int8"), False),
+    ]
+
+
+def test_names_are_legal_names_of_files_and_differ() -> None:
+    values = [f'["a/{"x" * 30}{end}:b"]' for end in "yz"]
+    points = points_of("default", [f"export.int8_exclude={','.join(values)}"], 1)
+    names = [point.name for point in points]
+    assert len(set(names)) == 2
+    assert all(re.fullmatch(r"[A-Za-z0-9.=+_-]{1,80}", name) for name in names)
+
+
+def test_keys_with_one_last_word_keep_their_sections() -> None:
+    points = points_of("default", ["teacher.epochs=1", "distill.epochs=2"], 1)
+    assert points[0].name == "default.teacher.epochs=1.distill.epochs=2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "distill.mux=1"], "default.toml: distill.mux: unknown key: did you mean 'mu'?"),
+        (["--set", "distill.mu=1,fast"], "default.toml: distill.mu: "),
+        (["--set", "distill.mu=-1"], "default.toml: distill.mu"),
+        (["--set", "teacher.arch=resnet9"], "unknown model 'resnet9'"),
+        (["--set", "distil.mu=1"], "default.toml: distil: unknown key: did you mean 'distill'?"),
+        (["--set", "distill.mu"], "--set distill.mu: KEY=VALUE,VALUE was expected"),
+        (["--set", "distill.mu="], "one value at least"),
+        (["--set", "distill.mu=1,1"], "a value is there twice"),
+        (["--set", "distill.mu=nan,1"], "inf and nan are no values of a recipe"),
+        (["--set", "distill.mu=1", "--set", "distill.mu=2"], "--set distill.mu: given twice"),
+        (["--set", "expected={a=1}"], "none of them a table"),
+        (["--set", "seed=1,2", "--seeds", "2"], "give one of them"),
+        (["--set", "description=a", "--set", "description.x=b"], "description has a value of its own"),
+        (["--seeds", "0"], "--seeds: at least 1"),
+        (["--cluster", "slrum"], "unknown cluster 'slrum': did you mean 'slurm'?"),
+        (["--device", "jetson9"], "jetson9"),
+    ],
+)
+def test_a_mistake_names_its_key_and_nothing_starts(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["sweep", "default", *arguments])
+    assert isinstance(done.exception, UserError)
+    assert said in str(done.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_lists_the_points_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["sweep", "default", "--set", "distill.mu=1,2", "--seeds", "2", "--dry-run"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.stdout.splitlines()[1] == "default.mu=1.seed=1  distill.mu=1 seed=1"
+    listed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert [(row["settings"], row["seed"]) for row in listed][2:] == [({"distill.mu": 2}, 0), ({"distill.mu": 2}, 1)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_beside_the_recipe_are_found_from_the_points_too(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("def student(): pass")
+    for name in ("teacher.pt", "start.pt"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "foreign.toml").write_text(
+        'extends = "default"\n[teacher]\narch = "resnet56"\nweights = "teacher.pt"\n'
+        '[distill]\nstudent = "net.py:student"\n'
+    )
+    trained = 'extends = "default"\n[teacher]\nweights = "start.pt"\nepochs = 9\n'
+    (tmp_path / "trained.toml").write_text(trained)
+    for name in ("foreign", "trained"):
+        base = load_recipe(str(tmp_path / f"{name}.toml"))[1]
+        points = points_of(str(tmp_path / f"{name}.toml"), ["distill.mu=1,2"], 1)
+        for point, file in zip(points, write_points(points, tmp_path / "runs"), strict=True):
+            recipe = load_recipe(file)[1]
+            assert recipe.distill.student == base.distill.student
+            assert (recipe.stage_digest("teacher"), recipe.seed) == (base.stage_digest("teacher"), base.seed)
+            if name == "foreign":
+                assert teacher_weights(recipe, Path(file)) == tmp_path / "teacher.pt"
+            assert recipe.distill.options()["mu"] == point.settings["distill.mu"]
+
+
+def facts(student: float, undistilled: float | None = None) -> Json:
+    roles = {"student": student, "undistilled": undistilled}
+    return {
+        "roles": {role: {"metrics": {"test_top1_selected": top1}} for role, top1 in roles.items() if top1 is not None}
+    }
+
+
+def test_a_row_is_the_mean_and_the_spread_over_its_seeds() -> None:
+    points = points_of("default", ["distill.mu=1,2"], 3)
+    scores = [80.0, 81.0, 85.0, 70.0, 70.5, 71.0]
+    rows = rows_of(points, [facts(score, 60.0) for score in scores[:5]] + [facts(scores[5])])
+    assert [(row["settings"], row["seeds"]) for row in rows] == [
+        ({"distill.mu": 1}, [0, 1, 2]),
+        ({"distill.mu": 2}, [0, 1, 2]),
+    ]
+    assert rows[0]["roles"]["student"] == {"mean": 82.0, "std": statistics.stdev(scores[:3]), "n": 3}
+    assert rows[1]["roles"]["undistilled"]["n"] == 2
+    assert "teacher" not in rows[0]["roles"]
+    lines = table_of(rows)
+    assert lines[1].split() == ["distill.mu=1", "3", "-", "82.00", "±", "2.65", "60.00", "±", "0.00"]
+    assert rows_of(points[:1], [facts(80.0)])[0]["roles"]["student"] == {"mean": 80.0, "std": None, "n": 1}
