@@ -184,7 +184,7 @@ def test_drawings_are_drawn_and_say_what_they_lack(made: HandMadeRun, tmp_path: 
     assert ink[0] > 3 * ink[1] > 0
     assert "no latency measured yet" in empty[1].read_text()
     svg = full[1].read_text()
-    assert all(words in svg for words in ("tiny $x", "median latency (ms)", "distilled", "held-out top-1 (%)"))
+    assert all(words in svg for words in ("tiny $x", "median latency (ms)", "distilled", "held-out accuracy (%)"))
 
 
 def test_the_drawing_of_several_recipes_has_bars(tmp_path: Path) -> None:
