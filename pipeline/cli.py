@@ -259,6 +259,12 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error))
+    except (OSError, RuntimeError) as error:
+        from pipeline.disk import full_line, is_full
+
+        if not is_full(error):
+            raise
+        _fail(full_line(Path()))
     except ModuleNotFoundError as error:
         _fail(f"{error}: a package is missing: `afpkd doctor` says what mends it")
 

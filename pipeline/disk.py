@@ -12,6 +12,8 @@ _WORDS = (  # of libraries that keep the kernel's number to themselves
     "os error 28",
     "disk quota exceeded",
     "pytorchstreamwriter failed writing",
+    "iostream error",  # torch.save, at its end
+    "inline_container",  # the same, in the middle
     " requested and ",  # numpy: 100 requested and 7 written
 )
 _LITTLE_BYTES = 16 << 20

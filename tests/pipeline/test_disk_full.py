@@ -131,6 +131,7 @@ def test_a_whole_run_says_so_too_and_continues(small: Path) -> None:
         (OSError(122, "Disk quota exceeded"), True),
         (OSError("1000 requested and 12 written"), True),
         (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed"), True),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0"), True),
         (OSError(13, "Permission denied"), False),
         (ValueError("a disk is not full"), False),
     ],
