@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afpkd.record import Json, write_record
+from afpkd.names import unknown
+from afpkd.record import Json, UserError, write_record
 from pipeline.cli_options import (
     ClusterOption,
     DeviceNamesOption,
@@ -22,6 +23,7 @@ from pipeline.cli_options import (
     RunsOption,
     TrainDevice,
 )
+from pipeline.lineage import STAGES
 
 if TYPE_CHECKING:
     from pipeline.sweep import Point
@@ -85,6 +87,8 @@ def share_stage(
     from pipeline.sharing import share_stage
     from pipeline.workspace import open_run
 
+    if stage not in STAGES:
+        raise UserError(unknown("stage", stage, STAGES))
     with graph.stage_call(stage, runs):
         work = open_run(recipe, runs)
         with stage_lock(work.role(stage)):

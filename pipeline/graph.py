@@ -72,7 +72,7 @@ def run_goals(
             "cluster": bool(cluster),
         }
         try:
-            _snakemake(runs.resolve(), plan, goals, profile, extra)
+            _snakemake(runs.resolve(), plan, profile, extra)
         except (SystemExit, UserError, OSError) as error:
             if nearly_full(runs) or is_full(error):  # nobody may have been able to write why
                 raise UserError(full_line(runs)) from None
@@ -138,7 +138,7 @@ def stage_call(label: str, runs: Path) -> Iterator[bool]:
         raise SystemExit(2) from None
 
 
-def _snakemake(runs: Path, plan: Json, goals: Sequence[str], profile: Path | None, extra: Sequence[str]) -> None:
+def _snakemake(runs: Path, plan: Json, profile: Path | None, extra: Sequence[str]) -> None:
     several = len(plan["recipes"]) > 1
     targets = list(dict.fromkeys(plan["compared"]))
     if several:
@@ -190,17 +190,15 @@ def _environment(profile: Path | None = None) -> dict[str, str]:
 def _report_the_rest(runs: Path, plan: Json) -> None:
     """What failed keeps nobody from the report of the others: a device that failed is named in it."""
     started = [name for name in plan["recipes"] if any((runs / name / role / "record.json").exists() for role in ROLES)]
-    wanted = [[name] for name in plan["recipes"] if failures(runs / name)]
-    if len(plan["recipes"]) > 1 and started:
-        wanted.append(started)
-    for names in wanted:
-        out = runs / (names[0] if names is not started else COMPARISON)
+    wanted = {name: [name] for name in plan["recipes"] if failures(runs / name)}
+    wanted |= {COMPARISON: started} if len(plan["recipes"]) > 1 and started else {}
+    for folder, names in wanted.items():
         files = [plan["recipes"][name]["file"] for name in names]
-        command = [sys.executable, "-m", "pipeline", "report", "--recipes", *files, "--out", str(out)]
-        environment = {**_environment(), EVENTS_VARIABLE: str(out / "events.jsonl")}
-        command += ["--runs", str(runs)]
+        command = [sys.executable, "-m", "pipeline", "report", "--recipes", *files]
+        command += ["--out", str(runs / folder), "--runs", str(runs)]
+        environment = {**_environment(), EVENTS_VARIABLE: str(runs / folder / "events.jsonl")}
         if subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0:
-            sys.stderr.write(f"report without what failed: {out / 'report.html'}\n")
+            sys.stderr.write(f"report without what failed: {runs / folder / 'report.html'}\n")
 
 
 def _let_jobs_be_cancelled(process: subprocess.Popen[bytes], plan: Json) -> None:
@@ -226,6 +224,7 @@ def _follow(process: subprocess.Popen[bytes], events: Mapping[str, Path], log: P
             for name, event in ((name, event) for name, file in files.items() for event in new_events(file)):
                 event["stage"] = f"{name} {event['stage']}".lstrip()
                 if "error" in event:
+                    event["error"] = event["error"] if event["error"].startswith(name) else f"{name}: {event['error']}"
                     errors.append(event["error"])
                 screen.show(event)
             if not ended:

@@ -44,6 +44,8 @@ def read_recipes(recipes: Sequence[str]) -> list[Named]:
     for given in recipes:
         name, recipe = load_recipe(given)
         file = recipe_path(given)
+        if name == COMPARISON:
+            raise UserError(f"{file}: runs/{name} is the folder of reports on several recipes: rename the file")
         weights = teacher_weights(recipe, file)
         one = Named(name, recipe, file, _hash(weights) if weights else None)
         if found.setdefault(name, one).file != file:

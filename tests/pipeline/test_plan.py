@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from afpkd.record import Json, UserError, read_record, sha256_of, write_record
+from pipeline.cli import app
 from pipeline.lineage import lineage
 from pipeline.plan import Named, plan_of, read_recipes, roles_in_turns, targets_of
 from pipeline.recipe_reader import load_recipe
@@ -111,6 +113,13 @@ def test_two_recipes_of_one_name_are_refused_and_one_named_twice_is_one(tmp_path
     assert [one.name for one in read_recipes([str(first.file), "default", str(first.file)])] == ["a", "default"]
     with pytest.raises(UserError, match=r"a\.toml: .*a\.toml has the same name"):
         read_recipes([str(first.file), str(tmp_path / "x" / "a.toml")])
+
+
+def test_names_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"comparison\.toml: runs/comparison is the folder of reports"):
+        recipes(tmp_path, comparison="")
+    done = CliRunner().invoke(app, ["share-stage", "teachr", "--from", "a", "--runs", str(tmp_path)])
+    assert str(done.exception) == "unknown stage 'teachr': did you mean 'teacher'?"
 
 
 def test_goals_name_their_files() -> None:
