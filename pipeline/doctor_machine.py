@@ -20,8 +20,8 @@ _RUN_BYTES = _GB // 5
 """What a run of the default recipe and its temporary files take, and some: it leaves 14 MB."""
 _DATA_BYTES = 2 * _GB
 """CIFAR-100's archive and what is unpacked of it, or Tiny-ImageNet decoded."""
-_LEAST_MEMORY, _GOOD_MEMORY = 2 * _GB, 4 * _GB
-"""Two trainings side by side, torch in each of them; exporting detectors and other large networks wants more."""
+_LEAST_MEMORY, _GOOD_MEMORY = 5 * _GB // 2, 4 * _GB
+"""Two trainings side by side, 1.1 GB each with torch; exporting detectors and other large networks wants more."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
