@@ -3,6 +3,7 @@ RECIPE       ?= default
 DEVICE       ?= local
 PRECISION    ?= fp16
 TRAIN_DEVICE ?= auto
+TRAIN_PROCESSES ?= 1
 RUNS         ?= runs
 ARGS         ?=
 PYTHON       ?= python3
@@ -22,7 +23,8 @@ setup: $(SETUP) ## create .venv with every package pinned
 GOALS := $(filter $(STAGES),$(MAKECMDGOALS))
 .PHONY: run-goals
 run-goals: $(SETUP)
-	@$(AFPKD) run $(GOALS) --recipe '$(RECIPE)' --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)' $(ARGS)
+	@$(AFPKD) run $(GOALS) --recipe '$(RECIPE)' --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' \
+	  --train-processes '$(TRAIN_PROCESSES)' --runs '$(RUNS)' $(ARGS)
 
 distill: run-goals ## train the teacher, its prompts, the student, and the undistilled control
 export: run-goals ## write one ONNX bundle a network, checked against torch
@@ -33,7 +35,8 @@ $(STAGES):
 	@:
 
 deploy: $(SETUP) ## put the student on DEVICE as its current release, built and checked there (PRECISION=fp16)
-	@$(AFPKD) run export --recipe '$(RECIPE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)'
+	@$(AFPKD) run export --recipe '$(RECIPE)' --train-device '$(TRAIN_DEVICE)' \
+	  --train-processes '$(TRAIN_PROCESSES)' --runs '$(RUNS)'
 	@$(AFPKD) deploy --recipe '$(RECIPE)' --device '$(DEVICE)' --precision '$(PRECISION)' --runs '$(RUNS)' $(ARGS)
 
 ##@ For developers
@@ -80,7 +83,7 @@ clean: ## remove the environment and caches; runs stay
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "Variables: RECIPE=$(RECIPE) (name or path), DEVICE=$(DEVICE), TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), RUNS=$(RUNS), ARGS"
+	@echo "Variables: RECIPE=$(RECIPE) (name or path), DEVICE=$(DEVICE), TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), TRAIN_PROCESSES=$(TRAIN_PROCESSES), RUNS=$(RUNS), ARGS"
 
 $(SETUP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

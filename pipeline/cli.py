@@ -14,7 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from afpkd.record import Json, UserError
-from pipeline import cli_cost, cli_deploy, cli_devices, cli_measure, cli_report, cli_verify, graph
+from pipeline import cli_cost, cli_deploy, cli_devices, cli_measure, cli_report, cli_train, cli_verify, graph
+from pipeline.cli_options import DeviceOption, JsonOption, ProcessesOption, RecipeOption, RunsOption, TrainDevice
+from pipeline.parent import die_with_parent
+from pipeline.processes import begin_worker, is_worker
 from pipeline.progress import EVENTS_VARIABLE
 from pipeline.recipe_reader import load_recipe, recipe_names
 
@@ -33,18 +36,11 @@ app.command()(cli_measure.measure)
 app.command(cls=cli_report.ManyValues)(cli_report.report)
 app.command()(cli_report.compare)
 app.command()(cli_cost.cost)
-
+for _name, _verb in cli_train.VERBS.items():
+    app.command(_name)(_verb)
 
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
-
-
-class TrainDevice(StrEnum):
-    """Where networks are trained."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class Role(StrEnum):
@@ -64,19 +60,13 @@ class Goal(StrEnum):
     report = "report"
 
 
-RecipeOption = Annotated[str, typer.Option("--recipe", help="A shipped recipe's name, or a path to a TOML file.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="The folder of runs.")]
-DeviceOption = Annotated[TrainDevice, typer.Option("--train-device", help="Where networks are trained.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0 = its default.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-
-
 @app.command()
 def run(
     goals: Annotated[list[Goal], typer.Argument(help="What to bring up to date.")],
     recipe: RecipeOption = "default",
     device: Annotated[str, typer.Option("--device", help="Where students are measured.")] = "local",
     train_device: DeviceOption = TrainDevice.auto,
+    train_processes: ProcessesOption = 1,
     runs: RunsOption = Path("runs"),
     snakemake: Annotated[str, typer.Option("--snakemake", help="More arguments for Snakemake.")] = "",
     as_json: JsonOption = False,
@@ -92,6 +82,7 @@ def run(
             runs=runs,
             devices=device.split(),
             train_device=train_device,
+            train_processes=train_processes,
             extra=shlex.split(snakemake),
         )
     except KeyboardInterrupt:
@@ -99,7 +90,13 @@ def run(
             "interrupted: finished stages stay, training continues from its last checkpoint: run it again\n"
         )
         raise SystemExit(130) from None
-    variables = {"RECIPE": recipe, "DEVICE": device, "TRAIN_DEVICE": str(train_device), "RUNS": str(runs)}
+    variables = {
+        "RECIPE": recipe,
+        "DEVICE": device,
+        "TRAIN_DEVICE": str(train_device),
+        "TRAIN_PROCESSES": str(train_processes),
+        "RUNS": str(runs),
+    }
     _show(summary.facts(folder), as_json, lambda _: summary.closing(folder, goals, variables))
 
 
@@ -138,54 +135,6 @@ def bundle_verify(
     files = [{key: entry[key] for key in ("path", "precision", "runtime", "status")} for entry in manifest["files"]]
     found = {"bundle": str(path), "role": manifest["role"], "hashes": len(manifest["hashes"]), "files": files}
     _show(found, as_json, lambda found: f"{path}: whole: {found['hashes']} files are those of the manifest")
-
-
-@app.command("train-teacher")
-def train_teacher(
-    recipe: RecipeOption = "default",
-    runs: RunsOption = Path("runs"),
-    train_device: DeviceOption = TrainDevice.auto,
-    threads: ThreadsOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage: train the teacher, or take a foreign one in."""
-    _stage("teacher", recipe, runs, train_device, threads, as_json)
-
-
-@app.command("tune-prompts")
-def tune_prompts(
-    recipe: RecipeOption = "default",
-    runs: RunsOption = Path("runs"),
-    train_device: DeviceOption = TrainDevice.auto,
-    threads: ThreadsOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage: fine-tune the frequency prompts inside the frozen teacher (phase 1)."""
-    _stage("prompts", recipe, runs, train_device, threads, as_json)
-
-
-@app.command("train-student")
-def train_student(
-    recipe: RecipeOption = "default",
-    runs: RunsOption = Path("runs"),
-    train_device: DeviceOption = TrainDevice.auto,
-    threads: ThreadsOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage: distil the student (phase 2)."""
-    _stage("student", recipe, runs, train_device, threads, as_json)
-
-
-@app.command("train-undistilled")
-def train_undistilled(
-    recipe: RecipeOption = "default",
-    runs: RunsOption = Path("runs"),
-    train_device: DeviceOption = TrainDevice.auto,
-    threads: ThreadsOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage: train the student without a teacher, the control."""
-    _stage("undistilled", recipe, runs, train_device, threads, as_json)
 
 
 @app.command()
@@ -232,8 +181,10 @@ def profile(
 
 def main() -> None:
     """Run the program. Exit 0: done; 2: a mistake that the one line on stderr explains; 130: interrupted."""
-    if os.environ.get(EVENTS_VARIABLE):
-        graph.die_with_parent()
+    if is_worker():
+        begin_worker()
+    elif os.environ.get(EVENTS_VARIABLE):
+        die_with_parent()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would keep a device's number in the home
     try:
         app()
@@ -241,34 +192,12 @@ def main() -> None:
         _fail(str(error))
 
 
-def _stage(stage: str, recipe: str, runs: Path, train_device: TrainDevice, threads: int, as_json: bool) -> None:
-    def call(stages: Any, work: Any) -> Json:
-        verbs = {
-            "teacher": stages.train_teacher,
-            "prompts": stages.tune_prompts,
-            "student": stages.train_student,
-            "undistilled": stages.train_undistilled,
-        }
-        done: Json = verbs[stage](work)
-        return done
-
-    _stage_with(stage, as_json, call, recipe, runs, train_device, threads)
-
-
-def _stage_with(
-    label: str,
-    as_json: bool,
-    call: Callable[[Any, Any], Json],
-    recipe: str,
-    runs: Path,
-    train_device: TrainDevice = TrainDevice.auto,
-    threads: int = 0,
-) -> None:
+def _stage_with(label: str, as_json: bool, call: Callable[[Any, Any], Json], recipe: str, runs: Path) -> None:
     from pipeline import stages
     from pipeline.workspace import open_run
 
     with graph.stage_call(label, runs):
-        _show(call(stages, open_run(recipe, runs, device=train_device, threads=threads)), as_json, lambda _: "")
+        _show(call(stages, open_run(recipe, runs)), as_json, lambda _: "")
 
 
 def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:

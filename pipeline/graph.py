@@ -6,11 +6,9 @@ under a `filelock`, which the kernel releases with its process and which names p
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -29,11 +27,12 @@ from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
 from deploy.inventory import inventory_path
 from deploy.presets import find_preset
 from pipeline.failures import clear_failures, failures
+from pipeline.parent import PARENT_VARIABLE
+from pipeline.processes import require_processes
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, event_line
 from pipeline.recipe import ROLES, Recipe
 from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
 
-_PARENT_VARIABLE = "AFPKD_PARENT"
 SNAKEFILE = Path(__file__).with_name("Snakefile")
 POLL_SECONDS = 0.2
 CANCEL_SECONDS = 10.0
@@ -46,11 +45,14 @@ def run_goals(
     runs: Path,
     devices: Sequence[str],
     train_device: str,
+    train_processes: int = 1,
     extra: Sequence[str] = (),
 ) -> Path:
     """Bring the goals of a recipe up to date; return the run's folder. UserError where a stage stopped."""
     name, decoded = load_recipe(recipe)
+    train_device = "cpu" if train_device == "auto" and not _has_gpu() else train_device
     # What is missing is said before anything starts.
+    require_processes(train_processes, decoded, train_device)
     teacher_weights(decoded, recipe_path(recipe))
     decoded.stage_digest("teacher")  # reads own images and files
     for device in devices:
@@ -65,7 +67,8 @@ def run_goals(
         targets = [target for goal in goals for target in targets_of(goal, name, decoded, devices)]
         config = {
             "recipe": str(recipe_path(recipe)),
-            "train_device": "cpu" if train_device == "auto" and not _has_gpu() else train_device,
+            "train_device": train_device,
+            "train_processes": train_processes,
             "devices": list(devices),
             "cores": len(os.sched_getaffinity(0)),
         }
@@ -114,19 +117,6 @@ def locked(runs: Path) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent ends, even by SIGKILL: no stage outlives its run.
-
-    SIGKILL, since Snakemake answers SIGTERM by waiting for its jobs; every stage can be killed at any moment.
-    """
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    parent = os.environ.get(_PARENT_VARIABLE)
-    if parent is not None and int(parent) != os.getppid():  # it ended before the kernel was asked
-        os.kill(os.getpid(), signal.SIGKILL)
-    os.environ[_PARENT_VARIABLE] = str(os.getpid())
 
 
 def _has_gpu() -> bool:
@@ -185,7 +175,7 @@ def _snakemake(runs: Path, folder: Path, targets: list[str], config: Json, extra
         *("--max-checksum-file-size", "10G"),
         *(
             "--resources",
-            "gpu=1",
+            f"gpu={config['train_processes']}",
             f"here={config['cores']}",
             *(f"device_{number}=1" for number in range(len(config["devices"]))),
         ),
@@ -216,7 +206,7 @@ def _environment(events: Path) -> dict[str, str]:
         **os.environ,
         "AFPKD_DATA": str(data_root().resolve()),
         EVENTS_VARIABLE: str(events),
-        _PARENT_VARIABLE: str(os.getpid()),
+        PARENT_VARIABLE: str(os.getpid()),
         **({INVENTORY_VARIABLE: str(inventory_path().resolve())} if inventory_path().exists() else {}),
     }
 

@@ -18,10 +18,13 @@ _SECONDS_BETWEEN_STEPS = 0.5
 
 
 class StageProgress:
-    """What one stage says while it works. `stage` is how it is called before a person, such as `student`."""
+    """What one stage says while it works. `stage` is how it is called before a person, such as `student`.
 
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
+    silent: says nothing, as all but the first of several processes.
+    """
+
+    def __init__(self, stage: str, *, silent: bool = False) -> None:
+        self.stage, self.silent = stage, silent
         self._events = os.environ.get(EVENTS_VARIABLE)
         self._last_step = 0.0
 
@@ -43,6 +46,8 @@ class StageProgress:
             self._emit({"done": done, "total": total})
 
     def _emit(self, event: dict[str, Any]) -> None:
+        if self.silent:
+            return
         if self._events:
             line = json.dumps({"stage": self.stage, **event}) + "\n"
             with Path(self._events).open("a", encoding="utf-8") as file:

@@ -10,7 +10,7 @@ from pipeline.summary import closing, facts
 if TYPE_CHECKING:
     from tests.pipeline.conftest import HandMadeRun
 
-DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "RUNS": "runs"}
+DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "TRAIN_PROCESSES": "1", "RUNS": "runs"}
 
 
 def test_the_closing_table_shows_the_records(made: HandMadeRun) -> None:
