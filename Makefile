@@ -4,6 +4,7 @@ RECIPES      ?=
 DEVICE       ?= local
 PRECISION    ?= fp16
 TRAIN_DEVICE ?= auto
+TRAIN_PROCESSES ?= 1
 RUNS         ?= runs
 TENSORBOARD  ?=
 CLUSTER      ?=
@@ -31,8 +32,8 @@ GOALS := $(filter $(STAGES),$(MAKECMDGOALS))
 GRAPH  = $(if $(RECIPES),$(RECIPES:%=--recipe '%'),--recipe '$(RECIPE)') $(if $(CLUSTER),--cluster '$(CLUSTER)')
 .PHONY: run-goals
 run-goals: $(SETUP)
-	@$(AFPKD) run $(GOALS) $(GRAPH) --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)' \
-	  $(if $(TENSORBOARD),--tensorboard) $(ARGS)
+	@$(AFPKD) run $(GOALS) $(GRAPH) --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' \
+	  --train-processes '$(TRAIN_PROCESSES)' --runs '$(RUNS)' $(if $(TENSORBOARD),--tensorboard) $(ARGS)
 
 distill: run-goals ## train the teacher, its prompts, the student, and the undistilled control
 export: run-goals ## write one ONNX bundle a network, checked against torch
@@ -43,7 +44,8 @@ $(STAGES):
 	@:
 
 deploy: $(SETUP) ## put the student on DEVICE as its current release, built and checked there (PRECISION=fp16)
-	@$(AFPKD) run export --recipe '$(RECIPE)' --train-device '$(TRAIN_DEVICE)' --runs '$(RUNS)'
+	@$(AFPKD) run export --recipe '$(RECIPE)' --train-device '$(TRAIN_DEVICE)' \
+	  --train-processes '$(TRAIN_PROCESSES)' --runs '$(RUNS)'
 	@$(AFPKD) deploy --recipe '$(RECIPE)' --device '$(DEVICE)' --precision '$(PRECISION)' --runs '$(RUNS)' $(ARGS)
 
 ##@ For developers
@@ -92,7 +94,8 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "Variables: RECIPE=$(RECIPE) (name or path), RECIPES='a b' (several), DEVICE=$(DEVICE),"
-	@echo "  TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), RUNS=$(RUNS), CLUSTER=$(CLUSTER) (slurm|kubernetes|folder), TENSORBOARD=1, ARGS"
+	@echo "  TRAIN_DEVICE=$(TRAIN_DEVICE) (auto|cpu|cuda), TRAIN_PROCESSES=$(TRAIN_PROCESSES), RUNS=$(RUNS),"
+	@echo "  CLUSTER=$(CLUSTER) (slurm|kubernetes|folder), TENSORBOARD=1, ARGS"
 
 $(SETUP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from afpkd.checkpoint import state_sha256
 from afpkd.data.batches import Samples
 from afpkd.distillers.distiller import Distiller, Losses
+from afpkd.distributed import averaged
 from afpkd.prompts import Change, FrequencyPrompts, Refined
 from afpkd.tasks.classification import Classification
 from afpkd.tasks.task import Forward, Task, model_scores
@@ -127,7 +128,7 @@ def prompt_learner(
             named.update(task.losses(teacher.model, outputs, target))
         else:
             named["teacher"] = task.changed(outputs, clean, CHOOSE_TEMPERATURE)
-            excess = torch.stack([report.areas.mean() for report in reports]) - area
+            excess = averaged(torch.stack([report.areas.mean() for report in reports])) - area
             named["area"] = area_weight * excess.clamp_min(0).square().mean()
         if overlap_weight:
             named["overlap"] = overlap_weight * torch.stack([report.overlap for report in reports]).mean()

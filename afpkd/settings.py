@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from afpkd.record import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -62,6 +64,20 @@ def require_between(key: str, value: float, least: float, most: float) -> None:
     """ValueError naming `key` where `value` is outside least..most."""
     if not least <= value <= most:
         raise ValueError(f"{key}: must lie between {least:g} and {most:g}, got {value:g}")
+
+
+def require_equal_parts(batch_size: int, processes: int, key: str = "batch_size") -> None:
+    """UserError where so many processes cannot share a batch equally, two images each or more.
+
+    Two: BatchNorm cannot normalise the 1x1 map of one image, and what prompts drop is swapped between two.
+    """
+    if processes == 1 or (batch_size % processes == 0 and batch_size >= 2 * processes):
+        return
+    fitting = [num for num in range(1, batch_size // 2 + 1) if batch_size % num == 0]
+    raise UserError(
+        f"TRAIN_PROCESSES={processes}: {key} = {batch_size} is that of all processes together, and does not part into "
+        f"{processes} equal shares of two images or more: use one of {', '.join(map(str, fitting))}"
+    )
 
 
 def learning_rate(settings: TrainSettings, step: int, total_steps: int) -> float:

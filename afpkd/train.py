@@ -3,6 +3,8 @@
 Everything random is a function of (seed, step), the learning rate is a function of the step, and the rest of the state
 (weights, adapters, optimizer, loss scale, running sums) is saved: a killed run continues exactly, bit-equal on a CPU.
 No step waits for the device: losses are summed there and read once an epoch.
+
+Several processes may share the steps (`afpkd.distributed`): then the first one alone measures, saves and reports.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from afpkd import distributed
 from afpkd.checkpoint import State, load_training_state, save_training_state
 from afpkd.data.batches import Augmentation, Samples, epoch_order, generator_for
 from afpkd.learners import Learner
 from afpkd.record import Json, UserError
-from afpkd.settings import TrainSettings, learning_rate
+from afpkd.settings import TrainSettings, learning_rate, require_equal_parts
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -37,7 +40,7 @@ class Fitted:
     wall_s: float
     """Seconds of training and held-out evaluation, over all continuations."""
     cpu_s: float
-    """CPU seconds of the same."""
+    """CPU seconds of the same, of this process."""
     precision: str
     """In which the networks ran forward: float32, bfloat16 or float16."""
 
@@ -63,10 +66,12 @@ class Fitting:
         """Check the losses, then restore what `checkpoint` holds of an unfinished run of the same `digest`."""
         if train.num_images < settings.batch_size:
             raise UserError(f"batch_size: {settings.batch_size} is more than the {train.num_images} training images")
+        require_equal_parts(settings.batch_size, distributed.num_processes())
         self.learner, self.train, self.settings = learner, train, settings
         self.augmentation, self.seed = augmentation, seed
         self.checkpoint, self.digest = checkpoint, digest
         self.device = train.device
+        distributed.synchronise_norms(learner.trained, self.device)
         self.steps_per_epoch = train.num_images // settings.batch_size
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.optimizer = _optimizer(learner.trained, settings)
@@ -82,6 +87,7 @@ class Fitting:
         saved = load_training_state(checkpoint, digest)
         if saved is not None:
             self._restore(saved)
+        self._shared_losses = distributed.shared(learner.losses, learner.trained, has_unused=self._has_unused())
 
     def run(self, report: Report) -> Fitted:
         """All remaining steps."""
@@ -99,7 +105,8 @@ class Fitting:
         self.cpu_s += time.process_time() - cpu_started
         if row is not None:
             self.epoch_started_s = self.wall_s
-        if row is not None or self.wall_s - self.saved_s > CHECKPOINT_SECONDS:
+        due = row is not None or self.wall_s - self.saved_s > CHECKPOINT_SECONDS
+        if due and distributed.is_first():
             self.saved_s = self.wall_s
             save_training_state(self.checkpoint, {"digest": self.digest, **self._state()})
         return row
@@ -113,7 +120,7 @@ class Fitting:
         return Fitted(product, self.best_state, self.best_epoch, self.history, self.wall_s, self.cpu_s, precision)
 
     def next_images(self) -> Tensor:
-        """The normalised images of the next step: a function of the seed and the step alone."""
+        """This process's normalised images of the next step: a function of the seed and the step alone."""
         return self._batch(self.step)[0]
 
     def autocast(self) -> torch.autocast:
@@ -125,13 +132,14 @@ class Fitting:
         self.learner.trained.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step, self.total_steps)
-        losses = self._losses(self.step, self.step / self.total_steps)
+        distributed.seed_step(self.seed, self.step)
+        losses = self._losses(self.step, self.step / self.total_steps, self._shared_losses)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(self.scaler.scale(_total(losses)))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss.detach()
+        for name, loss in distributed.averaged_losses(losses).items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(loss)) + loss
         self.step += 1
         if self.step == 1 and self.learner.frozen is not None:
             self.learner.frozen.assert_unchanged()
@@ -154,7 +162,7 @@ class Fitting:
             "lr": learning_rate(self.settings, self.step - 1, self.total_steps),
             "losses": losses,
             "gradient_norms": {name: norm for name, (_, norm) in self._norms_of_the_last_batch().items()},
-            score: self.learner.metric(),
+            score: self.learner.metric() if distributed.is_first() else math.nan,  # the others wait in the next step
             "images_per_s": steps * self.settings.batch_size / max(wall_s - self.epoch_started_s, 1e-9),
             "wall_s": round(wall_s, 3),
         }
@@ -215,26 +223,41 @@ class Fitting:
         self.learner.trained.train()
         parameters = [p for p in self.learner.product.parameters() if p.requires_grad]
         found = {}
-        for name, loss in self._losses(step, progress).items():
-            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        losses = self._losses(step, progress, self.learner.losses)
+        values = distributed.averaged_losses(losses)
+        for name, loss in losses.items():
+            own = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            gradients = distributed.averaged_gradients(own, parameters)
             norms = [g.float().norm() for g in gradients if g is not None]
-            found[name] = float(loss.detach()), float(torch.stack(norms).norm()) if norms else 0.0
+            found[name] = float(values[name]), float(torch.stack(norms).norm()) if norms else 0.0
         self.learner.trained.load_state_dict(before)
         return found
 
-    def _losses(self, step: int, progress: float) -> dict[str, Tensor]:
+    def _has_unused(self) -> bool:
+        """Whether a parameter takes part in no loss; only processes that train together ask, since it takes a pass."""
+        if distributed.num_processes() == 1:
+            return False
+        before = _copied(self.learner.trained)
+        self.learner.trained.train()
+        parameters = [p for p in self.learner.trained.parameters() if p.requires_grad]
+        total = _total(self._losses(self.step, 1.0, self.learner.losses))
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+        self.learner.trained.load_state_dict(before)
+        return any(gradient is None for gradient in gradients)
+
+    def _losses(self, step: int, progress: float, losses: distributed.Losses) -> dict[str, Tensor]:
         images, target = self._batch(step)
         with self.autocast():
-            return self.learner.losses(images, target, progress)
+            return losses(images, target, progress)
 
     def _batch(self, step: int) -> tuple[Tensor, Any]:
-        """Normalised images and targets of a step: a function of the seed and the step alone."""
+        """This process's normalised images and targets of a step: a function of the seed and the step alone."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, epoch_order(self.train.num_images, self.seed, epoch).to(self.device))
         chosen = self._order[1][index * self.settings.batch_size : (index + 1) * self.settings.batch_size]
         generator = generator_for("augmentation", self.seed, step, self.device)
-        return self.train.batch(chosen, self.augmentation, generator)
+        return self.train.batch(chosen, self.augmentation, generator, distributed.part_of(len(chosen)))
 
 
 def _optimizer(trained: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import coverage, crash, default_seeds, fleet, quantizers, rtx_builds
+from bench import coverage, crash, default_seeds, fleet, quantizers, rtx_builds, scale
 from bench.command import run
 
 BENCHES: dict[str, Callable[[], None]] = {
@@ -15,6 +15,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "fleet": fleet.main,
     "quantizers": quantizers.main,
     "rtx_builds": rtx_builds.main,
+    "scale": scale.main,
 }
 
 

@@ -76,11 +76,11 @@ def _once(folder: Path) -> Json:
         "num_images": manifest["evaluation"]["num"],
         "test_seconds": spent,
         "cpu_seconds": used.ru_utime + used.ru_stime,
-        "peak_bytes": _peak_bytes() or used.ru_maxrss * 1024,
+        "peak_bytes": peak_bytes() or used.ru_maxrss * 1024,
     }
 
 
-def _peak_bytes() -> int | None:
+def peak_bytes() -> int | None:
     """VmHWM, which counts from this program's start: `ru_maxrss` holds the parent's peak too."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):

@@ -42,7 +42,7 @@ from afpkd.train import Fitting
 from afpkd.wavelet import haar_dwt, num_scales
 from bench.command import run
 from bench.rows import RESULTS, circumstances
-from pipeline.workspace import keep_freed_memory
+from pipeline.memory import keep_freed_memory
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 SETTINGS = TrainSettings(epochs=1.0, lr=0.05, amp="never")

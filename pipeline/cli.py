@@ -22,6 +22,7 @@ from pipeline import (
     cli_measure,
     cli_report,
     cli_sweep,
+    cli_train,
     cli_verify,
     cli_watch,
 )
@@ -32,14 +33,14 @@ from pipeline.cli_options import (
     DeviceOption,
     Goal,
     JsonOption,
+    ProcessesOption,
     QuietOption,
     RecipeOption,
     RecipesOption,
     RunsOption,
-    ThreadsOption,
     TrainDevice,
 )
-from pipeline.parent import die_with_parent
+from pipeline.parent import WORKER_VARIABLE, die_with_parent
 from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE
 
 app = typer.Typer(
@@ -62,6 +63,9 @@ app.command()(cli_watch.watch)
 app.command()(cli_doctor.doctor)
 app.command()(cli_sweep.sweep)
 app.command("share-stage")(cli_sweep.share_stage)
+for _name, _verb in cli_train.VERBS.items():
+    app.command(_name)(_verb)
+
 bundle_app = typer.Typer(help="What travels to a device.", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 
@@ -87,6 +91,7 @@ def run(
     recipe: RecipesOption = ["default"],  # noqa: B006 (Typer copies it)
     device: DeviceNamesOption = "local",
     train_device: DeviceOption = TrainDevice.auto,
+    train_processes: ProcessesOption = 1,
     runs: RunsOption = Path("runs"),
     cluster: ClusterOption = None,
     snakemake: Annotated[str, typer.Option("--snakemake", help="More arguments for Snakemake.")] = "",
@@ -109,11 +114,13 @@ def run(
             runs=runs,
             devices=device.split(),
             train_device=train_device,
+            train_processes=train_processes,
             cluster=cluster,
             extra=shlex.split(snakemake),
         )
     variables = {"RECIPE": recipe[0]} if len(folders) == 1 else {"RECIPES": " ".join(recipe)}
-    variables |= {"DEVICE": device, "TRAIN_DEVICE": str(train_device), "RUNS": str(runs), "CLUSTER": cluster or ""}
+    variables |= {"DEVICE": device, "TRAIN_DEVICE": str(train_device), "TRAIN_PROCESSES": str(train_processes)}
+    variables |= {"RUNS": str(runs), "CLUSTER": cluster or ""}
     found = [summary.facts(folder) for folder in folders]
     _show(found[0] if len(found) == 1 else found, as_json, lambda _: summary.closing(folders, goals, variables))
 
@@ -160,54 +167,6 @@ def bundle_verify(
     _show(found, as_json, lambda found: f"{path}: whole: {found['hashes']} files are those of the manifest")
 
 
-@app.command("train-teacher")
-def train_teacher(
-    recipe: RecipeOption = "default",
-    runs: RunsOption = Path("runs"),
-    train_device: DeviceOption = TrainDevice.auto,
-    threads: ThreadsOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage: train the teacher, or take a foreign one in."""
-    _stage("teacher", recipe, runs, train_device, threads, as_json)
-
-
-@app.command("tune-prompts")
-def tune_prompts(
-    recipe: RecipeOption = "default",
-    runs: RunsOption = Path("runs"),
-    train_device: DeviceOption = TrainDevice.auto,
-    threads: ThreadsOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage: fine-tune the frequency prompts inside the frozen teacher (phase 1)."""
-    _stage("prompts", recipe, runs, train_device, threads, as_json)
-
-
-@app.command("train-student")
-def train_student(
-    recipe: RecipeOption = "default",
-    runs: RunsOption = Path("runs"),
-    train_device: DeviceOption = TrainDevice.auto,
-    threads: ThreadsOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage: distil the student (phase 2)."""
-    _stage("student", recipe, runs, train_device, threads, as_json)
-
-
-@app.command("train-undistilled")
-def train_undistilled(
-    recipe: RecipeOption = "default",
-    runs: RunsOption = Path("runs"),
-    train_device: DeviceOption = TrainDevice.auto,
-    threads: ThreadsOption = 0,
-    as_json: JsonOption = False,
-) -> None:
-    """Stage: train the student without a teacher, the control."""
-    _stage("undistilled", recipe, runs, train_device, threads, as_json)
-
-
 @app.command()
 def export(
     role: Annotated[Role, typer.Option("--role", help="Whose weights.")] = Role.student,
@@ -252,7 +211,11 @@ def profile(
 
 def main() -> None:
     """Run the program. Exit 0: done; 2: a mistake that the one line on stderr explains; 130: interrupted."""
-    if os.environ.get(EVENTS_VARIABLE):
+    if os.environ.get(WORKER_VARIABLE):
+        from pipeline.processes import begin_worker
+
+        begin_worker()
+    elif os.environ.get(EVENTS_VARIABLE):
         die_with_parent()
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would keep a device's number in the home
     try:
@@ -269,37 +232,12 @@ def main() -> None:
         _fail(f"{error}: a package is missing: `afpkd doctor` says what mends it")
 
 
-def _stage(stage: str, recipe: str, runs: Path, train_device: TrainDevice, threads: int, as_json: bool) -> None:
-    def call(stages: Any, work: Any) -> Json:
-        from pipeline.locks import stage_lock
-
-        verbs = {
-            "teacher": stages.train_teacher,
-            "prompts": stages.tune_prompts,
-            "student": stages.train_student,
-            "undistilled": stages.train_undistilled,
-        }
-        with stage_lock(work.role(stage)):
-            done: Json = verbs[stage](work)
-        return done
-
-    _stage_with(stage, as_json, call, recipe, runs, train_device, threads)
-
-
-def _stage_with(
-    label: str,
-    as_json: bool,
-    call: Callable[[Any, Any], Json],
-    recipe: str,
-    runs: Path,
-    train_device: TrainDevice = TrainDevice.auto,
-    threads: int = 0,
-) -> None:
+def _stage_with(label: str, as_json: bool, call: Callable[[Any, Any], Json], recipe: str, runs: Path) -> None:
     from pipeline import graph, stages
     from pipeline.workspace import open_run
 
     with graph.stage_call(label, runs):
-        _show(call(stages, open_run(recipe, runs, device=train_device, threads=threads)), as_json, lambda _: "")
+        _show(call(stages, open_run(recipe, runs)), as_json, lambda _: "")
 
 
 def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:

@@ -48,7 +48,13 @@ DeviceNamesOption = Annotated[
 NamesArgument = Annotated[list[str], typer.Argument(help="Devices, by name.", autocompletion=device_completions)]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 DeviceOption = Annotated[TrainDevice, typer.Option("--train-device", help="Where networks are trained.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch; 0 = its default.")]
+ProcessesOption = Annotated[
+    int,
+    typer.Option(
+        "--train-processes", help="Processes that share each batch, a GPU each; the result's identity is the same."
+    ),
+]
+ThreadsOption = Annotated[int, typer.Option("--threads", help="Threads of torch, of all processes; 0 = its default.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress: errors and results alone.")]
 ClusterOption = Annotated[
     str | None, typer.Option("--cluster", help="slurm, kubernetes, or a folder with Snakemake's config.yaml.")

@@ -27,6 +27,7 @@ from pipeline.failures import clear_failures, failures
 from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
 from pipeline.plan import COMPARISON, drop_records_of_another_recipe, plan_of, read_recipes
+from pipeline.processes import require_processes
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, new_events
 from pipeline.recipe import ROLES
 from pipeline.screen import WHOLE, shown
@@ -44,6 +45,7 @@ def run_goals(
     runs: Path,
     devices: Sequence[str],
     train_device: str,
+    train_processes: int = 1,
     cluster: str | None = None,
     extra: Sequence[str] = (),
 ) -> list[Path]:
@@ -55,7 +57,10 @@ def run_goals(
     # What is wrong or missing is said before anything starts.
     profile = require_known(devices, cluster)
     found = read_recipes(recipes)
+    if not cluster and train_device == "auto" and not _has_gpu():
+        train_device = "cpu"
     for one in found:
+        require_processes(train_processes, one.recipe, "cpu" if cluster else train_device)
         one.recipe.stage_digest("teacher")  # reads own images and files
     folders = [runs.resolve() / one.name for one in found]
     runs.mkdir(parents=True, exist_ok=True)
@@ -67,7 +72,8 @@ def run_goals(
                 (folder / "report.html").unlink(missing_ok=True)
         plan = plan_of(found, runs, goals, devices)
         plan |= {
-            "train_device": "cpu" if train_device == "auto" and not cluster and not _has_gpu() else train_device,
+            "train_device": train_device,
+            "train_processes": train_processes,
             "cores": len(os.sched_getaffinity(0)),
             "cluster": bool(cluster),
         }
@@ -158,7 +164,7 @@ def _snakemake(runs: Path, plan: Json, profile: Path | None, extra: Sequence[str
         *("--nolock", "--rerun-incomplete", "--keep-going", "--rerun-triggers", "mtime", "params"),
         # Inputs count by content: a record is small, but no limit means that no touched file ever reruns a stage.
         *("--max-checksum-file-size", "10G"),
-        *("--resources", *([] if profile else ["gpu=1"]), f"here={plan['cores']}", *devices),
+        *("--resources", *([] if profile else [f"gpu={plan['train_processes']}"]), f"here={plan['cores']}", *devices),
         *extra,
         *("--configfile", str(runs / ".plan.json"), "--", *targets),
     ]

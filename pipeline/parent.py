@@ -9,6 +9,9 @@ import signal
 PARENT_VARIABLE = "AFPKD_PARENT"
 """Environment variable: the process that a child must not outlive."""
 
+WORKER_VARIABLE = "AFPKD_TRAIN_PROCESS"
+"""Environment variable: this is one of a launcher's processes (`pipeline.processes`)."""
+
 
 def die_with_parent(*, on_a_node: bool = False) -> None:
     """Ask the kernel to end this process when its parent ends, even by SIGKILL: no stage outlives its run.

@@ -29,10 +29,11 @@ class StageProgress:
 
     An event has `stage`, `job` (one process is one job, whatever its stage is called) and one of: `text`; `error`;
     `done` of `total` steps with a `note`; `busy` with what, for nobody knows how long; `ended`.
+    silent: says nothing, as all but the first of several processes.
     """
 
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
+    def __init__(self, stage: str, *, silent: bool = False) -> None:
+        self.stage, self.silent = stage, silent
         self._events = os.environ.get(EVENTS_VARIABLE)
         self._last_step = 0.0
 
@@ -69,6 +70,8 @@ class StageProgress:
             self.say(text)
 
     def _emit(self, told: dict[str, Any]) -> None:
+        if self.silent:
+            return
         event, listener = {"stage": self.stage, "job": str(os.getpid()), **told}, _LISTENER.get()
         if self._events:
             with Path(self._events).open("a", encoding="utf-8") as file:

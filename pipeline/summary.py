@@ -20,7 +20,8 @@ _WHAT = {
     "profile": "measure latency, memory and accuracy of each exported file, and write the report",
     "report": "write the report",
 }
-_DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "RUNS": "runs", "CLUSTER": ""}
+_DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "TRAIN_PROCESSES": "1", "RUNS": "runs"}
+_DEFAULTS["CLUSTER"] = ""
 _NEXT = {"distill": "export", "export": "profile"}
 
 

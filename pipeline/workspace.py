@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import datetime
 import json
@@ -14,6 +13,7 @@ from afpkd.settings import TrainSettings
 from pipeline.event_files import event_files_of
 from pipeline.lineage import require_recorded
 from pipeline.live import Live, Pictures, forget_progress
+from pipeline.memory import keep_freed_memory
 from pipeline.networks import build_network, facts_of, label, network_in
 from pipeline.progress import StageProgress
 from pipeline.recipe import Distill, Recipe
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 NUM_CALIBRATION = 500  # training images from which the amplitude of the teacher's bands is taken
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One recipe in one folder of runs. device: auto | cpu | cuda; threads: of torch, 0 = its default."""
+    """One recipe in one folder of runs. device: auto | cpu | cuda; threads: of torch, 0 = its default; processes: that
+    share each batch of a training."""
 
     name: str
     recipe: Recipe
@@ -47,16 +47,17 @@ class Run:
     folder: Path
     device: str = "auto"
     threads: int = 0
+    processes: int = 1
 
     def role(self, role: str) -> Path:
         """The folder of a role (or of the prompts)."""
         return self.folder / role
 
 
-def open_run(recipe: str, runs: Path, *, device: str = "auto", threads: int = 0) -> Run:
+def open_run(recipe: str, runs: Path, *, device: str = "auto", threads: int = 0, processes: int = 1) -> Run:
     """Read the recipe; nothing is written."""
     name, decoded = load_recipe(recipe)
-    return Run(name, decoded, recipe_path(recipe), runs.resolve() / name, device, threads)
+    return Run(name, decoded, recipe_path(recipe), runs.resolve() / name, device, threads, processes)
 
 
 class Workspace:
@@ -65,16 +66,19 @@ class Workspace:
     def __init__(self, run: Run, stage: str) -> None:
         import torch
 
+        from afpkd.distributed import first_alone, is_first
+
         keep_freed_memory()
         torch.manual_seed(run.recipe.seed)  # initial weights are the seed's alone
         provenance()  # of the code that runs now, not of what the folder holds hours later
         self.run, self.stage = run, stage
         self.folder = run.role(stage)
-        self.progress = StageProgress(stage)
         self.device = _torch_device(run)
+        self.progress = StageProgress(stage, silent=not is_first())
         self.progress.busy("reading the data")
         run.recipe.stage_digest(stage)  # before anything is read: what changes later is another run's
-        found = splits_of(run.recipe, run.recipe_file, self.device)
+        with first_alone():
+            found = splits_of(run.recipe, run.recipe_file, self.device)
         self.notes = found.notes
         for note in self.notes:
             self.progress.say(note)
@@ -104,10 +108,12 @@ class Workspace:
 
         from afpkd.checkpoint import load_weights
         from afpkd.data.dataset import data_root
+        from afpkd.distributed import first_alone
         from export.to_onnx import dry_run_export
 
         weights = settings.weights
-        model = self.empty_model(network, published=weights == "default")
+        with first_alone():  # it may download them
+            model = self.empty_model(network, published=weights == "default")
         with torch.random.fork_rng():  # the exporter's draws must not move the weights that are drawn next
             example = torch.zeros(1, self.in_channels, *self.image_size)
             dry_run_export(model, example, arch=label(network["arch"]))
@@ -116,7 +122,8 @@ class Workspace:
         if isinstance(settings, TrainedDetector | DistillDetector) and settings.backbone != "none":
             detector: Any = model
             folders = (self.run.recipe_file.parent, data_root())
-            self.progress.say(detector.load_backbone(settings.backbone, folders))
+            with first_alone():
+                self.progress.say(detector.load_backbone(settings.backbone, folders))
         return model
 
     def teacher(self) -> tuple[FrozenTeacher, Shapes]:
@@ -161,10 +168,21 @@ class Workspace:
         return prompts
 
     def fit(self, learner: Learner, settings: TrainSettings, pictures: Pictures | None = None) -> Fitted:
-        """Train to the end, showing progress; `pictures`: of what is trained, for TensorBoard."""
-        event_files = event_files_of(self.run.folder, self.stage)
+        """Train to the end, showing progress; `pictures`: of what is trained, for TensorBoard.
+
+        Of several processes the first one alone returns, for what is left.
+        """
+        from afpkd.distributed import is_first, leave
+
         fitting = self.fitting(learner, settings)
-        return fitting.run(Live(fitting, self.folder, self.progress, event_files, pictures).report)
+        if is_first():
+            event_files = event_files_of(self.run.folder, self.stage)
+            fitted = fitting.run(Live(fitting, self.folder, self.progress, event_files, pictures).report)
+        else:
+            fitted = fitting.run(lambda *_: None)
+        if not leave():
+            raise SystemExit(0)
+        return fitted
 
     def fitting(self, learner: Learner, settings: TrainSettings) -> Fitting:
         """A training of `learner`, saving to resume beside the outputs (undeclared to the graph, so a kill never
@@ -173,7 +191,8 @@ class Workspace:
 
         if settings.compile:
             learner.product.compile()
-        self.progress.say(f"{settings.epochs:g} epochs of {self.train.num_images} images on {self.device}")
+        where = str(self.device) if self.run.processes == 1 else f"{self.run.processes} x {self.device.type}"
+        self.progress.say(f"{settings.epochs:g} epochs of {self.train.num_images} images on {where}")
         fitting = Fitting(
             learner,
             self.train,
@@ -258,6 +277,7 @@ class Workspace:
             **provenance(),
             "device": str(self.device),
             "threads": self.run.threads,
+            "processes": self.run.processes,
             "wall_s": round(wall_s, 3),
             "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
@@ -269,25 +289,14 @@ class Workspace:
         return json.dumps([self.run.recipe.stage_digest(self.stage), self.inputs], sort_keys=True)
 
 
-def keep_freed_memory() -> None:
-    """Let glibc reuse the memory of tensors instead of returning it to the kernel and faulting it in again.
-
-    Measured on a CPU: 10 to 17 % of a distillation step. Other C libraries have no such switch and are left alone.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20)):
-        mallopt(parameter, value)
-
-
 def _torch_device(run: Run) -> torch.device:
     import torch
+
+    from afpkd.distributed import join
 
     if run.threads:
         torch.set_num_threads(run.threads)
     if run.device == "cuda" and not torch.cuda.is_available():
         raise UserError("TRAIN_DEVICE=cuda: torch finds no CUDA device here: use TRAIN_DEVICE=cpu or auto")
     name = "cpu" if run.device == "cpu" or not torch.cuda.is_available() else "cuda"
-    return torch.device(name)
+    return join(name) if run.processes > 1 else torch.device(name)

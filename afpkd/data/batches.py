@@ -33,6 +33,28 @@ class Augmentation:
     """Of scenes with boxes: scale by a factor between these."""
 
 
+WHOLE = slice(None)
+"""All of a batch."""
+
+
+class Draws(NamedTuple):
+    """The random numbers of `part` of a batch of `num` images: what it gets when the whole batch is drawn."""
+
+    generator: torch.Generator
+    num: int
+    part: slice = WHOLE
+
+    def uniform(self, rows: int) -> Tensor:
+        """In 0..1: rows, images of the part."""
+        drawn = torch.rand(rows, self.num, device=self.generator.device, generator=self.generator)
+        return drawn[:, self.part]
+
+    def integers(self, rows: int, beyond: int) -> Tensor:
+        """From 0 to below `beyond`: rows, images of the part."""
+        size = (rows, self.num)
+        return torch.randint(0, beyond, size, device=self.generator.device, generator=self.generator)[:, self.part]
+
+
 class Samples(Protocol):
     """What the training loop reads: images on a device, and what the task compares with."""
 
@@ -44,8 +66,13 @@ class Samples(Protocol):
     def device(self) -> torch.device:
         """Where they are used."""
 
-    def batch(self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator) -> tuple[Tensor, Any]:
-        """Normalised, augmented images of these numbers, and their targets."""
+    def batch(
+        self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator, part: slice = WHOLE
+    ) -> tuple[Tensor, Any]:
+        """Normalised, augmented images of these numbers, and their targets.
+
+        part: make only these of the batch, as they are in the whole one.
+        """
 
 
 class Pixels(NamedTuple):
@@ -74,12 +101,15 @@ class Pixels(NamedTuple):
         """The first images, uint8 n, C, H, W."""
         return self.images[:num]
 
-    def batch(self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator, part: slice = WHOLE
+    ) -> tuple[Tensor, Tensor]:
         """Normalised images, cropped, turned and mirrored at random, and their labels."""
-        images, wanted = self.images.index_select(0, chosen.to(self.device)), augmentation
+        wanted, draws, chosen = augmentation, Draws(generator, len(chosen), part), chosen[part]
+        images = self.images.index_select(0, chosen.to(self.device))
         if wanted.least_area < 1 or wanted.rotation:
-            images = random_view(images, least_area=wanted.least_area, rotation=wanted.rotation, generator=generator)
-        images = random_crop_and_flip(images, padding=wanted.padding, flip=wanted.flip, generator=generator)
+            images = random_view(images, least_area=wanted.least_area, rotation=wanted.rotation, draws=draws)
+        images = random_crop_and_flip(images, padding=wanted.padding, flip=wanted.flip, draws=draws)
         return self.normalised(images), self.labels[chosen]
 
 
@@ -113,7 +143,7 @@ def generator_for(purpose: str, seed: int, counter: int, device: torch.device) -
     return torch.Generator(device).manual_seed(int(mixed))
 
 
-def random_crop_and_flip(images: Tensor, *, padding: int, flip: bool, generator: torch.Generator) -> Tensor:
+def random_crop_and_flip(images: Tensor, *, padding: int, flip: bool, draws: Draws) -> Tensor:
     """Crop each of `images` (uint8 N, C, H, W) from its black-padded self at random, then mirror half of them.
 
     The literature's CIFAR augmentation (He et al. 2016: padding 4), the whole batch at once.
@@ -121,9 +151,9 @@ def random_crop_and_flip(images: Tensor, *, padding: int, flip: bool, generator:
     (num, channels, height, width), device = images.shape, images.device
     top = left = mirrored = torch.zeros(num, dtype=torch.long, device=device)
     if padding:
-        top, left = torch.randint(0, 2 * padding + 1, (2, num), device=device, generator=generator)
+        top, left = draws.integers(2, 2 * padding + 1)
     if flip:
-        mirrored = (torch.rand(num, device=device, generator=generator) < 0.5).long()
+        mirrored = (draws.uniform(1)[0] < 0.5).long()
         left = torch.where(mirrored == 1, 2 * padding - left, left)
     padded = F.pad(images, (padding,) * 4)
     # Row by row, out of padded images and their mirror images: rows are copied whole, 10x faster than pixel by pixel.
@@ -136,15 +166,15 @@ def random_crop_and_flip(images: Tensor, *, padding: int, flip: bool, generator:
     return chosen.view(num, channels, height, width)
 
 
-def random_view(images: Tensor, *, least_area: float, rotation: float, generator: torch.Generator) -> Tensor:
+def random_view(images: Tensor, *, least_area: float, rotation: float, draws: Draws) -> Tensor:
     """A random part of each of `images` (uint8 N, C, H, W), turned, at the size of the whole; the batch at once.
 
     The part has least_area..1 of the image's area and 3/4..4/3 of its proportions (Inception's crop; Szegedy et al.
     2015); it is turned by up to `rotation` degrees either way. Bilinear; black beyond the edge.
     """
-    num, device = len(images), images.device
+    num = len(images)
     height, width = images.shape[-2:]
-    draw = torch.rand(5, num, device=device, generator=generator)
+    draw = draws.uniform(5)
     area, ratio = least_area + (1 - least_area) * draw[0], torch.exp((2 * draw[1] - 1) * math.log(4 / 3))
     if least_area == 1:
         ratio = torch.ones_like(ratio)

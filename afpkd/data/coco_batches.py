@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from afpkd.data.batches import Augmentation, normalised
+from afpkd.data.batches import WHOLE, Augmentation, normalised
 from afpkd.data.coco import CocoSplit, letterbox_scale, read_canvas
 
 MOST_BYTES_IN_MEMORY = 4 << 30
@@ -76,12 +76,12 @@ class Scenes:
         return self.pixels(list(range(min(num, self.num_images))))
 
     def batch(
-        self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator
+        self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator, part: slice = WHOLE
     ) -> tuple[Tensor, list[Boxed]]:
         """Normalised, augmented images, and what is on each."""
-        indices = chosen.tolist()
-        content = torch.tensor([self._content(index) for index in indices], device=self.device)
+        content = torch.tensor([self._content(index) for index in chosen.tolist()], device=self.device)
         placing = random_placing(content, self.canvas, augmentation, generator)
+        placing, content, indices = Placing(*(drawn[part] for drawn in placing)), content[part], chosen[part].tolist()
         images = placed_images(self.pixels(indices), content, placing)
         targets = [
             placed_boxes(self.boxes(index), content[row], Placing(*(column[row] for column in placing)), self.canvas)

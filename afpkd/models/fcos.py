@@ -19,6 +19,7 @@ from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from afpkd.checkpoint import load_weights
+from afpkd.distributed import averaged, num_processes
 from afpkd.models.outputs import Detections, Refine
 from afpkd.record import UserError
 
@@ -36,7 +37,7 @@ class FcosDetector(FCOS):  # type: ignore[misc]  # torchvision ships no types
     def __init__(self, backbone: str, *, width: int, num_convs: int, num_classes: int) -> None:
         assert width % _GROUPS == 0 and width > _GROUPS, "a group of one channel has nothing to normalise on a 1x1 map"
         neck = _with_pyramid(backbone, width)
-        super().__init__(neck, num_classes, head=FCOSHead(width, 1, num_classes, num_convs))
+        super().__init__(neck, num_classes, head=_Head(width, 1, num_classes, num_convs))
         self.backbone_name = backbone
         self.frozen_norms = False
 
@@ -105,6 +106,25 @@ class FcosDetector(FCOS):  # type: ignore[misc]  # torchvision ships no types
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         return self
+
+
+class _Head(FCOSHead):  # type: ignore[misc]  # torchvision ships no types
+    """The head, whose losses are those of the whole batch where several processes share it."""
+
+    def compute_loss(
+        self,
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """Torchvision divides by the locations on objects of these images; here by the mean of all processes."""
+        found: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        if num_processes() == 1:
+            return found
+        on_objects = torch.stack([(matched >= 0).sum() for matched in matched_idxs]).sum().float()
+        share = on_objects.clamp_min(1) / averaged(on_objects).clamp_min(1 / num_processes())
+        return {name: loss * share for name, loss in found.items()}
 
 
 def raw_detections(outputs: Detections) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from afpkd.data.coco_batches import Boxed, Scenes
+from afpkd.distributed import averaged
 from afpkd.models.fcos import FcosDetector, boxes_of, raw_detections
 from afpkd.models.outputs import Detections
 from afpkd.tasks.coco_metrics import Detected, average_precision
@@ -57,7 +58,8 @@ class Detection:
         of_centres = _bernoulli_kl(outputs.centerness, clean.centerness).squeeze(-1)
         of_boxes = generalized_box_iou_loss(boxes_of(outputs), boxes_of(clean)).clamp_min(0)
         weighted = of_classes + sure * (of_centres + of_boxes)
-        changed: Tensor = weighted.sum() / (sure * centres.squeeze(-1)).sum().clamp_min(1e-6)
+        seen = averaged((sure * centres.squeeze(-1)).sum())
+        changed: Tensor = weighted.sum() / seen.clamp_min(1e-6)
         return changed
 
     def agreement(self, outputs: Detections, clean: Detections) -> float:

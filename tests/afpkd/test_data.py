@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from afpkd.data import DATASETS, cifar100
-from afpkd.data.batches import epoch_order, generator_for, pixels_from_split, random_crop_and_flip, random_view
+from afpkd.data.batches import (
+    Draws,
+    epoch_order,
+    generator_for,
+    pixels_from_split,
+    random_crop_and_flip,
+    random_view,
+)
 from afpkd.data.dataset import Split, hold_out
 from afpkd.record import UserError
 from export.bundle import preprocess
@@ -88,7 +95,7 @@ def test_normalisation_is_the_formula() -> None:
 
 def test_random_crop_equals_cropping_one_by_one() -> None:
     images = torch.randint(0, 256, (64, 3, 8, 7), dtype=torch.uint8)
-    crops = random_crop_and_flip(images, padding=2, flip=False, generator=generator_for("crop", 0, 5, CPU))
+    crops = random_crop_and_flip(images, padding=2, flip=False, draws=Draws(generator_for("crop", 0, 5, CPU), 64))
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     offsets = set()
     for crop, whole in zip(crops, padded, strict=True):
@@ -100,7 +107,7 @@ def test_random_crop_equals_cropping_one_by_one() -> None:
 
 def test_flip_mirrors_about_half_and_nothing_else() -> None:
     images = torch.randint(0, 256, (400, 1, 3, 4), dtype=torch.uint8)
-    flipped = random_crop_and_flip(images, padding=0, flip=True, generator=generator_for("flip", 0, 1, CPU))
+    flipped = random_crop_and_flip(images, padding=0, flip=True, draws=Draws(generator_for("flip", 0, 1, CPU), 400))
     mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
     assert bool((mirrored | (flipped == images).flatten(1).all(1)).all())
     assert 150 < int(mirrored.sum()) < 250
@@ -114,9 +121,9 @@ def test_order_and_augmentation_are_functions_of_seed_and_step() -> None:
 
 
 def _view(images: Tensor, **options: float) -> Tensor:
-    generator = torch.Generator().manual_seed(3)
+    draws = Draws(torch.Generator().manual_seed(3), len(images))
     area, rotation = options.get("area", 1.0), options.get("rotation", 0.0)
-    return random_view(images, least_area=area, rotation=rotation, generator=generator)
+    return random_view(images, least_area=area, rotation=rotation, draws=draws)
 
 
 def test_a_view_of_the_whole_is_the_image() -> None:

@@ -84,7 +84,9 @@ def test_parts_of_an_allocation_can_be_copied(device: Cuda) -> None:
 
 def test_page_locked_memory_is_an_array_that_copies_go_through(device: Cuda) -> None:
     ones, back = device.alloc_host(40), device.alloc_host(40)
-    assert (ones.dtype, ones.shape, ones.flags["C_CONTIGUOUS"]) == (np.uint8, (40,), True)
+    assert ones.dtype == np.uint8
+    assert ones.shape == (40,)
+    assert ones.flags["C_CONTIGUOUS"]
     ones.view(np.float32)[:], back[:] = 1.0, 0
     address, stream = device.alloc(40), device.create_stream()
     device.copy_to_device(address, ones, stream)

@@ -225,13 +225,13 @@ def test_inputs_that_break_the_network_are_seen_while_it_is_timed(bundle: HandMa
     model = onnx.load(bundle.folder / "fp32.onnx")
     (product,) = [node for node in model.graph.node if node.op_type == "MatMul"]
     product.output[0] = "product"
-    least = numpy_helper.from_array(np.float32(means[golden].min() - 1e-3), "least")
-    model.graph.initializer.extend([least, numpy_helper.from_array(np.float32(0), "zero")])
+    least = numpy_helper.from_array(np.array(means[golden].min() - 1e-3, np.float32), "least")
+    model.graph.initializer.extend([least, numpy_helper.from_array(np.array(0, np.float32), "zero")])
     chain = [("ReduceMean", ["flat"]), ("Sub", ["mean", "least"]), ("Sqrt", ["over"]), ("Mul", ["root", "zero"])]
     names = ["mean", "over", "root", "nothing", "logits"]
     chain.append(("Add", ["product", "nothing"]))
     for (kind, inputs), output in zip(chain, names, strict=True):
-        extra = {"keepdims": 0} if kind == "ReduceMean" else {}
+        extra: dict[str, Any] = {"keepdims": 0} if kind == "ReduceMean" else {}
         model.graph.node.append(onnx.helper.make_node(kind, inputs, [output], **extra))
     onnx.checker.check_model(model)
     logits = reference_logits(images, linear_weight())

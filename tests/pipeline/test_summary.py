@@ -14,7 +14,7 @@ from tests.pipeline.conftest import HandMadeRun, hand_made_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "RUNS": "runs"}
+DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "TRAIN_PROCESSES": "1", "RUNS": "runs"}
 
 
 def test_the_closing_table_shows_the_records(made: HandMadeRun) -> None:
