@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from afpkd.record import read_record
+from afpkd.record import UserError, read_record
+from pipeline import graph
 from pipeline.graph import PROFILES
 from tests.pipeline.executors import with_executors
 
@@ -135,6 +136,20 @@ def test_a_stage_trains_in_a_pod_that_shares_the_folder_of_runs(api: Api, tmp_pa
     assert {"name": "afpkd", "mountPath": "/afpkd"} in container["volumeMounts"]
     assert pod["volumes"][1]["persistentVolumeClaim"]["claimName"] == "afpkd"
     assert "undistilled" in done.stderr, "what the stage said reached the person"
+
+
+def test_a_cluster_is_a_shipped_profile_with_its_executor_or_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text("executor: slurm\n")
+    assert graph.require_known([], str(tmp_path)) == tmp_path
+    assert graph.require_known([], None) is None
+    monkeypatch.setattr(graph, "find_spec", lambda _: None)
+    assert graph.require_known([], str(tmp_path)) == tmp_path, "which executor it needs, Snakemake knows"
+    with pytest.raises(UserError, match="CLUSTER=slurm: Snakemake's executor for it is not installed: make setup-c"):
+        graph.require_known([], "slurm")
+    monkeypatch.setattr(graph, "find_spec", lambda _: object())
+    assert graph.require_known([], "slurm") == PROFILES / "slurm"
 
 
 def test_the_profiles_speak_of_rules_that_there_are() -> None:
