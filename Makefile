@@ -8,6 +8,7 @@ TRAIN_PROCESSES ?= 1
 RUNS         ?= runs
 TENSORBOARD  ?=
 CLUSTER      ?=
+JOBS         ?= $(shell nproc)
 ARGS         ?=
 PYTHON       ?= python3
 
@@ -57,8 +58,8 @@ check: $(SETUP) ## ruff, mypy, import-linter, documentation tests
 	$(VENV)/bin/pytest -q tests/test_docs.py
 	@echo "next: make test"
 
-test: $(SETUP) ## every test: fast ones first, then the slow ones (ARGS='-m "not slow"' leaves those out)
-	$(VENV)/bin/pytest $(ARGS)
+test: $(SETUP) ## every test, on JOBS cores: fast ones first, then the slow ones (ARGS='-m "not slow"' leaves those out)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 	@echo "next: make distill export profile"
 
 bench: $(SETUP) ## re-run our own claims (hours; see bench/README.md)

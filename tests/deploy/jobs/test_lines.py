@@ -167,7 +167,7 @@ def test_a_newer_agent_does_not_disturb_a_running_job(target: LocalTarget, work:
     assert run_job(target, lasting(work, 1), Heard(replace_agent), QUICK)["golden"]["after"]["ok"]
 
 
-@pytest.mark.parametrize("moment", [time.time() + 86400, 946684800])
+@pytest.mark.parametrize("moment", [time.time() + 86400, 946684800], ids=["tomorrow", "2000"])
 def test_a_clock_that_jumps_changes_nothing(target: LocalTarget, work: Work, moment: float) -> None:
     """The heartbeat of tomorrow is no error, nor is one of the year 2000; nothing else reads clocks."""
 
