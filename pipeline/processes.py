@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from afpkd.record import UserError
 from afpkd.settings import TrainSettings, require_equal_parts
 from pipeline.parent import PARENT_VARIABLE, WORKER_VARIABLE, die_with_parent
+from pipeline.progress import StageProgress
 from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def in_processes(label: str, arguments: Sequence[str], *, processes: int, train_
         more = ["--train-device", train_device, "--train-processes", str(processes), "--threads", str(each)]
         try:
             wanted = torchrun.parse_args([*own, "--module", "pipeline", *arguments, *more])  # type: ignore[no-untyped-call]
+            StageProgress(label).end()  # the first of the processes speaks from here, as a job of its own
             torchrun.run(wanted)  # type: ignore[no-untyped-call]
         except ChildFailedError as error:
             raise UserError(_why(label, dict(error.failures), processes)) from None
@@ -99,6 +101,7 @@ def worker_call() -> Iterator[None]:
     """Call one stage in one of the processes: what goes wrong is left for the launcher, which says it once."""
     try:
         yield
+        StageProgress("").end()
     except Exception as error:
         mistake = isinstance(error, UserError)
         left = {
