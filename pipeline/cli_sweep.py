@@ -19,6 +19,7 @@ from pipeline.cli_options import (
     DeviceOption,
     Goal,
     JsonOption,
+    ProcessesOption,
     RecipeOption,
     RunsOption,
     TrainDevice,
@@ -36,6 +37,7 @@ def sweep(
     goals: Annotated[list[Goal], typer.Option("--goal", help="How far to go.")] = [Goal.distill],  # noqa: B006 (Typer copies it)
     device: DeviceNamesOption = "local",
     train_device: DeviceOption = TrainDevice.auto,
+    train_processes: ProcessesOption = 1,
     runs: RunsOption = Path("runs"),
     cluster: ClusterOption = None,
     snakemake: Annotated[str, typer.Option("--snakemake", help="More arguments for Snakemake.")] = "",
@@ -61,6 +63,7 @@ def sweep(
             runs=runs,
             devices=device.split(),
             train_device=train_device,
+            train_processes=train_processes,
             cluster=cluster,
             extra=shlex.split(snakemake),
         )

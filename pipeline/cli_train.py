@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from pipeline.cli_options import (
     ThreadsOption,
     TrainDevice,
 )
+from pipeline.progress import EVENTS_VARIABLE
 
 if TYPE_CHECKING:
     from pipeline.workspace import Run
@@ -44,11 +46,9 @@ def _function(verb: str) -> Callable[..., None]:
         threads: ThreadsOption = 0,
         as_json: JsonOption = False,
     ) -> None:
-        from pipeline import graph
-        from pipeline.processes import is_worker, worker_call
         from pipeline.workspace import open_run
 
-        with worker_call() if is_worker() else graph.stage_call(stage, runs):
+        with _guard(stage, runs, train_processes):
             run = open_run(recipe, runs, device=train_device, threads=threads, processes=train_processes)
             made = _made(verb, stage, run)
             if as_json:
@@ -56,6 +56,19 @@ def _function(verb: str) -> Callable[..., None]:
 
     call.__doc__ = told
     return call
+
+
+def _guard(stage: str, runs: Path, processes: int) -> AbstractContextManager[object]:
+    """What a call stands under: a run's lock is taken once, and of several processes the first one speaks, in lines."""
+    from pipeline import graph
+    from pipeline.locks import locked
+    from pipeline.processes import is_worker, worker_call
+
+    if is_worker():
+        return worker_call(runs)
+    if processes > 1 and not os.environ.get(EVENTS_VARIABLE):
+        return locked(runs) if runs.is_dir() else nullcontext()
+    return graph.stage_call(stage, runs)
 
 
 def _made(verb: str, stage: str, run: Run) -> Json:

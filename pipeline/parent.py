@@ -10,7 +10,7 @@ PARENT_VARIABLE = "AFPKD_PARENT"
 """Environment variable: the process that a child must not outlive."""
 
 WORKER_VARIABLE = "AFPKD_TRAIN_PROCESS"
-"""Environment variable: this is one of a launcher's processes (`pipeline.processes`)."""
+"""Environment variable: this is one of the processes that the one it names has started (`pipeline.processes`)."""
 
 
 def die_with_parent(*, on_a_node: bool = False) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from afpkd.record import UserError
 from afpkd.settings import TrainSettings, require_equal_parts
+from pipeline.disk import full_line, is_full
 from pipeline.parent import PARENT_VARIABLE, WORKER_VARIABLE, die_with_parent
 from pipeline.progress import StageProgress
 from pipeline.recipe import Recipe
@@ -97,15 +98,16 @@ def begin_worker() -> None:
 
 
 @contextmanager
-def worker_call() -> Iterator[None]:
+def worker_call(runs: Path) -> Iterator[None]:
     """Call one stage in one of the processes: what goes wrong is left for the launcher, which says it once."""
     try:
         yield
         StageProgress("").end()
     except Exception as error:
-        mistake = isinstance(error, UserError)
+        full = is_full(error)
+        mistake = full or isinstance(error, UserError)
         left = {
-            "message": str(error) if mistake else repr(error),
+            "message": full_line(runs) if full else str(error) if mistake else repr(error),
             "timestamp": int(time.time()),
             "mistake": mistake,
             "traceback": "" if mistake else traceback.format_exc(),
@@ -118,7 +120,7 @@ def worker_call() -> Iterator[None]:
 def _environment(threads: int) -> Iterator[None]:
     """What torchrun and its processes find; torchrun's own warnings, and its handlers of signals, do not stay."""
     handlers = {number: signal.getsignal(number) for number in _HANDLED}
-    os.environ |= {WORKER_VARIABLE: "1", PARENT_VARIABLE: str(os.getpid())}
+    os.environ |= {WORKER_VARIABLE: str(os.getpid()), PARENT_VARIABLE: str(os.getpid())}
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else torchrun says that it takes 1
     logging.disable(logging.CRITICAL)
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from afpkd.record import Json
+from pipeline.parent import WORKER_VARIABLE
 
 EVENTS_VARIABLE = "AFPKD_EVENTS"
 """Environment variable: the file to which stages append events, one JSON object a line."""
@@ -29,7 +30,7 @@ class StageProgress:
 
     An event has `stage`, `job` (one process is one job, whatever its stage is called) and one of: `text`; `error`;
     `done` of `total` steps with a `note`; `busy` with what, for nobody knows how long; `ended`.
-    silent: says nothing, as all but the first of several processes.
+    silent: says nothing, as all but the first of several processes; those are one job.
     """
 
     def __init__(self, stage: str, *, silent: bool = False) -> None:
@@ -72,7 +73,8 @@ class StageProgress:
     def _emit(self, told: dict[str, Any]) -> None:
         if self.silent:
             return
-        event, listener = {"stage": self.stage, "job": str(os.getpid()), **told}, _LISTENER.get()
+        job = os.environ.get(WORKER_VARIABLE) or str(os.getpid())
+        event, listener = {"stage": self.stage, "job": job, **told}, _LISTENER.get()
         if self._events:
             with Path(self._events).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")  # one short append: whole lines, also from stages side by side

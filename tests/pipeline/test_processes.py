@@ -86,16 +86,12 @@ def test_a_run_in_two_processes_is_the_same_run(tmp_path: Path) -> None:
     facts, errors = _run("run", "distill", recipe=recipe, runs=runs)
     assert "2 x cpu" in errors
     assert sum(" epoch   1 " in line for line in errors.splitlines()) == len(STAGES)  # each is said once
-    events = [json.loads(line) for line in (runs / "tiny" / "events.jsonl").read_text().splitlines()]
-    begun, ended = ({event["job"] for event in events if key in event} for key in ("busy", "ended"))
-    assert begun <= ended  # no bar stays, neither the launcher's nor a worker's
-    assert len(begun) == 2 * len(STAGES)
     assert lineage(runs / "tiny").faults == []
     records = {stage: read_record(runs / "tiny" / stage / "record.json") for stage in STAGES}
     assert {record["processes"] for record in records.values()} == {2}
     assert facts["roles"]["student"]["metrics"]["test_top1_selected"] > 20
-    left = {path.name for stage in STAGES for path in (runs / "tiny" / stage).iterdir() if path.suffix != ".png"}
-    assert left == {"model.safetensors", "metrics.jsonl", "record.json", ".lock"}  # the lock of the stage
+    left = {path.name for stage in STAGES for path in (runs / "tiny" / stage).glob("[!.]*") if path.suffix != ".png"}
+    assert left == {"model.safetensors", "metrics.jsonl", "record.json"}
 
     _run("run", "distill", recipe=recipe, runs=runs, processes=1)  # the number of processes is no reason to run again
     again = {stage: read_record(runs / "tiny" / stage / "record.json") for stage in STAGES}
