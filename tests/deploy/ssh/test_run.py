@@ -168,7 +168,8 @@ def words_of(command: str) -> list[str]:
     """What make would call; here for a tiny recipe."""
     words = shlex.split(command)
     if words[0] == "afpkd":
-        return words[1:]
+        of_a_recipe = words[1] == "report" or words[1:3] == ["devices", "adopt"]
+        return [*words[1:], *(["--recipe", "tiny.toml"] if of_a_recipe else [])]
     assert words[:2] in (["make", "profile"], ["make", "deploy"]), command
     given = dict(word.split("=") for word in words[2:])
     options = ["--recipe", "tiny.toml", "--device", given.pop("DEVICE")]
