@@ -38,8 +38,7 @@ NUM_CALIBRATION = 500  # training images from which the amplitude of the teacher
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One recipe in one folder of runs. device: auto | cpu | cuda; threads: of torch, 0 = its default; processes: that
-    share each batch of a training."""
+    """One recipe in one folder of runs. device: auto | cpu | cuda; threads: 0 = torch's default; processes: of it."""
 
     name: str
     recipe: Recipe
@@ -185,8 +184,7 @@ class Workspace:
         return fitted
 
     def fitting(self, learner: Learner, settings: TrainSettings) -> Fitting:
-        """A training of `learner`, saving to resume beside the outputs (undeclared to the graph, so a kill never
-        deletes it)."""
+        """A training of `learner`, saving to resume beside the outputs: the graph, which deletes, knows it not."""
         from afpkd.train import Fitting
 
         if settings.compile:
