@@ -223,11 +223,11 @@ def main() -> None:
     except UserError as error:
         _fail(str(error))
     except (OSError, RuntimeError) as error:
-        from pipeline.disk import full_line, is_full
+        from pipeline.disk import full, is_full
 
         if not is_full(error):
             raise
-        _fail(full_line(Path()))
+        _fail(str(full(Path(getattr(error, "filename", None) or "."))))
     except ModuleNotFoundError as error:
         _fail(f"{error}: a package is missing: `afpkd doctor` says what mends it")
 

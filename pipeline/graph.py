@@ -22,7 +22,7 @@ from afpkd.record import Json, UserError, write_record
 from deploy.devices import find_device
 from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
 from deploy.inventory import inventory_path
-from pipeline.disk import full_line, is_full, nearly_full
+from pipeline.disk import explained, full, is_full, nearly_full
 from pipeline.failures import clear_failures, failures
 from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
@@ -80,8 +80,9 @@ def run_goals(
         try:
             _snakemake(runs.resolve(), plan, profile, extra)
         except (SystemExit, UserError, OSError) as error:
-            if nearly_full(runs) or is_full(error):  # nobody may have been able to write why
-                raise UserError(full_line(runs)) from None
+            untold = not isinstance(error, SystemExit)  # no stage said why: perhaps none could write it
+            if is_full(error) or (untold and nearly_full(runs)):
+                raise full(runs) from None
             _report_the_rest(runs.resolve(), plan)
             raise
     return folders
@@ -131,15 +132,14 @@ def stage_call(label: str, runs: Path) -> Iterator[bool]:
             progress.busy("starting")
             yield inside_a_run
             progress.end()
-    except Exception as error:
-        told = full_line(runs) if is_full(error) else str(error) if isinstance(error, UserError) else None
+    except Exception as fault:
+        error = explained(fault, runs)
         if not inside_a_run:
-            if is_full(error):
-                raise UserError(told or "") from None
-            raise
+            raise error from None
+        mistake = isinstance(error, UserError)
         with suppress(OSError):  # of a full disk it cannot even be written
-            progress.error(told or f"{label}: {error!r}")
-        if told is None:
+            progress.error(str(error) if mistake else f"{label}: {error!r}")
+        if not mistake:
             raise  # a fault of ours: the log keeps its traceback
         raise SystemExit(2) from None
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from afpkd.record import UserError
 from afpkd.settings import TrainSettings, require_equal_parts
-from pipeline.disk import full_line, is_full
+from pipeline.disk import explained
 from pipeline.parent import PARENT_VARIABLE, WORKER_VARIABLE, die_with_parent
 from pipeline.progress import StageProgress
 from pipeline.recipe import Recipe
@@ -103,11 +103,11 @@ def worker_call(runs: Path) -> Iterator[None]:
     try:
         yield
         StageProgress("").end()
-    except Exception as error:
-        full = is_full(error)
-        mistake = full or isinstance(error, UserError)
+    except Exception as fault:
+        error = explained(fault, runs)
+        mistake = isinstance(error, UserError)
         left = {
-            "message": full_line(runs) if full else str(error) if mistake else repr(error),
+            "message": str(error) if mistake else repr(error),
             "timestamp": int(time.time()),
             "mistake": mistake,
             "traceback": "" if mistake else traceback.format_exc(),

@@ -18,10 +18,10 @@ from afpkd.record import UserError, read_record, sha256_of
 from deploy import statistics
 from deploy.adopted import adopt_record
 from deploy.agent import by_hand
-from deploy.measure import profile_bundle
 from deploy.pack import agent_archive
 from deploy.presets import find_preset
 from tests.deploy.conftest import HandMadeBundle, hand_made_bundle
+from tests.deploy.test_measure import measured
 
 ROW = "device role precision mode scenario batch threads clocks power_mode n latency_ms throughput_ips macs num_params"
 ROW += " size_bytes top1 verdict reasons"
@@ -47,23 +47,15 @@ def by_hand_at(board: Path, *words: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
+@pytest.mark.usefixtures("instant")
 def test_the_record_has_the_hosts_keys_and_the_numbers_of_its_samples(
-    board: Path, bundle: HandMadeBundle, tmp_path: Path, instant: str
+    board: Path, bundle: HandMadeBundle, tmp_path: Path
 ) -> None:
     shutil.copytree(bundle.folder, board / "bundle")
     code, record = by_hand_at(board, "bundle", "--out", "results")
     assert code == 0
     assert json.loads((board / "results" / "student-fp32.json").read_text()) == record
-    host = profile_bundle(
-        bundle.folder,
-        device="local",
-        precision="fp32",
-        preset=instant,
-        threads=1,
-        out=tmp_path / "host.json",
-        recipe="r",
-        config_digest="0",
-    )
+    host = measured(bundle, tmp_path / "host.json")
     assert set(record["rows"][0]) == set(ROW.split()) <= set(host["rows"][0])
     assert set(record) - {"by_hand"} == {*ROW.split(), *FACTS.split()} <= set(host)
     for key in ("role", "precision", "scenario", "batch", "macs", "num_params", "size_bytes", "arch", "top1", "inputs"):
@@ -109,20 +101,12 @@ def changed(made: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return made
 
 
-def test_a_host_judges_it_as_its_own(made: Path, instant: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("instant")
+def test_a_host_judges_it_as_its_own(made: Path, tmp_path: Path) -> None:
     """Every key of a record made through a host, the same numbers from the same samples, a verdict of the same kind."""
     record = adopted(made, tmp_path)
     assert read_record(tmp_path / "run" / "profiles" / "orin1" / "student-fp32.json") == record
-    host = profile_bundle(
-        tmp_path / "run" / "student" / "bundle",
-        device="local",
-        precision="fp32",
-        preset=instant,
-        threads=1,
-        out=tmp_path / "host.json",
-        recipe="r",
-        config_digest="0",
-    )
+    host = measured(HandMadeBundle(tmp_path / "run" / "student" / "bundle", 0), tmp_path / "host.json")
     assert set(record) == set(host)
     assert set(record["rows"][0]) == set(host["rows"][0])
     by_hand = json.loads(made.read_text())

@@ -9,32 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from afpkd.record import sha256_of
+from afpkd.checkpoint import load_weights
+from afpkd.record import UserError, sha256_of
 from pipeline import disk
 from pipeline.cli import main
 from pipeline.lineage import lineage
+from tests.tiny import FP32, tiny_recipe
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root"),
 ]
-RECIPE = """
-extends = "default"
-[data]
-heldout = 3400
-[teacher]
-arch = "resnet8"
-epochs = 1
-min_top1 = 0.0
-[prompts]
-epochs = 1
-must_choose = false
-[distill]
-epochs = 1
-[export]
-precisions = ["fp32"]
-"""
 STAGES = (
     ["train-teacher"],
     ["tune-prompts"],
@@ -53,7 +40,7 @@ def _small(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
     try:
-        (folder / "tiny.toml").write_text(RECIPE)
+        (folder / "tiny.toml").write_text(tiny_recipe(heldout=3400, more=FP32))
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
@@ -120,6 +107,21 @@ def test_a_whole_run_says_so_too(small: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_mistake_says_itself_what_it_is(tmp_path: Path) -> None:
+    """Also one that quotes a broken file, or comes from it: that disk is not full."""
+    (tmp_path / "broken.pt").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(UserError) as caught:
+        load_weights(torch.nn.Linear(1, 1), tmp_path / "broken.pt")
+    assert caught.value.__context__ is not None
+    quoting = UserError("x.pt: [enforce fail at inline_container.cc:1] . unexpected pos: No space left on device")
+    for error in (caught.value, quoting):
+        assert not disk.is_full(error)
+        assert disk.explained(error, tmp_path) is error
+    assert not disk.is_full(RuntimeError("PytorchStreamReader failed reading zip archive (inline_container.cc:9)"))
+    assert not disk.is_full(RuntimeError("2 threads were requested and 1 is there"))
+    assert isinstance(disk.explained(OSError(28, "No space left on device"), tmp_path), UserError)
+
+
 @pytest.mark.parametrize(
     ("error", "full"),
     [
@@ -134,6 +136,6 @@ def test_a_whole_run_says_so_too(small: Path) -> None:
 )
 def test_what_says_that_a_disk_is_full(error: Exception, full: bool) -> None:
     assert disk.is_full(error) == full
-    wrapped = ValueError("broken")
+    wrapped = RuntimeError("broken")
     wrapped.__cause__ = error
     assert disk.is_full(wrapped) == full

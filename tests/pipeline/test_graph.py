@@ -21,32 +21,16 @@ from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
 from pipeline.recipe import ROLES
 from pipeline.report import KINDS
-
-TINY = """
-extends = "default"
-[data]
-heldout = {heldout}
-[teacher]
-arch = "resnet8"
-epochs = {teacher_epochs}
-min_top1 = 0.0
-[prompts]
-epochs = {prompts_epochs}
-must_choose = false
-[distill]
-epochs = {epochs}
-[export]
-opset = {opset}
-precisions = ["fp32", "int8"]
-"""
+from tests.tiny import tiny_recipe
 
 
 def _write(folder: Path, *, epochs: float = 0.2, opset: int = 18) -> Path:
     """A recipe of few images: as many as an epoch of them needs, or, of parts of an epoch, few to choose on."""
-    whole = {"heldout": 3600, "teacher_epochs": 1, "prompts_epochs": 1}
-    parts = {"heldout": 400, "teacher_epochs": 0.2, "prompts_epochs": 0.1}
+    export = f'[export]\nopset = {opset}\nprecisions = ["fp32", "int8"]\n'
+    whole: dict[str, Any] = {"heldout": 3600, "teacher_epochs": 1, "prompts_epochs": 1}
+    parts: dict[str, Any] = {"heldout": 400, "teacher_epochs": 0.2, "prompts_epochs": 0.1}
     path = folder / "tiny.toml"
-    path.write_text(TINY.format(epochs=epochs, opset=opset, **(whole if epochs >= 1 else parts)))
+    path.write_text(tiny_recipe(epochs=epochs, more=export, **(whole if epochs >= 1 else parts)))
     return path
 
 

@@ -20,26 +20,12 @@ from pipeline.progress import heard_by
 from pipeline.stages import train_teacher, train_undistilled, tune_prompts
 from pipeline.watch import State, is_going_on, trainings
 from pipeline.workspace import Run, open_run
-
-RECIPE = """
-extends = "default"
-[data]
-heldout = 3600
-[teacher]
-arch = "resnet8"
-epochs = 1
-min_top1 = 0.0
-[prompts]
-epochs = 2
-must_choose = false
-[distill]
-epochs = 3
-"""
+from tests.tiny import tiny_recipe
 
 
 def opened(folder: Path) -> Run:
     path = folder / "tiny.toml"
-    path.write_text(RECIPE)
+    path.write_text(tiny_recipe(prompts_epochs=2, epochs=3))
     return open_run(str(path), folder / "runs", device="cpu", threads=1)
 
 
@@ -82,7 +68,7 @@ def test_epochs_and_place_are_there_while_it_trains_and_go_with_its_end(tmp_path
 def test_a_killed_training_repeats_no_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(event_files.VARIABLE, "1")
     run = opened(tmp_path)
-    (tmp_path / "tiny.toml").write_text(RECIPE.replace("epochs = 3", "epochs = 40"))
+    (tmp_path / "tiny.toml").write_text(tiny_recipe(prompts_epochs=2, epochs=40))
     run = open_run(str(tmp_path / "tiny.toml"), tmp_path / "runs", device="cpu", threads=1)
     command = [sys.executable, "-m", "pipeline", "train-undistilled", "--recipe", str(tmp_path / "tiny.toml")]
     process = subprocess.Popen(

@@ -22,27 +22,14 @@ from pipeline.lineage import lineage
 from pipeline.locks import locked
 from pipeline.processes import _why, require_gpus, require_processes
 from pipeline.recipe_reader import load_recipe
+from tests.tiny import tiny_recipe
 
-TINY = """
-extends = "default"
-[data]
-heldout = 3600
-[teacher]
-arch = "resnet8"
-epochs = {epochs}
-min_top1 = 0.0
-[prompts]
-epochs = 1
-must_choose = false
-[distill]
-epochs = {epochs}
-"""
 STAGES = ("teacher", "prompts", "student", "undistilled")
 
 
 def _write(folder: Path, epochs: int = 2) -> Path:
     path = folder / "tiny.toml"
-    path.write_text(TINY.format(epochs=epochs))
+    path.write_text(tiny_recipe(teacher_epochs=epochs, epochs=epochs))
     return path
 
 

@@ -11,13 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from afpkd.record import Json, UserError, read_record, write_record
-from deploy.measure import profile_bundle
 from pipeline import stages
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe
 from pipeline.reproduce import profiles_compared, reproduce
 from pipeline.workspace import open_run
-from tests.deploy.conftest import HandMadeBundle, bundle, instant  # noqa: F401 (fixtures)
+from tests.deploy.conftest import hand_made_bundle, instant  # noqa: F401 (a fixture)
+from tests.deploy.test_measure import measured
 
 RECIPE = """
 extends = "default"
@@ -102,20 +102,11 @@ def test_what_is_no_such_record_is_refused(document: Json, tmp_path: Path) -> No
 
 
 @pytest.fixture(name="profile")
-def _profile(bundle: HandMadeBundle, instant: str, tmp_path: Path) -> Path:  # noqa: F811
+def _profile(instant: str, tmp_path: Path) -> Path:  # noqa: F811
     """A profile in a run of its own, measured by a preset that takes no time."""
     run = tmp_path / "runs" / "tiny"
-    shutil.copytree(bundle.folder, run / "student" / "bundle")
     out = run / "profiles" / "local" / "student-fp32.json"
-    how: dict[str, Any] = {
-        "device": "local",
-        "precision": "fp32",
-        "preset": instant,
-        "threads": 1,
-        "recipe": "t",
-        "config_digest": "0",
-    }
-    profile_bundle(run / "student" / "bundle", out=out, **how)
+    measured(hand_made_bundle(run / "student" / "bundle"), out, preset=instant)
     return out
 
 

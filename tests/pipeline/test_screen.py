@@ -12,6 +12,7 @@ import pytest
 from pipeline.graph import _num_stages
 from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE, StageProgress, event_line, heard_by
 from tests.pipeline.terminal import Terminal
+from tests.tiny import tiny_recipe
 
 # A stage that waits for a key after each thing it says.
 STAGE = """
@@ -130,25 +131,9 @@ def test_stages_are_counted_in_snakemakes_log(tmp_path: Path) -> None:
     assert _num_stages(log) == (2, 17)
 
 
-RECIPE = """
-extends = "default"
-[data]
-heldout = 3600
-[teacher]
-arch = "resnet8"
-epochs = 1
-min_top1 = 0.0
-[prompts]
-epochs = 1
-must_choose = false
-[distill]
-epochs = 2
-"""
-
-
 @pytest.mark.slow
 def test_a_whole_run_on_a_terminal(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(RECIPE)
+    (tmp_path / "tiny.toml").write_text(tiny_recipe(epochs=2))
     command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", "tiny.toml", "--train-device", "cpu"]
     command.append("--tensorboard")
     root = str(Path(__file__).parent.parent.parent)

@@ -19,21 +19,8 @@ from afpkd.record import read_record, sha256_of
 from pipeline.lineage import lineage
 from tests.pipeline import slurm
 from tests.pipeline.executors import with_executors
+from tests.tiny import FP32, tiny_recipe
 
-RECIPE = """
-extends = "default"
-[data]
-heldout = 3400
-[teacher]
-arch = "resnet8"
-epochs = 1
-min_top1 = 0.0
-[distill]
-method = "kd"
-epochs = 3
-[export]
-precisions = ["fp32"]
-"""
 POINTS = [f"tiny.kd_weight={weight}" for weight in ("0.5", "1", "2", "4")]
 pytestmark = pytest.mark.xdist_group("slurm")  # one machine has one
 KILLED = POINTS[0]  # the first that is trained
@@ -54,7 +41,7 @@ def _ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     if why := slurm.missing():
         pytest.skip(why)
     folder = tmp_path_factory.mktemp("cluster")
-    (folder / "tiny.toml").write_text(RECIPE)
+    (folder / "tiny.toml").write_text(tiny_recipe(heldout=3400, epochs=3, more=f'method = "kd"\n{FP32}'))
     runs, trained = folder / "runs", ("teacher", "undistilled", "student")
     small = [
         *("--default-resources", "mem_mb=500", "runtime=5", "--set-threads", *(f"{rule}=1" for rule in trained)),

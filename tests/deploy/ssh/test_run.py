@@ -16,25 +16,7 @@ import numpy as np
 import pytest
 
 from bench.loopback import Board, free_port, python_with, wait_until
-
-RECIPE = """
-extends = "default"
-[data]
-heldout = 3600
-[teacher]
-arch = "resnet8"
-epochs = 1
-min_top1 = 0.0
-[prompts]
-epochs = 1
-must_choose = false
-[distill]
-epochs = 1
-[export]
-precisions = ["fp32"]
-[profile]
-preset = "{preset}"
-"""
+from tests.tiny import tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def write(folder: Path, preset: str) -> None:
-    (folder / "tiny.toml").write_text(RECIPE.format(preset=preset))
+def write(folder: Path, preset: str, precisions: str = '["fp32"]') -> None:
+    profile = f'[profile]\npreset = "{preset}"\n'
+    (folder / "tiny.toml").write_text(tiny_recipe(more=f"[export]\nprecisions = {precisions}\n{profile}"))
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
@@ -186,8 +169,7 @@ def test_the_guide_for_a_jetson_leads_there_and_leaves_no_trace(
     folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every command of docs/jetson.md in its order, a real sshd in the board's place."""
-    recipe = RECIPE.format(preset="quick").replace('["fp32"]', '["fp16", "fp32"]')
-    (folder / "tiny.toml").write_text(recipe)
+    write(folder, "quick", '["fp16", "fp32"]')
     (folder / "devices.toml").write_text((board.folder / "devices.toml").read_text().replace("[board]", "[orin1]"))
     monkeypatch.delenv("AFPKD_DEVICES")
     np.save(folder / "photo.npy", np.zeros((1, 28, 28), dtype=np.uint8))
