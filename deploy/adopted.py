@@ -26,6 +26,8 @@ def adopt_record(made: Path, run_dir: Path, *, device: str, recipe: str, config_
     The same numbers and verdicts as if a host had asked the board; only that nobody else's clock was compared, and
     that there was one process. UserError: not such a record, other samples, another bundle than the run's, other rules.
     """
+    if not made.is_file():
+        raise UserError(f"{made}: no such file: bring the record (.json) and its samples (.npz) from the board")
     record = read_record(made)
     with understood(device_name(device)):
         return _adopted(record, made, run_dir, device, {"recipe": recipe, "config_digest": config_digest})

@@ -157,6 +157,8 @@ def test_samples_must_come_along_and_boards_need_names(made: Path, tmp_path: Pat
     for name in ("local", "../up"):
         with pytest.raises(UserError, match="make a device's name"):
             adopted(made, tmp_path, name)
+    with pytest.raises(UserError, match="from the board"):
+        adopted(tmp_path / "none.json", tmp_path)
     made.with_suffix(".npz").unlink()
     with pytest.raises(UserError, match="bring the samples along"):
         adopted(made, tmp_path)

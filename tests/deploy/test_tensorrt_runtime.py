@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
@@ -130,6 +131,29 @@ def test_no_more_images_are_computed_than_were_given(install: Install, onnx_path
     for count, rows in ((4, 4), (1, 1), (6, 2)):
         runtime.infer(images(count))
         assert runtime._context.get_tensor_shape("logits") == (rows, CLASSES)
+
+
+def test_an_engine_of_a_fixed_batch_is_filled_up_with_empty_images(
+    install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with those of the call before, which lie in the same buffer."""
+    model = onnx.load(onnx_path)
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, onnx_path)
+    install("10.3")
+    runtime, seen, real = load(onnx_path, cache, batch=4), [], fake_cuda.FakeCuda.copy_to_device
+
+    def copy(self: Any, address: int, source: Any, stream: int) -> None:
+        seen.append(source.copy())
+        real(self, address, source, stream)
+
+    monkeypatch.setattr(fake_cuda.FakeCuda, "copy_to_device", copy)
+    runtime.infer(images(4))
+    answer = runtime.infer(images(1, seed=1))
+    padded = np.concatenate([images(1, seed=1), np.zeros((3, CHANNELS, SIDE, SIDE), np.float32)])
+    np.testing.assert_array_equal(seen[1], padded)
+    np.testing.assert_array_equal(answer, expected(onnx_path, padded)[:1])
 
 
 def test_inputs_need_not_be_contiguous_nor_float32(install: Install, onnx_path: Path, cache: Path) -> None:
