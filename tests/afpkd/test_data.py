@@ -105,6 +105,19 @@ def test_random_crop_equals_cropping_one_by_one() -> None:
     assert len(offsets) > 15  # of 25
 
 
+def test_a_mirrored_crop_is_the_mirror_image_of_that_crop() -> None:
+    """Cropped first, then mirrored: the draws are those of the crop alone, and of the flip after it."""
+    images = torch.randint(0, 256, (64, 3, 8, 7), dtype=torch.uint8)
+    both, crops = (
+        random_crop_and_flip(images, padding=2, flip=flip, draws=Draws(generator_for("crop", 0, 5, CPU), 64))
+        for flip in (True, False)
+    )
+    mirrored = [torch.equal(one, crop.flip(-1)) for one, crop in zip(both, crops, strict=True)]
+    kept = [torch.equal(one, crop) for one, crop in zip(both, crops, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
+    assert 16 < sum(mirrored) < 48
+
+
 def test_flip_mirrors_about_half_and_nothing_else() -> None:
     images = torch.randint(0, 256, (400, 1, 3, 4), dtype=torch.uint8)
     flipped = random_crop_and_flip(images, padding=0, flip=True, draws=Draws(generator_for("flip", 0, 1, CPU), 400))

@@ -105,7 +105,8 @@ def test_numbers_are_those_of_the_raw_samples_beside_it(bundle: HandMadeBundle, 
     table = record["latency_ms"]
     assert table == latency_ms(samples)
     assert (table["p50"], table["p90"]) == (nearest_rank(samples, 50) / 1e6, nearest_rank(samples, 90) / 1e6)
-    assert table["p50_lo"] <= table["p50"] <= table["p50_hi"] <= table["p90"] <= table["p90_hi"] <= table["max"]
+    known = [table[key] for key in ("p50_lo", "p50", "p50_hi", "p90", "p90_hi", "max") if table[key] is not None]
+    assert known == sorted(known)  # a busy machine's samples hang together: a bound may not exist
     assert (table["p99"], table["p99_lo"], table["p99_hi"], table["p99_bound"]) == (None,) * 4  # 200 < 662
     assert record["timing"]["num_effective"] <= 200
     assert record["timing"]["wander_percent"] >= 0

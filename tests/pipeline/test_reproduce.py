@@ -116,6 +116,7 @@ def test_a_profile_is_measured_again_by_its_own_rules(profile: Path, tmp_path: P
     again = read_record(tmp_path / "work" / profile.name)
     record = read_record(profile)
     assert profile.read_bytes() == before
+    assert again["runtime"]["threads_asked"] == record["runtime"]["threads_asked"] == 1
     for key in ("preset", "inputs", "device", "precision", "config_digest"):
         assert again[key] == record[key], key
     assert found["p50 (ms)"].before == f"{record['latency_ms']['p50']:,.4f}"
@@ -142,6 +143,7 @@ def row(p50: float | None, low: float | None, high: float | None, **changes: Any
         (row(1.0, 0.9, 1.1), row(1.3, 1.11, 1.4), False),
         (row(1.0, 0.9, 1.1), row(0.8, 0.7, 0.89), False),
         (row(1.0, None, None), row(1.0, 0.9, 1.1), None),
+        (row(1.0, 0.9, 1.1), row(1.0, None, None), None),
         (row(1.0, 0.9, 1.1), row(1.0, 0.9, 1.1, verdict="INVALID"), None),
     ],
 )
