@@ -1,0 +1,83 @@
+"""docs/tutorial.md as one story: its files, its commands in order, what it shows; a real sshd in the Jetson's place."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from afpkd.data.cifar100 import FOLDER
+from bench.loopback import Board
+from pipeline.recipe_networks import ForeignTeacher
+from pipeline.recipe_reader import load_recipe
+from tests import stories
+from tests.tiny import tiny_recipe
+
+PAGE = "tutorial.md"
+ONE_FILE = '[export]\nprecisions = ["fp32"]\n'
+SMALLER = (  # what the page says -> the same, for minutes
+    ("make distill export profile$", "make distill export profile RECIPE=default.toml"),
+    ('RECIPES="default mine.toml"', 'RECIPES="default.toml mine.toml"'),
+    ("afpkd report --max-latency-ms 5 --min-accuracy 75", "afpkd report --recipe default.toml --max-latency-ms 5000"),
+    ("--preset standard", "--preset quick"),
+    (r"^python3 ~/", f"{sys.executable} {{home}}/"),
+)
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory, board: Board, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder: photos, the tutorial's files made small, a board called orin1."""
+    made = tmp_path_factory.mktemp("tutorial")
+    monkeypatch.setenv("HOME", str(made))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
+    monkeypatch.delenv("AFPKD_DEVICES")
+    stories.write_photos(made)
+    mine, photos, devices = stories.blocks(PAGE, "toml")
+    tiny = tiny_recipe(teacher_epochs=2, prompts_epochs=2, epochs=2, more='[export]\nprecisions = ["fp32", "fp16"]')
+    (made / "default.toml").write_text(tiny.replace('arch = "resnet8"\n', ""))
+    (made / "mine.toml").write_text(mine.replace('"default"', '"default.toml"') + ONE_FILE)
+    (made / "photos.toml").write_text(stories.shortened(photos))
+    described = (board.folder / "devices.toml").read_text().replace("[board]", "[orin1]")
+    assert set(re.findall(r"^(\[.+\]|\w+)", devices, re.MULTILINE)) <= set(
+        re.findall(r"^(\[.+\]|\w+)", described, re.MULTILINE)
+    )
+    (made / "devices.toml").write_text(described)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_the_tutorial_leads_to_a_deployed_student(folder: Path, board: Board) -> None:
+    told = 0
+    for lines, shown in stories.steps(PAGE):
+        said = ""
+        for line in lines:
+            smaller = line
+            for words, instead in SMALLER:
+                smaller = re.sub(words, instead.format(home=board.home), smaller)
+            said += stories.run(smaller, folder)
+        if "recommended: none" in said:  # every latency INVALID: the machine is busy with other tests
+            shown = "\n".join(line for line in shown.splitlines() if not re.match("recommended|  Files", line))
+        assert stories.not_said(shown.replace("3 processes", "1 process"), said) == []
+        told += len(shown.splitlines())
+    assert told >= 25
+    assert (folder / "runs/photos/student/bundle/labels.txt").read_text().split() == list(stories.CLASSES)
+    for name in ("default", "photos"):
+        assert (folder / f"runs/{name}/profiles/local/student-fp32.json").is_file()
+    assert (folder / "runs/photos/profiles/orin1/student-fp32.json").is_file()
+    assert (folder / "runs/comparison/report.html").is_file()
+    assert not board.work.exists(), "gc --all leaves no trace"
+
+
+def test_the_tutorials_long_commands_name_what_there_is() -> None:
+    text = (stories.DOCS / PAGE).read_text(encoding="utf-8")
+    (name,) = set(re.findall(r"RECIPE=(cifar\S+)", text))
+    teacher = load_recipe(name)[1].teacher
+    assert isinstance(teacher, ForeignTeacher)
+    downloaded = re.search(r"^curl -L -o ~/\.cache/afpkd/(\S+) (\S+)", text, re.MULTILINE)
+    assert downloaded is not None
+    assert downloaded[1] == teacher.weights == downloaded[2].rpartition("/")[2]
+    assert f"evaluate ~/.cache/afpkd/{teacher.weights} --arch {teacher.arch} --data cifar100" in text
+    assert f"{FOLDER}/" in (stories.DOCS / "recipes.md").read_text(encoding="utf-8")
