@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from afpkd.data.cifar100 import FOLDER
+from afpkd.record import read_record
 from bench.loopback import Board
 from pipeline.recipe_networks import ForeignTeacher
 from pipeline.recipe_reader import load_recipe
+from pipeline.report.tradeoff import Place
 from tests import stories
 from tests.tiny import FP32, tiny_recipe
 
@@ -63,6 +67,11 @@ def test_the_tutorial_leads_to_a_deployed_student(folder: Path, board: Board) ->
     assert (folder / "runs/photos/profiles/orin1/student-fp32.json").is_file()
     assert (folder / "runs/comparison/report.html").is_file()
     assert not board.work.exists(), "gc --all leaves no trace"
+    for name, record in RECORDS.items():
+        told_of = _told_keys(name)
+        found = set(_words_of(read_record(folder / "runs/small" / record))) | {str(place) for place in Place}
+        assert len(told_of) >= 1
+        assert sorted(told_of - found) == [], name
 
 
 def _smaller(line: str, board: Board) -> str:
@@ -78,6 +87,30 @@ def _expected(shown: str, said: str) -> str:
     shown = shown.replace("2 threads, preset standard, 3 processes", "…, preset quick, 1 process")
     shown = shown.replace("fp32: top-1", "top-1")
     return re.sub(r"\bdefault\b", "small", shown)
+
+
+RECORDS = {  # as docs/records.md calls them -> of the small run
+    "<role>/record.json": "student/record.json",
+    "prompts/record.json": "prompts/record.json",
+    "report.json": "report.json",
+    "profiles/<device>/<role>-<precision>.json": "profiles/local/student-fp32.json",
+}
+
+
+def _told_keys(record: str) -> set[str]:
+    """The keys that docs/records.md names of a record; `a.{b,c}` and `a.b` stand for their parts."""
+    page = (stories.DOCS / "records.md").read_text(encoding="utf-8")
+    (told,) = re.findall(rf"^- `{re.escape(record)}`:(.*?)(?=^- |^$)", page, re.MULTILINE | re.DOTALL)
+    words = {part for word in re.findall(r"`(.+?)`", told) for part in re.split(r"[.,{}]+", word) if part}
+    return words - {"null", "npz"}
+
+
+def _words_of(value: Any) -> Iterator[str]:
+    """Every key of a record."""
+    if isinstance(value, dict):
+        yield from value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _words_of(inner)
 
 
 def test_the_tutorials_long_commands_name_what_there_is() -> None:
