@@ -118,8 +118,7 @@ def test_the_tutorials_long_commands_name_what_there_is() -> None:
     (name,) = set(re.findall(r"RECIPE=(cifar\S+)", text))
     teacher = load_recipe(name)[1].teacher
     assert isinstance(teacher, ForeignTeacher)
-    downloaded = re.search(r"^curl -L -o ~/\.cache/afpkd/(\S+) (\S+)", text, re.MULTILINE)
-    assert downloaded is not None
-    assert downloaded[1] == teacher.weights == downloaded[2].rpartition("/")[2]
+    (url,) = re.findall(r"^curl -L --output-dir ~/\.cache/afpkd -O (\S+)", text, re.MULTILINE)
+    assert url.rpartition("/")[2] == teacher.weights
     assert f"evaluate ~/.cache/afpkd/{teacher.weights} --arch {teacher.arch} --data cifar100" in text
     assert f"{FOLDER}/" in (stories.DOCS / "recipes.md").read_text(encoding="utf-8")
