@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import typer
 
 from afpkd.data import DATASETS
 from afpkd.distillers import DISTILLERS
@@ -43,6 +44,27 @@ def test_every_make_target_is_documented_and_no_document_names_another() -> None
     for document in (ROOT / "README.md", *PAGES):
         found = re.findall(r"(?:^|`)make ((?:[a-z-]+ ?)+)", document.read_text(encoding="utf-8"), re.MULTILINE)
         assert {word for words in found for word in words.split()} <= set(targets), document.name
+
+
+def _fenced_lines(page: Path) -> list[str]:
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [re.sub(r"^- (run: )?", "", line.strip()) for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_documented_command_has_verbs_options_and_variables_that_there_are(page: Path) -> None:
+    variables = set(re.findall(r"^([A-Z_]+) +\?=", MAKEFILE, flags=re.MULTILINE))
+    for line in _fenced_lines(page):
+        words = line.partition(" #")[0].split()
+        if words[:1] == ["make"]:
+            assert {found[1] for word in words if (found := re.match(r"([A-Z_]+)=", word))} <= variables, line
+        if words[:1] == ["afpkd"]:
+            command, rest = typer.main.get_command(app), words[1:]
+            while hasattr(command, "commands"):
+                assert rest[0] in command.commands, line
+                command, rest = command.commands[rest[0]], rest[1:]
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert {word for word in rest if word.startswith("--")} <= known, line
 
 
 def _section(page: str, heading: str) -> str:
