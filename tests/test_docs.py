@@ -19,7 +19,7 @@ from bench import default_seeds, rows
 from bench.variants import PROTOCOLS
 from deploy import inventory
 from deploy.presets import find_preset
-from pipeline import cli_devices
+from pipeline import cli_devices, reference
 from pipeline.cli import app, bundle_app
 from pipeline.recipe_reader import recipe_names
 
@@ -221,6 +221,10 @@ def test_the_results_in_the_readme_are_those_of_the_rows() -> None:
     for protocol in PROTOCOLS.values():
         found = rows.read(protocol.result)
         assert not found or rows.comparison(found) in README, protocol.result
+
+
+def test_the_reference_is_made_from_the_code() -> None:
+    assert reference.FILE.read_text(encoding="utf-8") == reference.text(), "run: python -m pipeline.reference"
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
