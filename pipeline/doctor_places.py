@@ -107,7 +107,7 @@ def _files_of_recipes() -> Iterator[Finding]:
             if isinstance(recipe.data, CocoData):
                 found_path(recipe.data.train.annotations, file, "data.train.annotations: no file")
         except UserError as error:
-            yield warn("data", str(error), f"only RECIPE={name} needs it: see the README")
+            yield warn("data", str(error), f"only RECIPE={name} needs it: see docs/recipes.md")
 
 
 def _probed(names: list[str]) -> Iterator[Finding]:

@@ -49,7 +49,7 @@ def text() -> str:
         "### Options of the methods, in [distill]",
         *(block for kind in OPTIONS.values() for block in _keys_of(kind)),
         "## Verbs",
-        "Each verb takes `--help`. Exit codes stand in the README.",
+        "Each verb takes `--help`. [Exit codes](commands.md#exit-codes).",
         *_verbs(),
     ]
     return "\n\n".join(parts) + "\n"

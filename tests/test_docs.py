@@ -1,11 +1,16 @@
-"""The documents say what the program is: every target, verb, recipe, method, model, data set and file is in them."""
+"""The documents say what the program is: every target, verb, recipe, method, model, data set and file is in them.
+
+Their commands are run by tests/pipeline/test_stories.py, test_tutorial.py and tests/deploy/ssh/test_run.py.
+"""
 
 import dataclasses
 import re
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+import typer
 
 from afpkd.data import DATASETS
 from afpkd.distillers import DISTILLERS
@@ -14,13 +19,17 @@ from bench import default_seeds, rows
 from bench.variants import PROTOCOLS
 from deploy import inventory
 from deploy.presets import find_preset
-from pipeline import cli_devices
+from pipeline import cli_devices, reference
 from pipeline.cli import app, bundle_app
 from pipeline.recipe_reader import recipe_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+COMMANDS, RECIPES, MEASURING, TREE = (
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("commands", "recipes", "measuring", "tree")
+)
 FOLDERS = ("afpkd", "export", "deploy", "pipeline", "bench")
 
 
@@ -28,11 +37,48 @@ def _targets() -> list[str]:
     return re.findall(r"^([a-z-]+):.*## ", MAKEFILE, flags=re.MULTILINE)
 
 
-def test_every_make_target_is_in_the_readme_and_the_readme_names_no_other() -> None:
+def test_every_make_target_is_documented_and_no_document_names_another() -> None:
     targets = _targets()
     assert len(targets) >= 12
-    assert [target for target in targets if f"`make {target}" not in README] == []
-    assert set(re.findall(r"`make ([a-z-]+)", README)) <= set(targets)
+    assert [target for target in targets if f"`make {target}" not in _section(COMMANDS, "Targets of make")] == []
+    for document in (ROOT / "README.md", *PAGES):
+        found = re.findall(r"(?:^|`)make ((?:[a-z-]+ ?)+)", document.read_text(encoding="utf-8"), re.MULTILINE)
+        assert {word for words in found for word in words.split()} <= set(targets), document.name
+
+
+def _fenced_lines(page: Path) -> list[str]:
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [re.sub(r"^- (run: )?", "", line.strip()) for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_documented_command_has_verbs_options_and_variables_that_there_are(page: Path) -> None:
+    variables = set(re.findall(r"^([A-Z_]+) +\?=", MAKEFILE, flags=re.MULTILINE))
+    for line in _fenced_lines(page):
+        words = line.partition(" #")[0].split()
+        if words[:1] == ["make"]:
+            assert {found[1] for word in words if (found := re.match(r"([A-Z_]+)=", word))} <= variables, line
+        if words[:1] == ["afpkd"]:
+            command, rest = typer.main.get_command(app), words[1:]
+            while hasattr(command, "commands"):
+                assert rest[0] in command.commands, line
+                command, rest = command.commands[rest[0]], rest[1:]
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert {word for word in rest if word.startswith("--")} <= known, line
+
+
+def _section(page: str, heading: str) -> str:
+    """What stands under a heading of second rank."""
+    return page.split(f"\n## {heading}\n")[1].split("\n## ", maxsplit=1)[0]
+
+
+def test_every_variable_of_make_is_documented_with_its_default() -> None:
+    variables = re.findall(r"^([A-Z_]+) +\?= ?(.*)$", MAKEFILE, flags=re.MULTILINE)
+    table = _section(COMMANDS, "Targets of make")
+    for name, default in variables:
+        if name not in ("JOBS", "PYTHON"):  # a machine's number of cores; said by `make setup` where it is needed
+            assert f"| `{name}` | {f'`{default}` ' if default else ''}|" in table, name
+    assert len(variables) >= 12
 
 
 def test_make_passes_its_variables_on() -> None:
@@ -46,52 +92,76 @@ def test_make_passes_its_variables_on() -> None:
     assert "--tensorboard --quiet" in called("TENSORBOARD=1", "ARGS=--quiet")
 
 
-def test_every_verb_is_in_the_readme() -> None:
+def test_every_verb_is_documented() -> None:
     verbs = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     verbs += [f"bundle {command.name}" for command in bundle_app.registered_commands]
     assert len(verbs) >= 11
-    table = README[README.index("## Command line") : README.index("## Results")]
+    table = _section(COMMANDS, "Verbs")
     assert [verb for verb in verbs if not re.search(rf"[` ]{verb}[`. …]", table)] == []
 
 
 @pytest.mark.parametrize("names", [recipe_names(), list(DISTILLERS), list(MODELS), list(DATASETS)])
-def test_every_name_a_user_can_write_is_in_the_readme(names: list[str]) -> None:
-    assert [name for name in names if f"`{name}`" not in README] == []
+def test_every_name_a_user_can_write_is_documented(names: list[str]) -> None:
+    assert [name for name in names if f"`{name}`" not in RECIPES] == []
 
 
-def test_presets_are_in_the_readme_with_their_numbers() -> None:
-    for name in ("quick", "standard", "mlperf"):
+def test_the_readme_names_recipes_that_there_are() -> None:
+    named = re.findall(r"^\| `(.+?)` \|", _section(README, "Recipes"), re.MULTILINE)
+    assert "default" in named
+    assert set(named) <= set(recipe_names())
+
+
+def test_presets_are_documented_with_their_numbers() -> None:
+    for name, processes in (("quick", "one"), ("standard", "three"), ("mlperf", "three")):
         preset = find_preset(name)
-        assert re.search(rf"`{name}` \({preset.min_seconds:g} s, {preset.min_count:,}\b", README), name
+        row = rf"\| `{name}` \| {preset.min_seconds:g} s and {preset.min_count:,} samples \| {processes}\b"
+        assert re.search(row, MEASURING), name
+        assert preset.repeats == {"one": 1, "three": 3}[processes]
 
 
 def test_the_tree_is_complete_and_has_no_ghosts() -> None:
-    listed = _listed(README[README.index("## The tree") :].split("```")[1])
+    listed = _listed(TREE.split("```")[1])
     real = {
         str(path.relative_to(ROOT))
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".py", ".j2") and not path.name.startswith("__")
     }
-    assert sorted(real - listed) == []
+    real |= {f"docs/{page.name}" for page in PAGES}
+    assert sorted(real - set(listed)) == []
     assert sorted(name for name in listed if not (ROOT / name).exists()) == []
+    assert len(listed) == len(set(listed)), "a file stands there twice"
 
 
-def _listed(tree: str) -> set[str]:
-    found, folders = set(), dict[int, str]()
+def test_the_readme_lists_every_folder() -> None:
+    listed = _listed(_section(README, "The tree").split("```")[1])
+    assert sorted(listed) == sorted(f"{name}/" for name in (*FOLDERS, "tests", "docs"))
+
+
+def _listed(tree: str) -> list[str]:
+    found, folders = [], dict[int, str]()
     for line in filter(str.strip, tree.splitlines()):
         name, depth = line.split()[0], (len(line) - len(line.lstrip())) // 2
         whole = "".join(folders[level] for level in range(depth)) + name
         if name.endswith("/"):
             folders[depth] = name
-        found.add(whole)
+        found.append(whole)
     return found
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
-        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / link).exists(), f"{document.name}: {link}"
+    for document in (*ROOT.glob("*.md"), *PAGES):
+        text = document.read_text(encoding="utf-8")
+        for path, heading in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", text):
+            target = document.parent / path if path else document
+            assert target.exists(), f"{document.name}: {path}"
+            assert not heading or heading in _anchors(target), f"{document.name}: {path}#{heading}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """How forges name the headings: lower case, words joined by hyphens, no punctuation."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_key_of_a_device_is_in_its_guide_with_its_default() -> None:
@@ -113,8 +183,8 @@ def _toml(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def test_every_verb_for_devices_is_in_the_readme() -> None:
-    row = next(line for line in README.splitlines() if line.startswith("| `afpkd devices list`"))
+def test_every_verb_for_devices_is_documented() -> None:
+    row = next(line for line in COMMANDS.splitlines() if line.startswith("| `afpkd devices list`"))
     verbs = [
         command.name or command.callback.__name__ for command in cli_devices.app.registered_commands if command.callback
     ]
@@ -153,5 +223,22 @@ def test_the_results_in_the_readme_are_those_of_the_rows() -> None:
         assert not found or rows.comparison(found) in README, protocol.result
 
 
-def test_the_readme_shows_no_unfilled_place() -> None:
-    assert not re.search(r"\{[A-Z]+\}", README)
+def test_the_reference_is_made_from_the_code() -> None:
+    assert reference.FILE.read_text(encoding="utf-8") == reference.text(), "run: python -m pipeline.reference"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_no_page_shows_an_unfilled_place(page: Path) -> None:
+    assert not re.search(r"\{[A-Z]+\}", page.read_text(encoding="utf-8"))
+
+
+def test_the_readme_is_read_in_minutes() -> None:
+    assert len(README.splitlines()) <= 160
+
+
+@pytest.mark.parametrize("name", ["chain.svg", "trade-off.svg"])
+def test_pictures_in_the_readme_need_nothing_from_outside(name: str) -> None:
+    assert f"](docs/{name})" in README
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 (our own)
+    assert not re.search(r"""(href|src)=["']https?:|<script|@import""", text)

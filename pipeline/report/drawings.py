@@ -37,6 +37,7 @@ from pipeline.report.tradeoff import Standing, standing_by_key
 from pipeline.report.wording import ROLES
 
 _MARKS = {"VALID": "full", "WARN": "none"}
+_BELOW, _ABOVE = (5, -10), (5, 4)  # points from a mark to its name
 
 
 def write_drawings(
@@ -81,7 +82,7 @@ def _draw_scatter(axes: Axes, candidates: Sequence[Candidate], standing: Sequenc
             axes.annotate(
                 short_name("model", c),
                 (c.p50_ms.value, c.accuracy.value),
-                xytext=(5, 4),
+                xytext=_BELOW if c.precision == "fp16" else _ABOVE,  # it often lies where fp32 does
                 textcoords="offset points",
                 fontsize="x-small",
                 parse_math=False,

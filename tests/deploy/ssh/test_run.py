@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 from bench.loopback import Board, free_port, python_with, wait_until
+from tests import stories
 from tests.tiny import tiny_recipe
 
 
@@ -138,15 +138,6 @@ def test_ctrl_c_cancels_the_job_on_the_device(folder: Path, board: Board) -> Non
     assert not profiles(folder) & {f"board/{role}-fp32.json" for role in ROLES}
 
 
-GUIDE = Path(__file__).parents[3] / "docs" / "jetson.md"
-
-
-def guided() -> list[str]:
-    """The guide's commands in order, without those that only a board can run."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if "# needs a board" not in line]
-
-
 def words_of(command: str) -> list[str]:
     """What make would call; here for a tiny recipe."""
     words = shlex.split(command)
@@ -164,31 +155,48 @@ def words_of(command: str) -> list[str]:
     return ["run" if words[1] == "profile" else "deploy", *options]
 
 
-@pytest.mark.slow
-def test_the_guide_for_a_jetson_leads_there_and_leaves_no_trace(
-    folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every command of docs/jetson.md in its order, a real sshd in the board's place."""
-    write(folder, "quick", '["fp16", "fp32"]')
-    (folder / "devices.toml").write_text((board.folder / "devices.toml").read_text().replace("[board]", "[orin1]"))
+def follow(page: str, name: str, folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run every command of a guide in its order, a real sshd in the place of its board; what each printed."""
+    (folder / "devices.toml").write_text((board.folder / "devices.toml").read_text().replace("[board]", f"[{name}]"))
     monkeypatch.delenv("AFPKD_DEVICES")
     np.save(folder / "photo.npy", np.zeros((1, 28, 28), dtype=np.uint8))
     started = start(folder, "export", "--device", "local")
     assert started.wait() == 0, (folder / "stderr").read_text()
     seen = []
-    for command in guided():
+    for command in stories.commands(page):
         line, _, where = command.partition("  # ")
         if where.strip() == "on the board":
-            known = {"python3": sys.executable, "bundle": f"{folder}/runs/tiny/student/bundle", "standard": "quick"}
+            pythons = dict.fromkeys(("python3", "/home/pi/edge/bin/python"), sys.executable)
+            known = {**pythons, "bundle": f"{folder}/runs/tiny/student/bundle", "standard": "quick"}
             words = [known.get(word, word.replace("~", str(board.home))) for word in shlex.split(line)]
         else:
             words = [sys.executable, "-m", "pipeline", *words_of(line)]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         seen.append(done.stdout)
-    assert len(seen) >= 12
     assert json.loads(next(text for text in seen if text.startswith('{"image"')))["top"]
-    assert json.loads(next(text for text in seen if '"afpkd.profile-by-hand/1"' in text))["precision"] == "fp16"
-    assert profiles(folder) >= {f"orin1/{role}-{precision}.json" for role in ROLES for precision in ("fp16", "fp32")}
     assert not board.work.exists()
     assert [path.name for path in board.home.rglob("*") if path.is_file()] == []
+    return seen
+
+
+@pytest.mark.slow
+def test_the_guide_for_a_jetson_leads_there_and_leaves_no_trace(
+    folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, "quick", '["fp16", "fp32"]')
+    seen = follow("jetson.md", "orin1", folder, board, monkeypatch)
+    assert len(seen) >= 12
+    assert json.loads(next(text for text in seen if '"afpkd.profile-by-hand/1"' in text))["precision"] == "fp16"
+    assert profiles(folder) >= {f"orin1/{role}-{precision}.json" for role in ROLES for precision in ("fp16", "fp32")}
+
+
+@pytest.mark.slow
+def test_the_guide_for_any_other_board_leads_there_and_leaves_no_trace(
+    folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, "quick")
+    seen = follow("other-board.md", "pi5", folder, board, monkeypatch)
+    assert len(seen) >= 7
+    assert "can run        onnxruntime" in seen[1]
+    assert profiles(folder) >= {f"pi5/{role}-fp32.json" for role in ROLES}
