@@ -75,6 +75,8 @@ def test_every_loss_of_a_method_sends_gradient_and_its_weights_switch_it_off(met
     losses = _distiller(pair, method)(pair.student, pair.teacher, LABELS, 1.0)
     assert bool(losses) == bool(weights) == (method != "none"), "name the options that weigh its losses: loss_weights"
     assert not any(_losses(pair, method, **dict.fromkeys(weights, 0.0)).values()), "what is left has no weight"
+    for key in [key for key, value in vars(OPTIONS[method]()).items() if type(value) is float and key not in weights]:
+        assert _losses(pair, method, **{key: 1.0}).keys() == losses.keys(), f"{key} weighs a loss: name it, too"
     for name, loss in losses.items():
         gradients = torch.autograd.grad(loss, pair.parameters, retain_graph=True, allow_unused=True)
         assert any(g is not None and bool(g.abs().max() > 0) for g in gradients), name
