@@ -61,7 +61,7 @@ class Kind(NamedTuple):
     """A runtime that may be there."""
 
     module: str
-    """The file beside this one, with its `load(loading)` and `version(options)`."""
+    """The file beside this one, with its `load(loading)` and, where it reads its own files, `version(options)`."""
     reads: str
     """Whose files of a bundle it takes: its own name, or that of another whose newest files it reads as they are."""
 
