@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from .errors import AgentError  # type: ignore[import-not-found]  # it goes to deploy/agent/
+from .errors import AgentError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .runtimes import Loading  # type: ignore[import-not-found]
+    from .runtimes import Loading
 
 
 class ReferenceRuntime:
