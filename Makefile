@@ -7,6 +7,7 @@ TRAIN_DEVICE ?= auto
 TRAIN_PROCESSES ?= 1
 RUNS         ?= runs
 TENSORBOARD  ?=
+DIST         ?= dist
 CLUSTER      ?=
 JOBS         ?= $(shell nproc)
 ARGS         ?=
@@ -74,6 +75,14 @@ bench-speed: $(SETUP) ## training speed against torchdistill (minutes; run nothi
 gpu-check: $(SETUP) ## on a machine with an NVIDIA GPU: mixed precision, compile, one epoch, TensorRT engines
 	$(VENV)/bin/python -m bench.gpu_check $(ARGS)
 
+dist: ## write the source archive of the last commit to DIST (dist): the same commit gives the same bytes
+	@git rev-parse -q --verify HEAD > /dev/null 2>&1 \
+	  || { echo "error: an archive is made of a commit, and this folder is no git checkout"; exit 2; }
+	@mkdir -p '$(DIST)'
+	@version=$$(git show HEAD:pyproject.toml | sed -n 's/^version = "\(.*\)"$$/\1/p') && name="afpkd-edge-$$version" \
+	  && git -c tar.umask=0022 -c core.autocrlf=false archive --prefix="$$name/" --output='$(DIST)'/"$$name.tar" HEAD \
+	  && cd '$(DIST)' && gzip -9nf "$$name.tar" && sha256sum "$$name.tar.gz"
+
 lock: ## write requirements.lock anew from pyproject.toml (ARGS=--upgrade: with new versions of everything)
 	rm -rf .venv-tool && $(PYTHON) -m venv .venv-tool && .venv-tool/bin/pip install -q 'uv==0.13.*'
 	.venv-tool/bin/uv pip compile $(LOCKED) $(EXTRAS:%=--extra %) $(ARGS) pyproject.toml --output-file requirements.lock
@@ -108,4 +117,4 @@ $(SETUP): pyproject.toml requirements.lock
 	@touch $@
 	@echo "ready; next: make distill export profile"
 
-.PHONY: setup setup-cluster $(STAGES) deploy check test bench bench-accuracy bench-speed gpu-check lock audit clean help
+.PHONY: setup setup-cluster $(STAGES) deploy check test bench bench-accuracy bench-speed gpu-check dist lock audit clean help

@@ -11,14 +11,19 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
+
+OURS = "afpkd-edge"
+_ROOT = Path(__file__).resolve().parent.parent
 
 _PACKAGES = (
     "torch",
@@ -113,8 +118,16 @@ def provenance() -> Json:
     return {"versions": _versions(), "git_commit": _git_commit(), "machine": _machine()}
 
 
+def our_version() -> str:
+    """This program's version: pyproject.toml says it; of a wheel, which has none, the metadata made from it."""
+    project = _ROOT / "pyproject.toml"
+    if not project.is_file():
+        return importlib.metadata.version(OURS)
+    return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+
+
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), OURS: our_version()}
     for name in _PACKAGES:
         try:
             versions[name] = importlib.metadata.version(name)
@@ -124,15 +137,26 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """The commit of this source tree, with `+` where tracked files differ from it; None outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
+    """The commit of this source tree, with `+` where tracked files differ from it; None where nobody knows.
+
+    An unpacked archive has it in `commit.txt` (git's export-subst), here with `?`: whether files were changed since,
+    nobody can tell.
+    """
+    if not (_ROOT / ".git").exists():
+        return _archived_commit(Path(__file__).with_name("commit.txt"))
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        return commit + ("+" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        commit = _git(_ROOT, "rev-parse", "HEAD")
+        return commit + ("+" if _git(_ROOT, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _archived_commit(path: Path) -> str | None:
+    try:
+        commit = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return f"{commit}?" if re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from afpkd.record import Json, sha256_of
+from deploy.agent.runtimes import files_of
 from deploy.client import call_agent
 from deploy.devices import Device, open_target, with_runtime
 from deploy.fleet import call_each, on_each
@@ -58,7 +59,7 @@ def _work(
     bundle_dir: Path, manifest: Json, device: Device, precision: str, release: str, keep: int, python: list[str]
 ) -> Work:
     """The job: files that travel are those of the precision, the golden inputs, and the labels for people."""
-    entries = [entry for entry in manifest["files"] if entry["runtime"] in ("any", device.runtime)]
+    entries = [entry for entry in manifest["files"] if entry["runtime"] in ("any", files_of(device.runtime))]
     fitting = [entry for entry in entries if entry["precision"] == precision]
     if not fitting:
         known = ", ".join(sorted({entry["precision"] for entry in entries})) or "none"

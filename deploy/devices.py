@@ -13,7 +13,7 @@ from typing import Any
 from afpkd.names import look_up
 from afpkd.record import Json
 from deploy.client import call_agent, install_agent
-from deploy.inventory import Entry, inventory_path, parsed_host, read_inventory
+from deploy.inventory import MAY_BE_TENSORRT, Entry, inventory_path, parsed_host, read_inventory
 from deploy.local import local_target
 from deploy.ssh import Address, ssh_target
 from deploy.target import DeviceError, Target
@@ -104,7 +104,7 @@ def _device(name: str, entry: Entry, path: Path) -> Device:
         transport="ssh",
         runtime=entry.runtime,
         python=entry.command(),
-        options={} if entry.runtime == "onnxruntime" else {"use_dla": entry.use_dla, "cache_dir": _ENGINES},
+        options={"use_dla": entry.use_dla, "cache_dir": _ENGINES} if entry.runtime in MAY_BE_TENSORRT else {},
         address=Address(host=host, user=user, port=port, config=config),
         workdir=entry.workdir,
         clocks=entry.clocks,

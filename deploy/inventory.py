@@ -16,11 +16,13 @@ from typing import Any, Literal
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from afpkd.names import nearest
+from afpkd.names import nearest, unknown
 from afpkd.record import Json, UserError
 from afpkd.toml_file import read_toml
+from deploy.agent.runtimes import RUNTIMES
 
 VARIABLE = "AFPKD_DEVICES"
+MAY_BE_TENSORRT = ("auto", "tensorrt")
 _STRICT = pydantic.ConfigDict(extra="forbid", strict=True)
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
@@ -35,7 +37,7 @@ class Entry:
     """The interpreter there; a list where arguments come before the agent's (an emulator, a container)."""
     workdir: str = ".cache/afpkd-device"
     """The only folder there that is written to; relative to the home."""
-    runtime: Literal["auto", "tensorrt", "onnxruntime"] = "auto"
+    runtime: str = "auto"
     """`auto`: TensorRT where the device has it, else ONNX Runtime."""
     clocks: Literal["as-is", "locked", "sweep"] = "as-is"
     """`locked`: nvpmodel's clocks at their highest while it measures (needs `sudo -n jetson_clocks`), then restored.
@@ -61,7 +63,9 @@ class Entry:
                 raise ValueError(f"{key}: {json.dumps(word)} holds control characters")
         if str(Path(self.workdir)) in (".", "~", "/") or ".." in Path(self.workdir).parts:
             raise ValueError(f"workdir: a folder of its own is needed, got {json.dumps(self.workdir)}")
-        if self.use_dla and self.runtime == "onnxruntime":
+        if self.runtime not in ("auto", *RUNTIMES):
+            raise ValueError(f"runtime: {unknown('runtime', self.runtime, ('auto', *RUNTIMES))}")
+        if self.use_dla and self.runtime not in MAY_BE_TENSORRT:
             raise ValueError("use_dla: needs runtime = 'tensorrt' or 'auto'")
         for key in ("max_seconds", "budget_mb"):
             if getattr(self, key) <= 0:

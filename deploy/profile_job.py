@@ -9,6 +9,7 @@ import numpy as np
 
 from afpkd.record import Json, UserError
 from deploy.agent.measuring import SINGLE_STREAM
+from deploy.agent.runtimes import files_of
 from deploy.devices import Device
 from deploy.jobs import Work
 from deploy.presets import Preset
@@ -36,7 +37,7 @@ class ProfileJob:
     def entries(self) -> list[Json]:
         """The manifest's entries of this precision for the device's runtime; which one, its version there decides."""
         entries: list[Json] = [
-            entry for entry in self.manifest()["files"] if entry["runtime"] in ("any", self.device.runtime)
+            entry for entry in self.manifest()["files"] if entry["runtime"] in ("any", files_of(self.device.runtime))
         ]
         fitting = [entry for entry in entries if entry["precision"] == self.precision]
         if not fitting:

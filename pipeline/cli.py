@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from afpkd.record import Json, UserError
+from afpkd.record import Json, UserError, our_version
 from pipeline import (
     cli_cost,
     cli_deploy,
@@ -78,8 +78,19 @@ class Role(StrEnum):
     undistilled = "undistilled"
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"afpkd {our_version()}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def every_verb(quiet: QuietOption = False) -> None:
+def every_verb(
+    quiet: QuietOption = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
     """Settle what holds for every verb, and for the processes that it starts."""
     if quiet:
         os.environ[QUIET_VARIABLE] = "1"

@@ -23,25 +23,16 @@ def default_recipe() -> Iterator[Finding]:
 
 def data_sets() -> Iterator[Finding]:
     """Where each data set is looked for, and whether it is there; then what else shipped recipes want."""
-    places = data_places()
-    for name, place in places.items():
+    from afpkd.data import DATASETS
+    from afpkd.data.dataset import data_root
+
+    for name, spec in DATASETS.items():
+        place = data_root() / spec.place
         if place.exists():
             yield ok("data", f"{name}: {place}")
         else:
-            yield warn("data", f"{name}: not at {place}", _how_to_get(name))
+            yield warn("data", f"{name}: not at {place}", spec.how_to_get)
     yield from _files_of_recipes()
-
-
-def data_places() -> dict[str, Path]:
-    """Data set -> its file or folder, there or not."""
-    from afpkd.data import cifar100, fashion_mnist, tiny_imagenet
-    from afpkd.data.dataset import data_root
-
-    return {
-        "fashion_mnist_5k": fashion_mnist.FILE,
-        "cifar100": data_root() / cifar100.FOLDER,
-        "tiny_imagenet": data_root() / tiny_imagenet.FOLDER,
-    }
 
 
 def devices(probe: bool) -> Iterator[Finding]:
@@ -82,16 +73,6 @@ def unfinished(runs: Path) -> Iterator[Finding]:
         yield warn("runs", f"{recipe}: training of {stage} was cut short", mend)
     if not cut:
         yield ok("runs", f"{runs}: nobody works there, nothing is cut short")
-
-
-def _how_to_get(name: str) -> str:
-    from afpkd.data import cifar100, tiny_imagenet
-
-    return {
-        "fashion_mnist_5k": "it is part of the program: install that anew (git checkout afpkd/data)",
-        "cifar100": f"it is downloaded when first needed; offline: unpack {cifar100.URL} there, or set AFPKD_DATA",
-        "tiny_imagenet": f"unpack {tiny_imagenet.URL} there, or set AFPKD_DATA",
-    }[name]
 
 
 def _files_of_recipes() -> Iterator[Finding]:

@@ -18,9 +18,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from afpkd.record import write_text
-
-OURS = "afpkd-edge"
+from afpkd.record import OURS, our_version, write_text
 
 _NO_TIME = datetime.fromtimestamp(0, UTC)  # a document of the packages, not of the day
 
@@ -64,7 +62,7 @@ def shipped_packages(extras: tuple[str, ...] = SHIPPED) -> list[Package]:
             continue  # for another system or Python
         found[name] = Package(name, distribution.version, _licence(name, distribution.metadata))
         waiting += _required(distribution.requires or [], new)
-    ours = found.pop(OURS)
+    ours = found.pop(OURS)._replace(version=our_version())
     return [ours, *sorted(found.values())]
 
 

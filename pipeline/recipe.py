@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from afpkd.data import DATASETS
 from afpkd.data.dataset import DatasetSpec
-from afpkd.distillers.options import LOSS_WEIGHTS, OPTIONS
+from afpkd.distillers.options import OPTIONS
 from afpkd.models.user_file import file_sha256, is_user_file
 from afpkd.names import unknown
 from afpkd.record import Json, digest, sha256_of
@@ -184,7 +184,7 @@ class Distill(TrainSettings):
             if isinstance(value, bool | str):
                 continue
             require_between(key, value, 1e-3 if key == "temperature" else 0, 1 if key == "warm_up" else 1e6)
-        weights = [value for key, value in options.items() if key in LOSS_WEIGHTS]
+        weights = [options[key] for key in OPTIONS[self.method].loss_weights]
         if weights and not any(weights):
             raise ValueError(f"method: every loss of {self.method} has weight 0: it would distil nothing")
 

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from afpkd.data import DATASETS
-from afpkd.distillers import DISTILLERS
+from afpkd.distillers.options import OPTIONS
 from afpkd.models import MODELS
 from bench import default_seeds, rows
 from bench.variants import PROTOCOLS
@@ -100,7 +100,7 @@ def test_every_verb_is_documented() -> None:
     assert [verb for verb in verbs if not re.search(rf"[` ]{verb}[`. …]", table)] == []
 
 
-@pytest.mark.parametrize("names", [recipe_names(), list(DISTILLERS), list(MODELS), list(DATASETS)])
+@pytest.mark.parametrize("names", [recipe_names(), list(OPTIONS), list(MODELS), list(DATASETS)])
 def test_every_name_a_user_can_write_is_documented(names: list[str]) -> None:
     assert [name for name in names if f"`{name}`" not in RECIPES] == []
 

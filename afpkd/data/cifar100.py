@@ -35,7 +35,15 @@ def _load(root: Path) -> Dataset:
     return Dataset(_split(folder, "train"), _split(folder, "test"), names)
 
 
-CIFAR100 = DatasetSpec(num_classes=100, in_channels=3, image_size=(32, 32), num_train=50_000, load=_load)
+CIFAR100 = DatasetSpec(
+    num_classes=100,
+    in_channels=3,
+    image_size=(32, 32),
+    num_train=50_000,
+    load=_load,
+    place=Path(FOLDER),
+    how_to_get=f"it is downloaded when first needed; offline: unpack {URL} there, or set AFPKD_DATA",
+)
 
 
 def _split(folder: Path, name: str) -> Split:

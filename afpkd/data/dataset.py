@@ -50,6 +50,10 @@ class DatasetSpec(NamedTuple):
     image_size: tuple[int, int]
     num_train: int
     load: Callable[[Path], Dataset]
+    place: Path = Path()
+    """The file or folder that `load` reads, below `root` (or whole: shipped), for `afpkd doctor` to look for."""
+    how_to_get: str = ""
+    """What the doctor says where it is not there."""
 
 
 def data_root() -> Path:

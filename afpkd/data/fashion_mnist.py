@@ -23,4 +23,12 @@ def _load(_root: Path) -> Dataset:
         return Dataset(train, test, [str(name) for name in arrays["classes"]])
 
 
-FASHION_MNIST_5K = DatasetSpec(num_classes=10, in_channels=1, image_size=(28, 28), num_train=4000, load=_load)
+FASHION_MNIST_5K = DatasetSpec(
+    num_classes=10,
+    in_channels=1,
+    image_size=(28, 28),
+    num_train=4000,
+    load=_load,
+    place=FILE,
+    how_to_get="it is part of the program: install that anew (git checkout afpkd/data)",
+)

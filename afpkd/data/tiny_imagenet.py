@@ -36,7 +36,15 @@ def _load(root: Path) -> Dataset:
     return Dataset(*splits, _names(folder, wnids), notes=notes)
 
 
-TINY_IMAGENET = DatasetSpec(num_classes=200, in_channels=3, image_size=SIZE, num_train=100_000, load=_load)
+TINY_IMAGENET = DatasetSpec(
+    num_classes=200,
+    in_channels=3,
+    image_size=SIZE,
+    num_train=100_000,
+    load=_load,
+    place=Path(FOLDER),
+    how_to_get=f"unpack {URL} there, or set AFPKD_DATA",
+)
 
 
 def _split(found: Decoded, labels: np.ndarray[tuple[int], np.dtype[np.int64]], part: slice) -> Split:

@@ -10,20 +10,29 @@ WARM_UP = 20 / 240
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoOptions:
-    """`none`: the task loss alone."""
+class Options:
+    """What every method says of itself; its own options are fields, each with its meaning below it."""
 
     uses_prompts: ClassVar[bool] = False
     """Whether it needs phase 1."""
     needs_logits: ClassVar[bool] = False
     """Whether it looks at the logits of a classifier: a detector cannot be distilled by it."""
+    imitates_maps: ClassVar[bool] = False
+    """Whether it needs feature maps at two resolutions or more: a transformer has none."""
+    loss_weights: ClassVar[tuple[str, ...]] = ()
+    """Its options that weigh a loss: with all of them at 0 it would distil nothing, and a recipe is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class KdOptions:
+class NoOptions(Options):
+    """`none`: the task loss alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KdOptions(Options):
     """`kd`: logits (Hinton et al. 2015); the values are those of the CIFAR-100 literature."""
 
-    uses_prompts: ClassVar[bool] = False
+    loss_weights: ClassVar[tuple[str, ...]] = ("kd_weight",)
     needs_logits: ClassVar[bool] = True
     temperature: float = 4.0
     """T of the softmax."""
@@ -36,10 +45,10 @@ class KdOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DkdOptions:
+class DkdOptions(Options):
     """`dkd`: target and non-target classes apart (Zhao et al. 2022)."""
 
-    uses_prompts: ClassVar[bool] = False
+    loss_weights: ClassVar[tuple[str, ...]] = ("alpha", "beta")
     needs_logits: ClassVar[bool] = True
     temperature: float = 4.0
     """T of the softmax."""
@@ -54,11 +63,11 @@ class DkdOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImitationOptions:
+class ImitationOptions(Options):
     """`imitation`: 1x1 adapters and the squared error of every level (Romero et al. 2015)."""
 
-    uses_prompts: ClassVar[bool] = False
-    needs_logits: ClassVar[bool] = False
+    imitates_maps: ClassVar[bool] = True
+    loss_weights: ClassVar[tuple[str, ...]] = ("gamma",)
     gamma: float = 1.0
     """Weight of the mean squared error summed over levels."""
     warm_up: float = WARM_UP
@@ -66,11 +75,11 @@ class ImitationOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewKdOptions:
+class ReviewKdOptions(Options):
     """`reviewkd`: fused features against all levels of the teacher (Chen et al. 2021)."""
 
-    uses_prompts: ClassVar[bool] = False
-    needs_logits: ClassVar[bool] = False
+    imitates_maps: ClassVar[bool] = True
+    loss_weights: ClassVar[tuple[str, ...]] = ("gamma",)
     gamma: float = 0.6
     """Weight of the HCL summed over levels; a value a pair: 0.6 (ResNet-56), 1 (110), 5 (WRN, 8x4), 8 (ShuffleV2)."""
     warm_up: float = WARM_UP
@@ -78,10 +87,10 @@ class ReviewKdOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatKdOptions:
+class CatKdOptions(Options):
     """`catkd`: class activation maps (Guo et al. 2023)."""
 
-    uses_prompts: ClassVar[bool] = False
+    loss_weights: ClassVar[tuple[str, ...]] = ("beta",)
     needs_logits: ClassVar[bool] = True
     beta: float = 0.7
     """Weight of the class maps' squared error; a value a pair: 0.7 (R56-R20), 15 (32x4-8x4), 600 (32x4-Shuffle)."""
@@ -92,11 +101,12 @@ class CatKdOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FreeKdOptions:
+class FreeKdOptions(Options):
     """`freekd`: frequency prompts, position weight, 1x1 adapters (Zhang et al. 2024), on classification."""
 
+    imitates_maps: ClassVar[bool] = True
+    loss_weights: ClassVar[tuple[str, ...]] = ("mu",)
     uses_prompts: ClassVar[bool] = True
-    needs_logits: ClassVar[bool] = False
     mu: float = 5.0
     """Weight of the frequency loss (unnormalised mean over tokens, bands, channels and positions)."""
     warm_up: float = WARM_UP
@@ -104,11 +114,12 @@ class FreeKdOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AfpkdOptions:
+class AfpkdOptions(Options):
     """`afpkd`: frequency prompts, position weight, feature fusion (Zhang et al. 2025)."""
 
+    imitates_maps: ClassVar[bool] = True
+    loss_weights: ClassVar[tuple[str, ...]] = ("mu", "gamma", "kappa")
     uses_prompts: ClassVar[bool] = True
-    needs_logits: ClassVar[bool] = False
     mu: float = 5.0
     """Weight of the frequency loss."""
     gamma: float = 0.6
@@ -137,19 +148,7 @@ class AfpkdOptions:
     without (CIFAR-100, two epochs, one seed), for a tenth of a step's time."""
 
 
-OPTIONS: dict[
-    str,
-    type[
-        NoOptions
-        | KdOptions
-        | DkdOptions
-        | ImitationOptions
-        | ReviewKdOptions
-        | CatKdOptions
-        | FreeKdOptions
-        | AfpkdOptions
-    ],
-] = {
+OPTIONS: dict[str, type[Options]] = {
     "none": NoOptions,
     "kd": KdOptions,
     "dkd": DkdOptions,
@@ -159,6 +158,4 @@ OPTIONS: dict[
     "freekd": FreeKdOptions,
     "afpkd": AfpkdOptions,
 }
-
-LOSS_WEIGHTS = ("kd_weight", "alpha", "beta", "mu", "gamma", "kappa")
-"""The options that weigh a loss: a method with all of its own at 0 would distil nothing."""
+"""The methods: all there is of them where no torch is. The losses of METHOD are in `distillers/METHOD.py`."""

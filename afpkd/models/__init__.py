@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from afpkd.models.user_file import is_user_file
 from afpkd.names import look_up
@@ -17,61 +18,19 @@ if TYPE_CHECKING:
     Builder = Callable[[int, int], nn.Module]  # (num_classes, in_channels) -> network
 
 
+def _of(module: str, network: str, *form: Any) -> Builder:
+    """Of afpkd/models/MODULE.py the class NETWORK, called with its form, the classes and the channels of an image."""
+
+    def build(num_classes: int, in_channels: int) -> nn.Module:
+        made = getattr(importlib.import_module(f"{__name__}.{module}"), network)
+        model: nn.Module = made(*form, num_classes=num_classes, in_channels=in_channels)
+        return model
+
+    return build
+
+
 def _resnet(depth: int, widths: tuple[int, int, int, int] = (16, 16, 32, 64)) -> Builder:
-    def build(num_classes: int, in_channels: int) -> nn.Module:
-        from afpkd.models.resnet_cifar import ResNet
-
-        return ResNet(depth, widths, num_classes=num_classes, in_channels=in_channels)
-
-    return build
-
-
-def _wide_resnet(depth: int, widening: int) -> Builder:
-    def build(num_classes: int, in_channels: int) -> nn.Module:
-        from afpkd.models.wide_resnet import WideResNet
-
-        return WideResNet(depth, widening, num_classes=num_classes, in_channels=in_channels)
-
-    return build
-
-
-def _vgg(*num_convs: int) -> Builder:
-    def build(num_classes: int, in_channels: int) -> nn.Module:
-        from afpkd.models.vgg import VGG
-
-        return VGG(num_convs, num_classes=num_classes, in_channels=in_channels)
-
-    return build
-
-
-def _resnet18(num_classes: int, in_channels: int) -> nn.Module:
-    from afpkd.models.resnet18_cifar import ResNet18
-
-    return ResNet18(num_classes=num_classes, in_channels=in_channels)
-
-
-def _resnet50(num_classes: int, in_channels: int) -> nn.Module:
-    from afpkd.models.resnet50_cifar import ResNet50
-
-    return ResNet50(num_classes=num_classes, in_channels=in_channels)
-
-
-def _mobilenet_v2(num_classes: int, in_channels: int) -> nn.Module:
-    from afpkd.models.mobilenet_v2 import MobileNetV2
-
-    return MobileNetV2(num_classes=num_classes, in_channels=in_channels)
-
-
-def _shufflenet_v1(num_classes: int, in_channels: int) -> nn.Module:
-    from afpkd.models.shufflenet_v1 import ShuffleNetV1
-
-    return ShuffleNetV1(num_classes=num_classes, in_channels=in_channels)
-
-
-def _shufflenet_v2(num_classes: int, in_channels: int) -> nn.Module:
-    from afpkd.models.shufflenet_v2 import ShuffleNetV2
-
-    return ShuffleNetV2(num_classes=num_classes, in_channels=in_channels)
+    return _of("resnet_cifar", "ResNet", depth, widths)
 
 
 def _fcos(backbone: str, width: int, num_convs: int) -> Builder:
@@ -103,16 +62,16 @@ MODELS: dict[str, Builder] = {
     "resnet110": _resnet(110),
     "resnet8x4": _resnet(8, (32, 64, 128, 256)),
     "resnet32x4": _resnet(32, (32, 64, 128, 256)),
-    "resnet18": _resnet18,
-    "resnet50": _resnet50,
-    "wrn-16-2": _wide_resnet(16, 2),
-    "wrn-40-1": _wide_resnet(40, 1),
-    "wrn-40-2": _wide_resnet(40, 2),
-    "vgg8": _vgg(1, 1, 1, 1, 1),
-    "vgg13": _vgg(2, 2, 2, 2, 2),
-    "mobilenetv2": _mobilenet_v2,
-    "shufflenetv1": _shufflenet_v1,
-    "shufflenetv2": _shufflenet_v2,
+    "resnet18": _of("resnet18_cifar", "ResNet18"),
+    "resnet50": _of("resnet50_cifar", "ResNet50"),
+    "wrn-16-2": _of("wide_resnet", "WideResNet", 16, 2),
+    "wrn-40-1": _of("wide_resnet", "WideResNet", 40, 1),
+    "wrn-40-2": _of("wide_resnet", "WideResNet", 40, 2),
+    "vgg8": _of("vgg", "VGG", (1, 1, 1, 1, 1)),
+    "vgg13": _of("vgg", "VGG", (2, 2, 2, 2, 2)),
+    "mobilenetv2": _of("mobilenet_v2", "MobileNetV2"),
+    "shufflenetv1": _of("shufflenet_v1", "ShuffleNetV1"),
+    "shufflenetv2": _of("shufflenet_v2", "ShuffleNetV2"),
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import AgentError
+from .runtimes import files_of
 from .store import sha256_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Bundle:
         """
         files: list[Json] = self.manifest["files"]
         for entry in files:
-            if entry["precision"] == precision and _takes(entry, runtime, version):
+            if entry["precision"] == precision and _takes(entry, files_of(runtime), version):
                 return entry
         known = ", ".join("{} ({})".format(entry["precision"], entry["runtime"]) for entry in files)
         raise AgentError("E_BUNDLE", f"no {precision} file for {runtime}: the bundle has {known}")

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .runtimes import Loading
+
+_MODES = {"default": "0", "precise": "1"}
+"""What `session.x64quantprecision` is."""
+
 
 class OnnxRuntime:
     """An `InferenceSession` behind the `Runtime` protocol."""
@@ -49,14 +54,19 @@ class OnnxFeeds(OnnxRuntime):
         return self._run(self._outputs, feed)
 
 
-def load(path: Path, input_name: str, output_name: str, threads: int) -> OnnxRuntime:
-    """Open the file in a session on the CPU; AgentError E_NO_RUNTIME or E_LOAD."""
-    return _load(path, input_name, output_name, threads, "0")
+def load(loading: Loading) -> OnnxRuntime:
+    """Open the file in a session on the CPU; AgentError E_NO_RUNTIME, E_LOAD, E_OPTION or E_REQUEST."""
+    if loading.options:
+        raise AgentError("E_OPTION", f"onnxruntime has no options, but the device sets {sorted(loading.options)}")
+    if loading.mode not in _MODES:
+        raise AgentError("E_REQUEST", f"onnxruntime has no mode {loading.mode}")
+    names = loading.input_name, loading.output_name
+    return _load(loading.path, *names, loading.threads, _MODES[loading.mode])
 
 
 def load_feeds(path: Path, output_names: list[str], threads: int) -> OnnxFeeds:
     """Open the file for feeds; AgentError E_NO_RUNTIME or E_LOAD."""
-    session, facts = _opened(path, threads, "0")
+    session, facts = _opened(path, threads, _MODES["default"])
     return OnnxFeeds(session, "", output_names, facts)
 
 
@@ -66,11 +76,12 @@ def load_precise(path: Path, input_name: str, output_name: str, threads: int) ->
     On x86 without VNNI, ONNX Runtime's default adds pairs of them in 16 bits, which saturate: symmetric int8 answers
     wrongly there, and faster. On other processors the two modes give the same numbers.
     """
-    return _load(path, input_name, output_name, threads, "1")
+    return _load(path, input_name, output_name, threads, _MODES["precise"])
 
 
-def version() -> str | None:
+def version(options: dict[str, Any]) -> str | None:
     """The version installed here, None where there is none."""
+    del options
     try:
         return str(_library().__version__)
     except AgentError:

@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Any
 from . import PROTOCOL, board, machine, vitals
 from .clocks import left_changed
 from .jobs import holder, listed
+from .runtimes import RUNTIMES
 from .store import free_bytes
 
 if TYPE_CHECKING:
     Json = dict[str, Any]
-
-_RUNTIMES = ("tensorrt", "onnxruntime")
-"""Which runtime is taken where the user leaves the choice, first come first."""
 
 
 def probe(document: Json) -> Json:
@@ -48,8 +46,8 @@ def probe(document: Json) -> Json:
 
 def runtimes(system: Json | None = None) -> Json:
     """Give the version of numpy and of each runtime, `runtimes` that can be used, and `advice` on what is missing."""
-    packages = {name: _module_version(name) for name in ("numpy", *_RUNTIMES)}
-    usable = [name for name in _RUNTIMES if packages["numpy"] and packages[name]]
+    packages = {name: _module_version(name) for name in ("numpy", *RUNTIMES)}
+    usable = [name for name in RUNTIMES if packages["numpy"] and packages[name]]
     return {**packages, "runtimes": usable, "advice": _advice(system or board.describe(Path("/")), packages, usable)}
 
 

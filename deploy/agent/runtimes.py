@@ -1,15 +1,17 @@
-"""What a runtime must do, and which there are. One file a runtime; one line here adds one."""
+"""What a runtime must do, and which there are. One file a runtime; one line here adds one.
+
+Its file is imported only when it is used: whoever asks what is here may have no numpy.
+"""
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from . import onnx_runtime, tensorrt_runtime
 from .errors import AgentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -32,8 +34,8 @@ class Runtime(Protocol):
         """What another tool says of the same: `gpu_p50_ms`, `n`, `program`, `switches`, or `failed`; None: no tool."""
 
     def describe(self) -> dict[str, Any]:
-        """Name the runtime: `name`, `version`, `providers`, `threads` (really used; None where it cannot be known),
-        `cold_ms` with what `build` and `deserialise` took (None where there is no such step)."""
+        """Name the runtime: `name` (it begins with that in `RUNTIMES`), `version`, `providers`, `threads` (really used;
+        None where it cannot be known), `cold_ms` with what `build` and `deserialise` took (None: no such step)."""
 
 
 @dataclass(frozen=True)
@@ -55,36 +57,42 @@ class Loading:
     """What the device sets for its runtime: see `tensorrt_runtime.DeviceOptions`; ONNX Runtime has none."""
 
 
+class Kind(NamedTuple):
+    """A runtime that may be there."""
+
+    module: str
+    """The file beside this one, with its `load(loading)` and, where it reads its own files, `version(options)`."""
+    reads: str
+    """Whose files of a bundle it takes: its own name, or that of another whose newest files it reads as they are."""
+
+
+RUNTIMES = {
+    "tensorrt": Kind("tensorrt_runtime", reads="tensorrt"),
+    "onnxruntime": Kind("onnx_runtime", reads="onnxruntime"),
+}
+"""By the name of the Python package that must be there; where the user leaves the choice, the first that is."""
+
+
 def load(name: str, loading: Loading) -> Runtime:
     """Load the file into the runtime called `name`. AgentError where it cannot be loaded."""
-    if name not in _LOADERS:
-        raise AgentError("E_RUNTIME", "unknown runtime {}; known: {}".format(name, ", ".join(sorted(_LOADERS))))
-    return _LOADERS[name](loading)
+    if name not in RUNTIMES:
+        raise AgentError("E_RUNTIME", "unknown runtime {}; known: {}".format(name, ", ".join(sorted(RUNTIMES))))
+    runtime: Runtime = _module(name).load(loading)
+    return runtime
 
 
 def version(name: str, options: dict[str, Any]) -> str | None:
-    """Give the version of a runtime that is installed here, which chooses the file; None where that is not known."""
-    return _VERSIONS[name](options) if name in _VERSIONS else None
+    """Give the version that chooses between a bundle's files; None where it is not known, or they are another's."""
+    if name not in RUNTIMES or files_of(name) != name:
+        return None
+    found: str | None = _module(name).version(options)
+    return found
 
 
-def _load_onnx_runtime(loading: Loading) -> Runtime:
-    if loading.options:
-        raise AgentError("E_OPTION", f"onnxruntime has no options, but the device sets {sorted(loading.options)}")
-    opened = _ONNX_RUNTIME_MODES.get(loading.mode)
-    if opened is None:
-        raise AgentError("E_REQUEST", f"onnxruntime has no mode {loading.mode}")
-    return opened(loading.path, loading.input_name, loading.output_name, loading.threads)
+def files_of(name: str) -> str:
+    """Whose files of a bundle the runtime takes: see `Kind.reads`."""
+    return RUNTIMES[name].reads if name in RUNTIMES else name
 
 
-def _load_tensorrt(loading: Loading) -> Runtime:
-    if loading.mode != DEFAULT:
-        raise AgentError("E_REQUEST", f"tensorrt has no mode {loading.mode}")
-    return tensorrt_runtime.load(loading)
-
-
-_ONNX_RUNTIME_MODES = {DEFAULT: onnx_runtime.load, "precise": onnx_runtime.load_precise}
-_LOADERS: dict[str, Callable[[Loading], Runtime]] = {"onnxruntime": _load_onnx_runtime, "tensorrt": _load_tensorrt}
-_VERSIONS: dict[str, Callable[[dict[str, Any]], str | None]] = {
-    "onnxruntime": lambda _: onnx_runtime.version(),
-    "tensorrt": lambda options: tensorrt_runtime.version(options.get("library")),
-}
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__package__}.{RUNTIMES[name].module}")

@@ -20,6 +20,7 @@ from .child import run_in_child
 from .cuda import AUTO, open_cuda
 from .engine_cache import EngineCache, default_folder
 from .errors import AgentError
+from .runtimes import DEFAULT
 from .tensorrt_api import failure, made, open_tensorrt
 from .tensorrt_build import BUILDER, BuildOptions
 from .tensorrt_engine import batch_limits, check_names, numpy_type, open_engine
@@ -178,6 +179,8 @@ class TensorrtRuntime:
 
 def load(loading: Loading) -> TensorrtRuntime:
     """Open the file's engine, from the cache or built now; AgentError says what failed and what to do."""
+    if loading.mode != DEFAULT:
+        raise AgentError("E_REQUEST", f"tensorrt has no mode {loading.mode}")
     options = _device_options(loading.options)
     api = open_tensorrt(options.library)
     cuda, cuda_facts = open_cuda(options.cuda)
@@ -212,13 +215,13 @@ def load(loading: Loading) -> TensorrtRuntime:
     return TensorrtRuntime(api, cuda, opened, (loading.input_name, loading.output_name), facts, opinion)
 
 
-def version(library: str | None = None) -> str | None:
+def version(options: Json) -> str | None:
     """TensorRT's version here, which decides between a bundle's files.
 
     None without one, and for TensorRT-RTX, whose numbers begin anew: it takes what the newest TensorRT takes.
     """
     try:
-        api = open_tensorrt(library)
+        api = open_tensorrt(options.get("library"))
     except AgentError:
         return None
     return None if api.has_target else api.version

@@ -98,7 +98,7 @@ def provenance_table(runs: Sequence[Records]) -> Table:
 def _short(digest: str | None) -> str:
     if not digest:
         return NONE
-    return digest[:12] + ("+" if digest.endswith("+") else "")
+    return digest[:12] + (digest[-1] if digest[-1] in "+?" else "")
 
 
 def _hashes(hashes: Mapping[str, str] | None) -> str:

@@ -166,17 +166,23 @@ LAYERS = {
 }
 
 
+UNPUBLISHED: tuple[str, ...] = ()
+"""Networks of our own, of which no paper's table speaks."""
+
+
 def built(arch: str, *, num_classes: int = 100, in_channels: int = 3) -> nn.Module:
     torch.manual_seed(0)
     return build_model(arch, num_classes=num_classes, in_channels=in_channels).eval()
 
 
 def test_the_tables_speak_of_the_whole_zoo() -> None:
-    assert SHAPES.keys() == MODELS.keys()
-    assert MODELS.keys() == MILLIONS.keys() | FOR_TEN_CLASSES.keys()
+    assert not set(UNPUBLISHED) & SHAPES.keys()
+    expected = MODELS.keys() - set(UNPUBLISHED)
+    for table in (SHAPES.keys(), LAYERS.keys(), MILLIONS.keys() | FOR_TEN_CLASSES.keys()):
+        assert table == expected, "a published network has a row in each table here, one of our own is UNPUBLISHED"
 
 
-@pytest.mark.parametrize("arch", MODELS)
+@pytest.mark.parametrize("arch", LAYERS)
 def test_parameters_and_macs_are_those_of_the_papers_tables(arch: str) -> None:
     parameters, macs = (sum(column) for column in zip(*LAYERS[arch], strict=True))
     found = macs_of(built(arch), torch.zeros(1, 3, 32, 32))
@@ -190,7 +196,7 @@ def test_resnets_for_ten_classes_cost_what_is_published(arch: str) -> None:
     assert (round(found["num_params"] / 1e6, 2), round(found["macs"] / 1e6, 2)) == FOR_TEN_CLASSES[arch]
 
 
-@pytest.mark.parametrize("arch", MODELS)
+@pytest.mark.parametrize("arch", SHAPES)
 def test_features_have_the_published_shapes_at_any_size(arch: str) -> None:
     features, pooled = SHAPES[arch]
     model = built(arch, num_classes=7, in_channels=1)

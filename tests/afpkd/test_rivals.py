@@ -9,7 +9,7 @@ import pywt
 import torch
 from torch import Tensor, nn
 
-from afpkd.distillers import DISTILLERS, build_distiller
+from afpkd.distillers import build_distiller
 from afpkd.distillers.afpkd import AFPKD
 from afpkd.distillers.catkd import class_maps
 from afpkd.distillers.distiller import Distiller
@@ -20,7 +20,7 @@ from afpkd.models import build_model, probe_shapes
 from afpkd.models.outputs import Outputs, Shapes
 from afpkd.position import unit_mean
 from afpkd.prompts import FrequencyPrompts
-from afpkd.record import Json
+from afpkd.record import Json, UserError
 from afpkd.wavelet import haar_dwt, haar_idwt
 
 LABELS = torch.tensor([0, 3, 1, 4])
@@ -69,18 +69,30 @@ def _losses(pair: Pair, method: str, progress: float = 1.0, **changed: Any) -> d
     return {name: float(loss.detach()) for name, loss in losses.items()}
 
 
-def test_every_registered_method_has_options_and_sends_gradient(pair: Pair) -> None:
-    assert list(DISTILLERS) == list(OPTIONS)
-    for method in DISTILLERS:
-        losses = _distiller(pair, method)(pair.student, pair.teacher, LABELS, 1.0)
-        for name, loss in losses.items():
-            gradients = torch.autograd.grad(loss, pair.parameters, retain_graph=True, allow_unused=True)
-            assert any(g is not None and bool(g.abs().max() > 0) for g in gradients), (method, name)
+@pytest.mark.parametrize("method", OPTIONS)
+def test_every_loss_of_a_method_sends_gradient_and_its_weights_switch_it_off(method: str, pair: Pair) -> None:
+    weights = OPTIONS[method].loss_weights
+    losses = _distiller(pair, method)(pair.student, pair.teacher, LABELS, 1.0)
+    assert bool(losses) == bool(weights) == (method != "none"), "name the options that weigh its losses: loss_weights"
+    assert not any(_losses(pair, method, **dict.fromkeys(weights, 0.0)).values()), "what is left has no weight"
+    for key in [key for key, value in vars(OPTIONS[method]()).items() if type(value) is float and key not in weights]:
+        assert _losses(pair, method, **{key: 1.0}).keys() == losses.keys(), f"{key} weighs a loss: name it, too"
+    for name, loss in losses.items():
+        gradients = torch.autograd.grad(loss, pair.parameters, retain_graph=True, allow_unused=True)
+        assert any(g is not None and bool(g.abs().max() > 0) for g in gradients), name
 
 
-def test_all_methods_but_three_rise_from_zero_over_a_fraction_of_the_schedule(pair: Pair) -> None:
+@pytest.mark.parametrize("method", [method for method, options in OPTIONS.items() if options.imitates_maps])
+def test_a_method_that_imitates_maps_says_so_of_a_network_without(method: str, pair: Pair) -> None:
+    bare = pair.shapes[0]._replace(channels=[], sizes=[])
+    for whose, shapes in (("student", (bare, pair.shapes[1])), ("teacher", (pair.shapes[0], bare))):
+        with pytest.raises(UserError, match=f"{method} imitates feature maps, and the {whose} has none"):
+            build_distiller(method, *shapes)
+
+
+def test_methods_with_a_warm_up_rise_from_zero_over_that_fraction_of_the_schedule_and_others_do_not(pair: Pair) -> None:
     assert pytest.approx(20 / 240) == WARM_UP
-    assert set(OPTIONS) - set(RAMPED) == {"none", "kd", "catkd"}
+    assert {"dkd", "imitation", "reviewkd", "freekd", "afpkd"} <= set(RAMPED)
     for method in RAMPED:
         full, half = _losses(pair, method), _losses(pair, method, WARM_UP / 2)
         assert full.keys() == half.keys()
@@ -88,7 +100,7 @@ def test_all_methods_but_three_rise_from_zero_over_a_fraction_of_the_schedule(pa
         assert set(_losses(pair, method, 0.0).values()) == {0.0}
         assert _losses(pair, method, WARM_UP) == pytest.approx(full, rel=1e-6)
         assert _losses(pair, method, 0.0, warm_up=0.0) == full
-    assert all(_losses(pair, method, 0.0) == _losses(pair, method, 1.0) for method in ("kd", "catkd"))
+    assert all(_losses(pair, method, 0.0) == _losses(pair, method, 1.0) for method in set(OPTIONS) - set(RAMPED))
 
 
 def test_dkd_options_weigh_their_terms_and_switch_them_off(pair: Pair) -> None:

@@ -62,7 +62,7 @@ def test_every_key_is_taken(inventory: Path) -> None:
         ('[orin1]\nhost = "a"\nworkdr = "x"', "orin1.workdr: unknown key: did you mean 'workdir'?"),
         ('[orin1]\nhost = "a"\nmax_seconds = "1"', 'orin1.max_seconds: input should be a valid number, got "1"'),
         ('[orin1]\nhost = "a"\nmax_seconds = 0', "orin1.max_seconds: expected more than 0, got 0"),
-        ('[orin1]\nhost = "a"\nruntime = "trt"', "orin1.runtime: input should be 'auto', 'tensorrt' or 'onnxruntime'"),
+        ('[orin1]\nhost = "a"\nruntime = "trt"', "orin1.runtime: unknown runtime 'trt': did you mean 'tensorrt'?"),
         ('[orin1]\nhost = "a"\nuse_dla = 1', "orin1.use_dla: input should be a valid boolean, got 1"),
         ('[orin1]\nhost = "a"\ntags = [1]', "orin1.tags: input should be a valid string, got 1"),
         ('[orin1]\nhost = "a"\npython = []', "orin1.python: expected an interpreter"),

@@ -198,15 +198,15 @@ def test_the_version_that_chooses_a_file_is_tensorrts_own(install: Install) -> N
     """TensorRT-RTX counts anew: its 1.7 is not older than 8.6."""
     install("rtx")
     install("10.3")
-    assert tensorrt_runtime.version() == "10.3.0"
+    assert tensorrt_runtime.version({}) == "10.3.0"
 
 
 def test_rtx_has_no_version_that_could_choose(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("rtx")
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # not to be imported
-    assert tensorrt_runtime.version() is None
+    assert tensorrt_runtime.version({}) is None
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    assert tensorrt_runtime.version() is None
+    assert tensorrt_runtime.version({}) is None
 
 
 def test_onnx_runtime_takes_no_options(onnx_path: Path) -> None:

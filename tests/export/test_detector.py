@@ -21,7 +21,7 @@ from afpkd.settings import TrainSettings
 from afpkd.tasks.detection import Detection
 from afpkd.tasks.task import model_scores
 from afpkd.train import Fitting
-from deploy.agent import objects, onnx_runtime
+from deploy.agent import objects, runtimes
 from deploy.agent.bundle import Bundle
 from deploy.agent.detections import Rule, agreement, box_error, detections_of
 from deploy.agent.golden import golden_check
@@ -150,7 +150,7 @@ def test_predictions_stay_float_in_int8_on_every_level(folder: Path, manifest: J
 def test_the_agent_finds_what_was_verified(folder: Path, manifest: Json, precision: str) -> None:
     bundle = Bundle(str(folder))
     path = bundle.model_path(precision, "onnxruntime", "1.32.0")
-    runtime = onnx_runtime.load(path, "input", "detections", 1)
+    runtime = runtimes.load("onnxruntime", runtimes.Loading(path, "input", "detections", 1))
     images, expected = bundle.golden()
     entry = bundle.entry(precision, "onnxruntime", "1.32.0")
     check = golden_check(runtime.infer(bundle.preprocess(images)), expected, bundle.tolerances(entry))
@@ -185,7 +185,8 @@ def test_boxes_return_to_the_pixels_of_the_photo(folder: Path, split: CocoSplit,
     with Image.open(scene.path) as opened:
         opened.resize((288, 192), Image.Resampling.NEAREST).save(tmp_path / "photo.png")
     bundle = Bundle(str(folder))
-    runtime = onnx_runtime.load(bundle.model_path("fp32", "onnxruntime", "1.32.0"), "input", "detections", 1)
+    path = bundle.model_path("fp32", "onnxruntime", "1.32.0")
+    runtime = runtimes.load("onnxruntime", runtimes.Loading(path, "input", "detections", 1))
     asked = (runtime, bundle, NAMES, str(tmp_path / "photo.png"))
     (answer,) = objects.seen_objects(*asked, 1, tmp_path / "drawn")
     (best,) = answer["boxes"]

@@ -12,7 +12,8 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from pipeline.packages import OURS, SHIPPED, shipped_packages, write_sbom
+from afpkd.record import OURS
+from pipeline.packages import SHIPPED, shipped_packages, write_sbom
 
 PERMITTED = re.compile(
     r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|MPL|Mozilla|Zlib|CC0|BSL|HPND|Unlicense|NVIDIA|Proprietary|0BSD"
