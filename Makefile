@@ -20,6 +20,7 @@ AFPKD := $(VENV)/bin/afpkd
 SETUP := $(VENV)/.afpkd-setup
 STAGES := distill export profile report
 EXTRAS := train timm rtx dev
+COVERED := --cov=afpkd --cov=export --cov=deploy --cov-report=term:skip-covered
 LOCKED := --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-annotate --no-emit-index-url \
   --custom-compile-command 'make lock'
 
@@ -60,7 +61,7 @@ check: $(SETUP) ## ruff, mypy, import-linter, documentation tests
 	@echo "next: make test"
 
 test: $(SETUP) ## every test, on JOBS cores: fast ones first, then the slow ones (ARGS='-m "not slow"' leaves those out)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile $(COVERED) $(ARGS)
 	@echo "next: make distill export profile"
 
 bench: $(SETUP) ## re-run our own claims (hours; see bench/README.md)
