@@ -45,7 +45,8 @@ $(STAGES):
 	@:
 
 deploy: $(SETUP) ## put the student on DEVICE as its current release, built and checked there (PRECISION=fp16)
-	@$(AFPKD) run export --recipe '$(RECIPE)' --train-device '$(TRAIN_DEVICE)' \
+	@[ '$(DEVICE)' != local ] || { echo "error: a release is for another machine: name one of devices.toml, DEVICE=orin1 [E_LOCAL]" >&2; exit 2; }
+	@$(AFPKD) run export --recipe '$(RECIPE)' --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' \
 	  --train-processes '$(TRAIN_PROCESSES)' --runs '$(RUNS)'
 	@$(AFPKD) deploy --recipe '$(RECIPE)' --device '$(DEVICE)' --precision '$(PRECISION)' --runs '$(RUNS)' $(ARGS)
 
@@ -99,8 +100,8 @@ help: ## this list
 	@echo "  CLUSTER=$(CLUSTER) (slurm|kubernetes|folder), TENSORBOARD=1, ARGS"
 
 $(SETUP): pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "error: $$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'not there'): Python 3.11 or newer is needed; name one with PYTHON=python3.12 [E_PYTHON]" >&2; exit 2; }
 	@echo "setting up $(VENV) (several GB of packages, minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 if TYPE_CHECKING:
     from afpkd.distillers.distiller import Distiller
@@ -86,6 +86,7 @@ def require_maps(method: str, whose: str, shapes: Shapes) -> None:
     """UserError where `method` imitates feature maps and the network has none."""
     if method in IMITATE_MAPS and not shapes.channels:
         raise UserError(
+            "E_METHOD_FIT",
             f"{method} imitates feature maps, and the {whose} has none at two resolutions or more (a transformer?): "
-            "use kd or dkd, which look at its answers"
+            "use kd or dkd, which look at its answers",
         )
