@@ -47,7 +47,8 @@ $(STAGES):
 	@:
 
 deploy: $(SETUP) ## put the student on DEVICE as its current release, built and checked there (PRECISION=fp16)
-	@$(AFPKD) run export --recipe '$(RECIPE)' --train-device '$(TRAIN_DEVICE)' \
+	@[ '$(DEVICE)' != local ] || { echo "error: a release is for another machine: name one of devices.toml, DEVICE=orin1 [E_LOCAL]" >&2; exit 2; }
+	@$(AFPKD) run export --recipe '$(RECIPE)' --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' \
 	  --train-processes '$(TRAIN_PROCESSES)' --runs '$(RUNS)'
 	@$(AFPKD) deploy --recipe '$(RECIPE)' --device '$(DEVICE)' --precision '$(PRECISION)' --runs '$(RUNS)' $(ARGS)
 
@@ -78,7 +79,7 @@ gpu-check: $(SETUP) ## on a machine with an NVIDIA GPU: mixed precision, compile
 
 dist: ## write the source archive of the last commit to DIST (dist): the same commit gives the same bytes
 	@git rev-parse -q --verify HEAD > /dev/null 2>&1 \
-	  || { echo "error: an archive is made of a commit, and this folder is no git checkout"; exit 2; }
+	  || { echo "error: an archive is made of a commit, and this folder is no git checkout: clone the repository [E_NO_GIT]" >&2; exit 2; }
 	@mkdir -p '$(DIST)'
 	@version=$$(git show HEAD:pyproject.toml | sed -n 's/^version = "\(.*\)"$$/\1/p') && name="afpkd-edge-$$version" \
 	  && git -c tar.umask=0022 -c core.autocrlf=false archive --prefix="$$name/" --output='$(DIST)'/"$$name.tar" HEAD \
@@ -109,8 +110,8 @@ help: ## this list
 	@echo "  CLUSTER=$(CLUSTER) (slurm|kubernetes|folder), TENSORBOARD=1, ARGS"
 
 $(SETUP): pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "error: $$($(PYTHON) --version) is too old: Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'not there'): Python 3.11 or newer is needed; name one with PYTHON=python3.12 [E_PYTHON]" >&2; exit 2; }
 	@echo "setting up $(VENV) (several GB of packages, minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from afpkd.record import UserError, atomic_path
+from afpkd.errors import UserError
+from afpkd.record import atomic_path
 
 State = dict[str, Tensor]
 
@@ -48,13 +49,18 @@ def load_weights(
     wrong = sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape)
     if missing or unexpected or wrong:
         raise UserError(
+            "E_WEIGHTS_MISMATCH",
             f"{path}: does not fit {type(module).__name__}: "
             + f"{_some('missing', missing)}{_some('unexpected', unexpected)}"
             + "".join(f"{name} is {_shape(state[name])}, expected {_shape(own[name])}; " for name in wrong[:1])
-            + f"{len(own.keys() & state.keys()) - len(wrong)} of {len(own)} tensors fit: nothing was loaded"
+            + f"{len(own.keys() & state.keys()) - len(wrong)} of {len(own)} tensors fit: nothing was loaded; name the "
+            + "network that they were trained with, or other weights",
         )
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values() if tensor.is_floating_point()):
-        raise UserError(f"{path}: holds NaN or infinite weights: nothing was loaded")
+        raise UserError(
+            "E_WEIGHTS_NAN",
+            f"{path}: holds NaN or infinite weights: nothing was loaded; take another file, or train with a lower lr",
+        )
     module.load_state_dict(state)
     return f"loaded {len(state)} of {len(own)} tensors from {path}{notes}"
 
@@ -81,26 +87,33 @@ def load_training_state(path: Path, digest: str) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: unreadable training state ({_line(error)}): delete it to train anew") from None
+        raise UserError(
+            "E_TRAIN_STATE", f"{path}: unreadable training state ({_line(error)}): delete it to train anew"
+        ) from None
     return state if (state.get("format"), state.get("digest")) == (_TRAINING_STATE_FORMAT, digest) else None
 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file")
+        raise UserError("E_WEIGHTS_MISSING", f"{path}: no such weights file: check the path")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not a file of plain tensors ({_line(error)})") from None
+        # torch explains its own option at length, in words that send a user the wrong way
+        cause = "" if "weights_only" in str(error) else f" ({_line(error)})"
+        told = f"not a file of plain tensors{cause}: save one with torch.save(model.state_dict(), FILE)"
+        raise UserError("E_WEIGHTS_FILE", f"{path}: {told}") from None
 
 
 def _under(loaded: Any, key: str, path: Path) -> Any:
     for part in key.split(".") if key else ():
         if not isinstance(loaded, dict) or part not in loaded:
             there = ", ".join(map(str, list(loaded)[:4])) if isinstance(loaded, dict) else "no mapping"
-            raise UserError(f"{path}: holds no '{key}' (at '{part}' there is: {there}): mend weights.key")
+            raise UserError(
+                "E_WEIGHTS_FILE", f"{path}: holds no '{key}' (at '{part}' there is: {there}): mend weights.key"
+            )
         loaded = loaded[part]
     return loaded
 
@@ -111,11 +124,13 @@ def _tidied(loaded: Any, path: Path, strip_prefix: str) -> tuple[State, str]:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded, notes = loaded[key], f"{notes} (key '{key}')"
     if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
-        raise UserError(f"{path}: holds no state dict: a mapping from names to tensors was expected")
+        raise UserError("E_WEIGHTS_FILE", f"{path}: holds no state dict: a mapping from names to tensors was expected")
     prefix = strip_prefix or "module."
     others = [name for name in loaded if not name.startswith(prefix)]
     if strip_prefix and others:
-        raise UserError(f"{path}: {others[0]} does not begin with '{prefix}': mend weights.strip_prefix")
+        raise UserError(
+            "E_WEIGHTS_FILE", f"{path}: {others[0]} does not begin with '{prefix}': mend weights.strip_prefix"
+        )
     if loaded and not others:
         loaded, notes = {name.removeprefix(prefix): t for name, t in loaded.items()}, f"{notes} (without '{prefix}')"
     return loaded, notes

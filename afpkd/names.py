@@ -6,18 +6,18 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 T = TypeVar("T")
 
 MOST_SHOWN = 30
 
 
-def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Give `table[name]`; UserError with the nearest name, or all known ones, where there is none."""
+def look_up(code: str, kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Give `table[name]`; UserError (`code`) with the nearest name, or all known ones, where there is none."""
     if name in table:
         return table[name]
-    raise UserError(unknown(kind, name, table))
+    raise UserError(code, unknown(kind, name, table))
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -26,10 +26,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from afpkd.errors import UserError
 from afpkd.losses import token_overlap
 from afpkd.models.outputs import Refine, Shapes
 from afpkd.position import PositionWeight
-from afpkd.record import UserError
 from afpkd.wavelet import haar_dwt, haar_idwt, num_scales
 
 PROMPT_STD = 0.01  # FreeKD's released code
@@ -136,7 +136,8 @@ class FrequencyPrompts(nn.Module):
         if not banded:
             sizes = ", ".join(f"{height}x{width}" for height, width in teacher.sizes)
             raise UserError(
-                f"no map of the teacher has the 4x4 pixels that a wavelet needs ({sizes}): use larger images"
+                "E_NETWORK_FIT",
+                f"no map of the teacher has the 4x4 pixels that a wavelet needs ({sizes}): use larger images",
             )
         following = [*teacher.channels[1:], teacher.channels[-1]]
         self.levels = nn.ModuleDict()

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from afpkd.errors import UserError
+
 Json = dict[str, Any]
 
 OURS = "afpkd-edge"
@@ -38,25 +40,7 @@ _PACKAGES = (
     "snakemake",
 )
 
-
-class UserError(ValueError):
-    """Something the user can mend. The message is one line: what, where, what to do.
-
-    It may quote a stranger's file or a device: what is not printable (line ends, escape sequences of a terminal) is
-    written as an escape, and a long message loses its middle.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(_one_line(message))
-
-
-def _one_line(text: str, most: int = 1500) -> str:
-    return printable(text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}")
-
-
-def printable(text: str) -> str:
-    """The text with line ends and what else is not printable as escapes: shown, it moves no cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+_MAKES = "`make distill export profile` runs all"
 
 
 def sha256_of(path: Path) -> str:
@@ -104,11 +88,20 @@ def read_record(path: Path) -> Json:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such record: run the stage that makes it first") from None
+        raise UserError(
+            "E_RUN_MISSING", f"{path}: no such record: run the stage that makes it first ({_MAKES})"
+        ) from None
+    except (IsADirectoryError, NotADirectoryError) as error:
+        told = f"{path}: {error.strerror}: name a record (.json), or the folder that holds it"
+        raise UserError("E_RECORD", told) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable record ({error}): delete it and run its stage again") from None
+        raise UserError(
+            "E_RECORD", f"{path}: not a readable record ({error}): delete it and run its stage again"
+        ) from None
     if not isinstance(record, dict):
-        raise UserError(f"{path}: not a record (a JSON object was expected): delete it and run its stage again")
+        raise UserError(
+            "E_RECORD", f"{path}: not a record (a JSON object was expected): delete it and run its stage again"
+        )
     return record
 
 

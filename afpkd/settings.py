@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,9 @@ def require_equal_parts(batch_size: int, processes: int, key: str = "batch_size"
         return
     fitting = [num for num in range(1, batch_size // 2 + 1) if batch_size % num == 0]
     raise UserError(
+        "E_TRAIN_PROCESSES",
         f"TRAIN_PROCESSES={processes}: {key} = {batch_size} is that of all processes together, and does not part into "
-        f"{processes} equal shares of two images or more: use one of {', '.join(map(str, fitting))}"
+        f"{processes} equal shares of two images or more: use one of {', '.join(map(str, fitting))}",
     )
 
 

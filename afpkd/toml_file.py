@@ -6,10 +6,13 @@ import stat
 import tomllib
 from pathlib import Path
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 
 MAX_BYTES = 1 << 20
 """Recipes, specs and inventories are written by hand; a larger file is something else."""
+
+_MEND = 'mend it there: text stands in "quotes", a table is named in [brackets] on a line of its own'
 
 
 def read_toml(path: Path) -> Json:
@@ -17,11 +20,11 @@ def read_toml(path: Path) -> Json:
     try:
         return tomllib.loads(_text(path))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from None
+        raise UserError("E_TOML", f"{path}: {error.strerror or error}: name a TOML file") from None
     except ValueError as error:  # broken TOML, broken UTF-8, a number of thousands of digits
-        raise UserError(f"{path.name}: not a TOML file: {error}") from None
+        raise UserError("E_TOML", f"{path.name}: not a TOML file: {error}: {_MEND}") from None
     except RecursionError:
-        raise UserError(f"{path.name}: not a TOML file: nested too deeply") from None
+        raise UserError("E_TOML", f"{path.name}: not a TOML file: nested too deeply") from None
 
 
 def _text(path: Path) -> str:

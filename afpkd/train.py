@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from afpkd import distributed
 from afpkd.checkpoint import State, load_training_state, save_training_state
 from afpkd.data.batches import Augmentation, Samples, epoch_order, generator_for
+from afpkd.errors import UserError
 from afpkd.learners import Learner
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.settings import TrainSettings, learning_rate, require_equal_parts
 
 CHECKPOINT_SECONDS = 60.0
@@ -65,7 +66,8 @@ class Fitting:
     ) -> None:
         """Check the losses, then restore what `checkpoint` holds of an unfinished run of the same `digest`."""
         if train.num_images < settings.batch_size:
-            raise UserError(f"batch_size: {settings.batch_size} is more than the {train.num_images} training images")
+            told = f"batch_size: {settings.batch_size} is more than the {train.num_images} training images"
+            raise UserError("E_DATA_LITTLE", told)
         require_equal_parts(settings.batch_size, distributed.num_processes())
         self.learner, self.train, self.settings = learner, train, settings
         self.augmentation, self.seed = augmentation, seed
@@ -154,7 +156,8 @@ class Fitting:
         losses = {name: float(total) / steps for name, total in self.sums.items()}
         self.sums = {}
         if not all(math.isfinite(value) for value in losses.values()):
-            raise UserError(f"training diverged in epoch {len(self.history) + 1}: losses {losses}: lower `lr`")
+            epoch = len(self.history) + 1
+            raise UserError("E_TRAIN_DIVERGED", f"training diverged in epoch {epoch}: losses {losses}: lower `lr`")
         wall_s, score = self.wall_s + seconds, f"heldout_{self.learner.metric_name}"
         row: Json = {
             "epoch": len(self.history) + 1,
@@ -209,10 +212,11 @@ class Fitting:
         Each loss is tried on the first batch at full weight.
         """
         for name, (value, gradient) in self._gradient_norms(0, 1.0).items():
+            fault = "sends no gradient to what is trained" if gradient == 0 else ""
             if not math.isfinite(value) or value == 0:
-                raise UserError(f"loss '{name}' is {value:g} on the first batch: it would teach nothing")
-            if gradient == 0:
-                raise UserError(f"loss '{name}' sends no gradient to what is trained: it would teach nothing")
+                fault = f"is {value:g} on the first batch"
+            if fault:
+                raise UserError("E_TRAIN_LOSS", f"loss '{name}' {fault}: it would teach nothing")
 
     def _gradient_norms(self, step: int, progress: float) -> dict[str, tuple[float, float]]:
         """Value of each loss on the batch of `step`, and the norm of its gradient on the product's parameters.

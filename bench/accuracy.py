@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> None:
     chosen = parser.parse_args(arguments)
     protocol = PROTOCOLS[chosen.protocol]
     for name in chosen.variants or ():
-        look_up("variant", name, protocol.variants)
+        look_up("E_UNKNOWN_NAME", "variant", name, protocol.variants)
     if chosen.run:
         seeds = sorted({seed for own in protocol.seeds.values() for seed in own})
         for seed in seeds if chosen.seeds is None else chosen.seeds:

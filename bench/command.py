@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 
 def run(main: Callable[[list[str]], None]) -> None:

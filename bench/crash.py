@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from afpkd.record import Json, UserError, sha256_of, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, sha256_of, write_record
 from bench.command import run
 from bench.rows import RESULTS, circumstances
 from pipeline.lineage import lineage
@@ -115,7 +116,7 @@ class _Job(NamedTuple):
 def _require_well_ended(process: subprocess.Popen[str]) -> None:
     errors = process.communicate()[1]
     if process.returncode:
-        raise UserError(f"a run that was not killed failed: {errors.strip().splitlines()[-1]}")
+        raise UserError("E_BENCH", f"a run that was not killed failed: {errors.strip().splitlines()[-1]}")
 
 
 def _killed(job: _Job, runs: Path, chance: random.Random, most_s: float) -> Json | None:

@@ -14,7 +14,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from afpkd.record import Json, UserError, read_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record
 from bench import rows
 from bench.accuracy import shared
 from pipeline.recipe_reader import load_recipe
@@ -125,7 +126,9 @@ def run_of(method: str, options: Json, seed: int, folder: Path, share: float = 1
     shared(run, "teacher", folder / "teacher", train_teacher)
     least = run.recipe.teacher.min_ap50  # type: ignore[union-attr]  # a recipe that detects
     if teacher_ap50(run) < least:
-        raise UserError(f"the teacher's AP50 is {teacher_ap50(run):.2f} %, below {least:g}: it has not learnt")
+        raise UserError(
+            "E_TEACHER", f"the teacher's AP50 is {teacher_ap50(run):.2f} %, below {least:g}: it has not learnt"
+        )
     if run.recipe.distill.uses_prompts:
         shared(run, "prompts", folder / f"prompts-seed{seed}", tune_prompts)
     return run

@@ -19,10 +19,11 @@ from afpkd.data import DATASETS
 from afpkd.data.batches import Augmentation, Pixels, pixels_from_split
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import AfpkdOptions
+from afpkd.errors import UserError
 from afpkd.learners import FrozenTeacher, student_learner
 from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.settings import TrainSettings
 from afpkd.train import Fitting
 from deploy.measure import profile_bundle

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from afpkd.record import Json, UserError, provenance, write_text
+from afpkd.errors import UserError
+from afpkd.record import Json, provenance, write_text
 from bench.command import run
 from bench.rows import RESULTS
 from bench.student_files import exported
@@ -165,7 +166,7 @@ def openvino_round(python: Path, model: Path, folder: Path, asked: argparse.Name
     printed = _output(tool)
     found = re.search(r"Median:\s+([\d.]+)\s*(ms|us)", printed)
     if not found:
-        raise UserError(f"{tool[0]}: printed no median: is openvino installed there with its tools?")
+        raise UserError("E_BENCH", f"{tool[0]}: printed no median: is openvino installed there with its tools?")
     return {"ours_ms": ours, "inside_ms": inside, "tool_ms": float(found[1]) / {"ms": 1, "us": 1e3}[found[2]]}
 
 
@@ -215,7 +216,7 @@ def _output(command: list[str]) -> str:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise UserError(f"{command[0]}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+        raise UserError("E_BENCH", f"{command[0]}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     return done.stdout
 
 

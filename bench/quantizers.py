@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from afpkd.checkpoint import load_weights
 from afpkd.data import DATASETS
 from afpkd.data.dataset import Dataset, data_root
+from afpkd.errors import UserError
 from afpkd.models import build_model
-from afpkd.record import Json, UserError, provenance, read_record
+from afpkd.record import Json, provenance, read_record
 from bench.command import run
 from bench.rows import append, read
 from deploy.build_check import build_check
@@ -151,7 +152,7 @@ def _public() -> Network:
     recipe = load_recipe("cifar100-resnet56-resnet20-cpu")[1]
     weights = data_root() / getattr(recipe.teacher, "weights", "")
     if not weights.is_file():
-        raise UserError(f"{weights}: the public ResNet-56 is not there: name a run's role instead")
+        raise UserError("E_WEIGHTS_MISSING", f"{weights}: the public ResNet-56 is not there: name a run's role instead")
     model = build_model(recipe.teacher.arch, num_classes=100, in_channels=3)
     load_weights(model, weights)
     name = f"{recipe.teacher.arch}, {recipe.data.name}"

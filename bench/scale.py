@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from afpkd.record import Json, UserError, read_record, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record, write_record
 from bench.command import run
 from bench.crash import RECIPE
 from bench.export_time import peak_bytes
@@ -151,7 +152,7 @@ def idle_cost(finished: Path, folder: Path, num: int) -> Json:
     seconds = time.perf_counter() - started
     again = [path for path, when in made.items() if not path.exists() or path.stat().st_mtime_ns != when]
     if again:
-        raise UserError(f"a run with nothing to do made {again[0]} anew: no such run was measured")
+        raise UserError("E_BENCH", f"a run with nothing to do made {again[0]} anew: no such run was measured")
     shutil.rmtree(folder)
     return {"recipes": num, "seconds": seconds}
 
@@ -178,7 +179,7 @@ def _afpkd_run(recipes: Sequence[Path], runs: Path, *options: str) -> None:
     command = [sys.executable, "-m", "pipeline", "run", "profile", *named, "--runs", str(runs), "--train-device", "cpu"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"{runs}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+        raise UserError("E_BENCH", f"{runs}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
 
 
 def _fresh(what: str, *arguments: object) -> Json:

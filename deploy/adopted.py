@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from afpkd.record import Json, UserError, read_record, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record, sha256_of
 from deploy.agent import PROTOCOL
 from deploy.agent.by_hand import FACTS, REST
 from deploy.agent.by_hand import SCHEMA as BY_HAND
@@ -27,7 +28,9 @@ def adopt_record(made: Path, run_dir: Path, *, device: str, recipe: str, config_
     that there was one process. UserError: not such a record, other samples, another bundle than the run's, other rules.
     """
     if not made.is_file():
-        raise UserError(f"{made}: no such file: bring the record (.json) and its samples (.npz) from the board")
+        raise UserError(
+            "E_BOARD_RECORD", f"{made}: no such file: bring the record (.json) and its samples (.npz) from the board"
+        )
     record = read_record(made)
     with understood(device_name(device)):
         return _adopted(record, made, run_dir, device, {"recipe": recipe, "config_digest": config_digest})
@@ -35,12 +38,15 @@ def adopt_record(made: Path, run_dir: Path, *, device: str, recipe: str, config_
 
 def _adopted(record: Json, made: Path, run_dir: Path, device: str, identity: Json) -> Json:
     if record.get("schema") != BY_HAND:
-        raise UserError(f"{made}: not a record that `agent.pyz profile` made (schema {record.get('schema')})")
+        raise UserError(
+            "E_BOARD_RECORD", f"{made}: not a record that `agent.pyz profile` made (schema {record.get('schema')})"
+        )
     asked = record["by_hand"]
     if asked["protocol"] != PROTOCOL:
         raise UserError(
+            "E_BOARD_RECORD",
             f"{made}: made by an agent of protocol {asked['protocol']}, this is {PROTOCOL}: "
-            "take a new agent there (`afpkd devices agent FILE`) and measure again"
+            "take a new agent there (`afpkd devices agent FILE`) and measure again",
         )
     bundle_dir = _bundle_of(record, made, run_dir)
     preset = find_preset(record["preset"])
@@ -61,14 +67,21 @@ def _bundle_of(record: Json, made: Path, run_dir: Path) -> Path:
     for manifest in sorted(run_dir.glob("*/bundle/manifest.json")):
         if sha256_of(manifest) == measured:
             return manifest.parent
-    raise UserError(f"{made}: measured another bundle than those of {run_dir}: export anew, carry it there, measure it")
+    raise UserError(
+        "E_BOARD_RECORD",
+        f"{made}: measured another bundle than those of {run_dir}: export anew, carry it there, measure it",
+    )
 
 
 def _samples_of(record: Json, made: Path) -> dict[str, np.ndarray]:
     path = made.with_suffix(".npz")
     if not path.is_file():
-        raise UserError(f"{path}: not there: bring the samples along, they lie beside the record on the board")
+        raise UserError(
+            "E_BOARD_RECORD", f"{path}: not there: bring the samples along, they lie beside the record on the board"
+        )
     if sha256_of(path) not in record["outputs"].values():
-        raise UserError(f"{path}: not the samples that {made.name} was made of: bring both from the same run")
+        raise UserError(
+            "E_BOARD_RECORD", f"{path}: not the samples that {made.name} was made of: bring both from the same run"
+        )
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from afpkd.record import Json, UserError, printable
+from afpkd.errors import UserError, printable
+from afpkd.record import Json
 from deploy.agent import PROTOCOL
 from deploy.pack import AGENT, agent_archive
 from deploy.target import Completed, DeviceError, Target

@@ -63,7 +63,7 @@ def devices() -> dict[str, Device]:
 
 def find_device(name: str) -> Device:
     """Give the device called `name`; UserError with the known names where there is none."""
-    return look_up("device", name, devices())
+    return look_up("E_DEVICE_NAME", "device", name, devices())
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from deploy.client import call_agent, understood
 from deploy.devices import Device, find_device, open_target
 
@@ -14,7 +15,7 @@ _MOST_AT_ONCE = 16
 
 
 def on_each(names: Sequence[str], act: Callable[[Device], Json], stop: Event | None = None) -> list[Json]:
-    """Do it on every device; give a row each, in their order: `device`, and either what it gave or `error`.
+    """Do it on every device; give a row each, in order: `device`, and either what it gave or `error` and its `code`.
 
     An unknown name is a UserError before anything starts. A KeyboardInterrupt, which comes to this thread alone, sets
     `stop` for the others and waits for them.
@@ -44,4 +45,4 @@ def _row(device: Device, act: Callable[[Device], Json]) -> Json:
         with understood(device.name):
             return {"device": device.name, **act(device)}
     except UserError as error:
-        return {"device": device.name, "error": str(error)}
+        return {"device": device.name, "error": str(error), "code": error.code}

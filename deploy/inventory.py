@@ -16,8 +16,9 @@ from typing import Any, Literal
 import pydantic
 from pydantic.dataclasses import dataclass
 
+from afpkd.errors import UserError
 from afpkd.names import nearest, unknown
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.toml_file import read_toml
 from deploy.agent.runtimes import RUNTIMES
 
@@ -104,7 +105,7 @@ def inventory_path() -> Path:
 def read_inventory(path: Path) -> dict[str, Entry]:
     """Read every device of the file; none where there is no file, unless `AFPKD_DEVICES` names it. UserError."""
     if not path.exists() and VARIABLE in os.environ:
-        raise UserError(f"{path}: no such file: {VARIABLE} names it")
+        raise UserError("E_DEVICES_FILE", f"{path}: no such file: {VARIABLE} names it")
     tables = read_toml(path) if path.exists() else {}
     return {name: _entry(path, name, table) for name, table in tables.items()}
 
@@ -112,7 +113,9 @@ def read_inventory(path: Path) -> dict[str, Entry]:
 def device_name(name: str) -> str:
     """The name, if it can be a board's; UserError."""
     if not re.fullmatch(_NAME, name) or name in ("local", "local-gpu"):
-        raise UserError(f"{json.dumps(name)}: letters, digits, . _ - make a device's name, and local is built in")
+        raise UserError(
+            "E_DEVICE_NAME", f"{json.dumps(name)}: letters, digits, . _ - make a device's name, and local is built in"
+        )
     return name
 
 
@@ -120,13 +123,13 @@ def _entry(path: Path, name: str, table: Any) -> Entry:
     try:
         device_name(name)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError("E_DEVICES_FILE", f"{path}: {error.message}") from None
     if not isinstance(table, dict):
-        raise UserError(f"{path}: {name}: expected a table such as [orin1]")
+        raise UserError("E_DEVICES_FILE", f"{path}: {name}: expected a table such as [orin1]")
     try:
         return Entry(**_tuples(table))
     except pydantic.ValidationError as error:
-        raise UserError(f"{path}: {_first_problem(name, error)}") from None
+        raise UserError("E_DEVICES_FILE", f"{path}: {_first_problem(name, error)}") from None
 
 
 def _tuples(table: Json) -> Json:

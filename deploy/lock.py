@@ -13,7 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from afpkd.record import UserError, write_text
+from afpkd.errors import UserError
+from afpkd.record import write_text
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,9 @@ def only_measurement(device: str, *, wait_s: float = 900.0) -> Iterator[None]:
             lock.acquire(timeout=wait_s)
         except Timeout:
             named = _holder_named(holder)
-            raise UserError(f"device {device} is being measured by {named}: try again when that is done") from None
+            raise UserError(
+                "E_BUSY", f"device {device} is being measured by {named}: try again when that is done"
+            ) from None
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         write_text(holder, json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "since": since}))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from afpkd.record import Json, UserError, provenance, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, provenance, sha256_of
 from deploy import statistics
 from deploy.agent.measuring import SINGLE_STREAM
 from deploy.devices import Device, find_device, open_target, probe, with_runtime
@@ -48,7 +49,7 @@ def profile_files(
     precision, broken bundle, or an agent that failed.
     """
     if threads < 0:
-        raise UserError(f"threads = {threads}: expected 0 (the runtime's default) or more")
+        raise UserError("E_MEASURE", f"threads = {threads}: expected 0 (the runtime's default) or more")
     found, rules = with_runtime(find_device(device)), find_preset(preset)
     settings = list(_settings(found))
     jobs = [
@@ -83,7 +84,9 @@ def _settings(device: Device) -> Iterator[Device]:
     with open_target(device) as target:
         found = probe(target)
     if not found["power_modes"] or not found["power_mode"]:
-        raise UserError(f"device {device.name}: clocks = sweep, but it has no power modes: set clocks = as-is")
+        raise UserError(
+            "E_MEASURE", f"device {device.name}: clocks = sweep, but it has no power modes: set clocks = as-is"
+        )
     yield replace(device, clocks="as-is")
     for mode in found["power_modes"]:
         if mode["id"] != found["power_mode"]["id"]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from afpkd.record import Json, UserError, provenance, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, provenance, sha256_of
 from deploy.agent.measuring import SINGLE_STREAM
 from deploy.devices import Device, find_device, with_runtime
 from deploy.jobs import Progress, Work
@@ -70,7 +71,7 @@ def measure_file(
     agent that failed.
     """
     if threads < 0:
-        raise UserError(f"threads = {threads}: expected 0 (the runtime's default) or more")
+        raise UserError("E_MEASURE", f"threads = {threads}: expected 0 (the runtime's default) or more")
     found, rules = with_runtime(find_device(device)), find_preset(preset) if isinstance(preset, str) else preset
     if found.clocks == "sweep":  # a recipe's matter: here the machine is measured as it is
         found = replace(found, clocks="as-is")
@@ -170,7 +171,7 @@ def feeds_for(model: Path, inputs: Path | None, shapes: Mapping[str, Sequence[in
     wanted = {one.name: one for one in session.get_inputs()}
     unknown = [name for name in shapes if name not in wanted]
     if unknown:
-        raise UserError(f"{model}: no input {unknown[0]}: it has {', '.join(wanted)}")
+        raise UserError("E_MEASURE_INPUT", f"{model}: no input {unknown[0]}: it has {', '.join(wanted)}")
     sizes = {name: _call_shape(model, one, shapes.get(name)) for name, one in wanted.items()}
     given = _random(wanted, sizes) if inputs is None else _read(inputs, wanted, sizes)
     names = [one.name for one in session.get_outputs()]
@@ -187,30 +188,36 @@ def _session(model: Path) -> Any:
     import onnxruntime
 
     if not model.is_file():
-        raise UserError(f"{model}: no such file")
+        raise UserError(
+            "E_ONNX_FILE", f"{model}: {'a folder' if model.is_dir() else 'no such file'}: name an ONNX file"
+        )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise UserError(f"{model}: ONNX Runtime cannot read it: {_line(error)}") from None
+        raise UserError("E_LOAD", f"{model}: ONNX Runtime cannot read it: {_line(error)} Is it an ONNX file?") from None
 
 
 def _call_shape(model: Path, one: Any, named: Sequence[int] | None) -> tuple[int, ...]:
     """One call's shape of an input: the file's sizes, a free first one being 1, and what the user named."""
     if one.type not in _KINDS:
-        raise UserError(f"{model}: input {one.name} is a {one.type}: none of {', '.join(_KINDS)}")
+        raise UserError("E_ONNX_FIT", f"{model}: input {one.name} is a {one.type}: none of {', '.join(_KINDS)}")
     if not one.shape:
-        raise UserError(f"{model}: input {one.name} is a single number: only arrays can be fed here")
+        raise UserError("E_ONNX_FIT", f"{model}: input {one.name} is a single number: only arrays can be fed here")
     sizes = list(named) if named is not None else list(one.shape)
     if len(sizes) != len(one.shape):
-        raise UserError(f"{model}: input {one.name} has {len(one.shape)} sizes {one.shape}, named were {sizes}")
+        raise UserError(
+            "E_MEASURE_INPUT", f"{model}: input {one.name} has {len(one.shape)} sizes {one.shape}, named were {sizes}"
+        )
     if named is None and not isinstance(sizes[0], int):
         sizes[0] = 1
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         example = "x".join("1" if not isinstance(size, int) else str(size) for size in sizes)
-        raise UserError(f"{model}: input {one.name} leaves sizes open {one.shape}: --shape {one.name}={example}")
+        raise UserError(
+            "E_MEASURE_INPUT", f"{model}: input {one.name} leaves sizes open {one.shape}: --shape {one.name}={example}"
+        )
     return tuple(sizes)
 
 
@@ -230,18 +237,21 @@ def _read(path: Path, wanted: Mapping[str, Any], sizes: Mapping[str, tuple[int, 
         with np.load(path, allow_pickle=False) as arrays:
             given = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not an .npz of arrays ({_line(error)})") from None
+        raise UserError("E_MEASURE_INPUT", f"{path}: not an .npz of arrays ({_line(error)})") from None
     if set(given) != set(wanted):
-        raise UserError(f"{path}: holds {sorted(given)}, the model's inputs are {sorted(wanted)}")
+        raise UserError("E_MEASURE_INPUT", f"{path}: holds {sorted(given)}, the model's inputs are {sorted(wanted)}")
     made = {}
     for name, array in given.items():
         shape = sizes[name]
         rows = array[:, None] if array.shape[1:] == shape[1:] and shape[0] == 1 else array
         if rows.ndim == 0 or rows.shape[1:] != shape or len(rows) == 0:
-            raise UserError(f"{path}: {name} has shape {array.shape}: expected (calls, {', '.join(map(str, shape))})")
+            raise UserError(
+                "E_MEASURE_INPUT",
+                f"{path}: {name} has shape {array.shape}: expected (calls, {', '.join(map(str, shape))})",
+            )
         made[name] = rows.astype(_KINDS[wanted[name].type], copy=False)[:_NUM_FEEDS]
     if len({len(rows) for rows in made.values()}) > 1:
-        raise UserError(f"{path}: every input needs as many calls as the others")
+        raise UserError("E_MEASURE_INPUT", f"{path}: every input needs as many calls as the others")
     return made
 
 
@@ -249,7 +259,7 @@ def _answers(session: Any, model: Path, feed: Mapping[str, NDArray[Any]]) -> lis
     try:
         found: list[NDArray[Any]] = session.run(None, dict(feed))
     except Exception as error:
-        raise UserError(f"{model}: it does not compute: {_line(error)}") from None
+        raise UserError("E_LOAD", f"{model}: it does not compute: {_line(error)}") from None
     return found
 
 

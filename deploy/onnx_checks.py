@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 if TYPE_CHECKING:
     import onnx
@@ -78,9 +78,9 @@ def _loaded(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # the disk's errors, and protobuf's, which ships no types
-        raise UserError(f"{path}: not a readable ONNX file ({error}): export it again") from None
+        raise UserError("E_ONNX_FILE", f"{path}: not a readable ONNX file ({error}): export it again") from None
     if not model.graph.node:
-        raise UserError(f"{path}: an ONNX file without a single node: export it again")
+        raise UserError("E_ONNX_FILE", f"{path}: an ONNX file without a single node: export it again")
     return model
 
 
@@ -101,12 +101,12 @@ def _max_opset(tensorrt: str) -> int:
         return _MAX_OPSET[0][1]
     numbers = re.match(r"(\d+)\.(\d+)", tensorrt)
     if numbers is None:
-        raise UserError(f"TensorRT version {tensorrt!r}: expected one like 10.3, or {RTX}")
+        raise UserError("E_USAGE", f"TensorRT version {tensorrt!r}: expected one like 10.3, or {RTX}")
     release = (int(numbers[1]), int(numbers[2]))
     for since, opset in _MAX_OPSET:
         if release >= since:
             return opset
-    raise UserError(f"TensorRT {tensorrt} is too old: 8.5 (JetPack 5.1) is the oldest that will do")
+    raise UserError("E_OLD", f"TensorRT {tensorrt} is too old: 8.5 (JetPack 5.1) is the oldest that will do")
 
 
 def _inputs(model: onnx.ModelProto) -> Iterator[Finding]:

@@ -35,7 +35,7 @@ class Preset:
 
 def find_preset(name: str) -> Preset:
     """Give the preset called `name`; UserError with the known names where there is none."""
-    return look_up("preset", name, _PRESETS)
+    return look_up("E_UNKNOWN_NAME", "preset", name, _PRESETS)
 
 
 _FULL = WarmUp(min_seconds=2, min_count=50, window=100, tolerance=0.02, max_seconds=30)

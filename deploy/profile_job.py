@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from deploy.agent.measuring import SINGLE_STREAM
 from deploy.agent.runtimes import files_of
 from deploy.devices import Device
@@ -43,8 +44,9 @@ class ProfileJob:
         if not fitting:
             known = ", ".join(sorted({entry["precision"] for entry in entries})) or "none"
             raise UserError(
+                "E_BUNDLE",
                 f"{self.bundle_dir}: no {self.precision} file for {self.device.runtime} (it has: {known}): "
-                "add it to the recipe's export"
+                "add it to the recipe's export",
             )
         return fitting
 
@@ -57,7 +59,7 @@ class ProfileJob:
             names.append(manifest["evaluation"]["labels"])
         for name in names:
             if not (self.bundle_dir / name).is_file():
-                raise UserError(f"{self.bundle_dir / name}: missing from the bundle: export it again")
+                raise UserError("E_BUNDLE", f"{self.bundle_dir / name}: missing from the bundle: export it again")
         return list(dict.fromkeys(names))
 
     def modes(self) -> tuple[str, ...]:

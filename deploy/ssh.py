@@ -24,7 +24,8 @@ from pathlib import Path
 from threading import Event, Timer
 from typing import IO
 
-from afpkd.record import Json, UserError, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, sha256_of
 from deploy.agent import transfer
 from deploy.pack import AGENT
 from deploy.ssh_failure import line_error
@@ -144,7 +145,9 @@ class SshTarget:
             try:
                 process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
             except FileNotFoundError:
-                raise UserError("no ssh on this machine: install OpenSSH's client (openssh-client)") from None
+                raise UserError(
+                    "E_NO_SSH", "no ssh on this machine: install OpenSSH's client (openssh-client)"
+                ) from None
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_MOST_TOLD, _MOST_TOLD))
             stdout = _conversed(process, head, file, timeout_s)
             stderr.seek(0)
@@ -243,7 +246,7 @@ def _socket_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     facts = folder.lstat()
     if facts.st_uid != os.getuid() or facts.st_mode & 0o077 or folder.is_symlink():
-        raise UserError(f"{folder}: not this user's alone: remove it, since shared connections live there")
+        raise UserError("E_NO_SSH", f"{folder}: not this user's alone: remove it, since shared connections live there")
     return folder
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,10 @@ class Target(Protocol):
 
 
 class DeviceError(UserError):
-    """A failure of one device; `code` is for programs."""
+    """A failure of one device; one that its agent reports keeps the agent's code."""
 
     def __init__(self, device: str, code: str, message: str) -> None:
-        super().__init__(f"device {device}: {message} [{code}]")
-        self.code = code
+        super().__init__(code, f"device {device}: {message}")
 
 
 class LineError(DeviceError):

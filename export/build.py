@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from export.bundle import Evaluation, golden_indices
 from export.files import Planned
 from export.making import Order, Source, make_bundle, outputs_of, source_from_model
@@ -45,7 +46,9 @@ def build_bundle(
     assert len(reference) == len(labels), "one label an image"
     order.require_sense(reference)
     if reference.shape[1] != len(label_names):
-        raise UserError(f"{order.name}: {reference.shape[1]} classes, but the data set names {len(label_names)}")
+        raise UserError(
+            "E_DATA_CLASSES", f"{order.name}: {reference.shape[1]} classes, but the data set names {len(label_names)}"
+        )
     checker = ClassifierChecker(order.name, images, labels, order.rule, reference, order.max_drop)
     return make_bundle(
         order,

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from afpkd.record import Json, UserError, provenance, read_record, sha256_of, write_record, write_text
+from afpkd.errors import UserError
+from afpkd.record import Json, provenance, read_record, sha256_of, write_record, write_text
 
 SCHEMA = "afpkd.bundle/1"
 MANIFEST = "manifest.json"
@@ -65,7 +66,7 @@ def read_manifest(bundle_dir: Path) -> Json:
     path = bundle_dir / MANIFEST
     manifest = read_record(path)
     if manifest.get("schema") != SCHEMA:
-        raise UserError(f"{path}: schema {manifest.get('schema')!r}, expected {SCHEMA!r}: export it again")
+        raise UserError("E_BUNDLE", f"{path}: schema {manifest.get('schema')!r}, expected {SCHEMA!r}: export it again")
     return manifest
 
 
@@ -83,8 +84,9 @@ def file_for(manifest: Json, precision: str, runtime: str = "onnxruntime", versi
     known = sorted({f"{entry['precision']} ({words(entry)})" for entry in manifest["files"]})
     where = f"{runtime} {version}" if version else runtime
     raise UserError(
+        "E_BUNDLE",
         f"the bundle has no {precision} file for {where} (it has: {', '.join(known) or 'none'}): "
-        "add it to the recipe's export"
+        "add it to the recipe's export",
     )
 
 
@@ -120,11 +122,12 @@ def preprocess(images: NDArray[np.uint8], manifest: Json) -> NDArray[np.float32]
     """Turn pixels (uint8 N, C, H, W) into the network's input as the manifest says: (pixels * scale - mean) / std."""
     rule = manifest["preprocessing"]
     if rule["layout"] != "NCHW":
-        raise UserError(f"preprocessing layout {rule['layout']!r}: only NCHW is known")
+        raise UserError("E_BUNDLE", f"preprocessing layout {rule['layout']!r}: only NCHW is known")
     if images.ndim != 4 or not images.shape[1] == len(rule["mean"]) == len(rule["std"]):
         raise UserError(
+            "E_BUNDLE",
             f"images of shape {images.shape} with mean {rule['mean']} and std {rule['std']}: "
-            "expected N, C, H, W and one mean and std a channel"
+            "expected N, C, H, W and one mean and std a channel",
         )
     mean, std = (np.asarray(rule[name], dtype=np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
     return (images.astype(np.float32) * np.float32(rule["scale"]) - mean) / std
@@ -194,11 +197,13 @@ def _file_entry(file: ModelFile, sha256: str) -> Json:
 def _refuse_other_files(out: Path) -> None:
     """What stands at `out` will be replaced: never a folder that holds anything but a bundle's files."""
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file: name a folder for the bundle")
+        raise UserError("E_OUT", f"{out}: is a file: name a folder for the bundle")
     known = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS, EVAL_BOXES}
     for path in sorted(out.iterdir()) if out.exists() else ():
         if path.name not in known and path.suffix != ".onnx":
-            raise UserError(f"{path}: no part of a bundle, and would be lost: name another folder or move it away")
+            raise UserError(
+                "E_OUT", f"{path}: no part of a bundle, and would be lost: name another folder or move it away"
+            )
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 
 NUM_IMAGES = 512
 PERCENTILE = 99.99
@@ -55,7 +56,9 @@ class Calibration(NamedTuple):
 def calibration_images(train: NDArray[np.uint8], seed: int, num: int = NUM_IMAGES) -> Calibration:
     """Draw `num` distinct images of the training set, seeded, in the order of the set; UserError where it has fewer."""
     if len(train) < num:
-        raise UserError(f"calibration takes {num} images, the training set has {len(train)}: leave int8 out")
+        raise UserError(
+            "E_DATA_LITTLE", f"calibration takes {num} images, the training set has {len(train)}: leave int8 out"
+        )
     drawn = np.random.Generator(np.random.PCG64(seed)).choice(len(train), size=num, replace=False)
     ids = np.sort(drawn)
     return Calibration(train[ids], [int(index) for index in ids])
@@ -87,7 +90,9 @@ def ranges_of(
             try:
                 calibrator.collect_data(_Reader(name, inputs[start : start + _BATCH]))
             except ValueError as error:  # numpy's, of a tensor whose values are all but equal
-                raise UserError(f"export.calibration = '{method}': no histogram ({error}): use 'minmax'") from None
+                raise UserError(
+                    "E_EXPORT_SETTING", f"export.calibration = '{method}': no histogram ({error}): use 'minmax'"
+                ) from None
         if method == "mse":
             histograms = calibrator.collector.histogram_dict
             return {tensor: _least_error(counts, edges) for tensor, (counts, edges, *_) in histograms.items()}

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from afpkd.data.coco import CocoSplit
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from afpkd.tasks.coco_metrics import Detected, average_precision, coco_document
 from export.bundle import Evaluation, golden_indices
 from export.files import Planned
@@ -101,7 +102,10 @@ class DetectorChecker:
         if file.precision == "fp32":
             require_within(golden, tolerances, what)
             if golden["max_box_error"] > tolerances["max_box"]:
-                raise UserError(f"{what}: moves boxes by {golden['max_box_error']:.3g} pixels: it was not written")
+                raise UserError(
+                    "E_EXPORT_DIFFERS",
+                    f"{what}: moves boxes by {golden['max_box_error']:.3g} pixels: it was not written",
+                )
         elif not golden["num_not_finite"]:
             most = max(tolerances["max_box"], 2 * golden["max_box_error"])
             tolerances = {**file_tolerances(tolerances, golden), "max_box": most}

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from export.activations import activation_memory
 from export.half import OPSET_OF_HALF_QUANTIZATION, half_from_float, overflow
 from export.quantize import Int8, Quantized, quantized
@@ -71,8 +72,9 @@ def planned_files(
     """List the files for these precisions, newest runtimes first; UserError for what cannot be had together."""
     if legacy and quantizer == "modelopt" and "int8" in precisions:
         raise UserError(
+            "E_EXPORT_SETTING",
             "export.legacy with export.quantizer = 'modelopt': it writes opset 19 at least, TensorRT 8.5 and 8.6 read "
-            "17 at most: use quantizer = 'onnxruntime' or leave int8 or legacy out"
+            "17 at most: use quantizer = 'onnxruntime' or leave int8 or legacy out",
         )
     ours = max(opset, OPSET_OF_HALF_QUANTIZATION) if quantizer == "modelopt" else opset  # what int8 is written in
     half = max(opset, OPSET_OF_HALF_QUANTIZATION)

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto, ValueInfoProto, version_converter
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 _FLOAT = int(TensorProto.FLOAT)
 
@@ -21,10 +21,10 @@ def graph_from_file(path: Path, *, channels: int, image_size: tuple[int, int], n
     try:
         proto = onnx.load(path)
         onnx.checker.check_model(proto, full_check=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError("E_ONNX_FILE", f"{path}: {error.strerror}: name an ONNX file") from None
     except Exception as error:  # protobuf, the checker and the reader of external data each raise errors of their own
-        raise UserError(f"{path}: not a valid ONNX file: {_line(error)}") from None
+        raise UserError("E_ONNX_FILE", f"{path}: not a valid ONNX file: {_line(error)}") from None
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]
     outputs = list(proto.graph.output)
@@ -42,20 +42,22 @@ def at_opset(proto: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:
     written = {entry.domain: entry.version for entry in proto.opset_import}
     foreign = sorted(domain for domain in written if domain not in ("", "ai.onnx"))
     if foreign:
-        raise UserError(f"{path}: uses operators of {', '.join(foreign)}, which not every runtime has: export without")
+        raise UserError(
+            "E_ONNX_FIT", f"{path}: uses operators of {', '.join(foreign)}, which not every runtime has: export without"
+        )
     found = written.get("", written.get("ai.onnx"))
     if found == opset:
         return proto
     try:
         return version_converter.convert_version(proto, opset)
     except Exception as error:  # the converter raises RuntimeErrors of its own
-        raise UserError(f"{path}: opset {found} cannot be converted to {opset}: {_line(error)}") from None
+        raise UserError("E_ONNX_FIT", f"{path}: opset {found} cannot be converted to {opset}: {_line(error)}") from None
 
 
 def _require(path: Path, what: str, values: list[ValueInfoProto], sizes: list[int]) -> None:
     if len(values) != 1:
         names = ", ".join(value.name for value in values) or "none"
-        raise UserError(f"{path}: one {what} was expected, it has {len(values)} ({names})")
+        raise UserError("E_ONNX_FIT", f"{path}: one {what} was expected, it has {len(values)} ({names})")
     tensor = values[0].type.tensor_type
     found = [dim.dim_param or dim.dim_value or "?" for dim in tensor.shape.dim]
     fits = len(found) == len(sizes) + 1 and all(
@@ -64,8 +66,9 @@ def _require(path: Path, what: str, values: list[ValueInfoProto], sizes: list[in
     if not fits or tensor.elem_type != _FLOAT:
         kind = TensorProto.DataType.Name(tensor.elem_type).lower()
         raise UserError(
+            "E_ONNX_FIT",
             f"{path}: {what} {values[0].name} is {kind} {found}, expected float [batch, {', '.join(map(str, sizes))}]: "
-            "mend the spec or export the model again"
+            "mend the spec or export the model again",
         )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import onnx
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from export.graph_shapes import tensors_of
 
 
@@ -76,7 +77,9 @@ _Shapes = Mapping[str, list[int]]
 def _of(name: str, shapes: _Shapes) -> list[int]:
     shape = shapes.get(name)
     if not shape or not all(shape):
-        raise UserError(f"the shape of {name} cannot be inferred from the graph: export the model with fixed sizes")
+        raise UserError(
+            "E_ONNX_FIT", f"the shape of {name} cannot be inferred from the graph: export the model with fixed sizes"
+        )
     return shape
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import onnx
 from onnx import TensorProto
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 _BITS = {  # of those that travel through graphs of images; others have no place in memory that is known here
     TensorProto.FLOAT: 32,
@@ -74,14 +74,15 @@ def input_shape_of(path: Path, proto: onnx.ModelProto, given: Sequence[int] | No
     inputs = [value for value in proto.graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise UserError(f"{path}: one input was expected, it has {len(inputs)} ({names})")
+        raise UserError("E_ONNX_FIT", f"{path}: one input was expected, it has {len(inputs)} ({names})")
     dims = [dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim][1:]
     shape = tuple(given) if given else tuple(dims)
     fits = len(shape) == len(dims) and all(fixed in (0, size) for fixed, size in zip(dims, shape, strict=True))
     if not fits or not shape or min(shape) < 1:
         written = "x".join(str(size or "?") for size in dims)
         raise UserError(
-            f"{path}: its input is {written} (without the batch): say how large with --input, such as 3x224x224"
+            "E_ONNX_FIT",
+            f"{path}: its input is {written} (without the batch): say how large with --input, such as 3x224x224",
         )
     return shape
 

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from afpkd.tasks.task import in_words
 from export.bundle import Evaluation, Golden, ModelFile, preprocess, write_bundle
 from export.calibration import Calibration
@@ -67,11 +68,15 @@ class Order:
         unknown = [precision for precision in self.precisions if precision not in PRECISIONS]
         if unknown:
             known = ", ".join(PRECISIONS)
-            raise UserError(f"{self.name}: precision {unknown[0]!r} cannot be exported: known are {known}")
+            raise UserError(
+                "E_EXPORT_SETTING", f"{self.name}: precision {unknown[0]!r} cannot be exported: known are {known}"
+            )
         if "int8" in self.precisions and self.calibration is None:
-            raise UserError(f"{self.name}: int8 needs calibration images: give some of the training set")
+            raise UserError(
+                "E_EXPORT_SETTING", f"{self.name}: int8 needs calibration images: give some of the training set"
+            )
         if not np.isfinite(reference).all():
-            raise UserError(f"{self.name}: its output holds NaN or infinity: train it again")
+            raise UserError("E_WEIGHTS_NAN", f"{self.name}: its output holds NaN or infinity: train it again")
 
 
 class Source(NamedTuple):

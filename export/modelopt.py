@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from export.calibration import Method
 
 _METHODS: dict[Method, str] = {"minmax": "max", "entropy": "entropy"}
@@ -55,7 +55,9 @@ def modelopt_int8(
     """
     if method not in _METHODS:
         known = " and ".join(_METHODS)
-        raise UserError(f"export.calibration: Model-Optimizer has {known}, not {method}: choose one of them")
+        raise UserError(
+            "E_EXPORT_SETTING", f"export.calibration: Model-Optimizer has {known}, not {method}: choose one of them"
+        )
     with tempfile.TemporaryDirectory() as folder:
         source, images, target = (Path(folder) / name for name in ("float.onnx", "inputs.npy", "int8.onnx"))
         onnx.save(proto, source)
@@ -67,5 +69,5 @@ def modelopt_int8(
         )
         if done.returncode:
             line = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise UserError(f"export.quantizer = 'modelopt': {line}: {_INSTALL}, or use 'onnxruntime'")
+            raise UserError("E_PACKAGE", f"export.quantizer = 'modelopt': {line}: {_INSTALL}, or use 'onnxruntime'")
         return onnx.load(target)

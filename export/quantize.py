@@ -22,8 +22,9 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from afpkd.errors import UserError
 from afpkd.names import unknown
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from export.calibration import Method, Ranges, ranges_of, tied_ranges
 from export.half import half_from_quantized, sorted_graph
 from export.verify import Logits, compare, graph_forward
@@ -192,5 +193,5 @@ def excluded_nodes(proto: onnx.ModelProto, names: Sequence[str]) -> list[str]:
         known |= {node.name: [node.name] for node in nodes if node.name != layer}
     for name in names:
         if name not in known:
-            raise UserError(f"export.int8_exclude: {unknown('layer', name, known)}")
+            raise UserError("E_EXPORT_SETTING", f"export.int8_exclude: {unknown('layer', name, known)}")
     return [node for name in names for node in known[name]]

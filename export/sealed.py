@@ -13,7 +13,8 @@ from typing import IO
 import jsonschema
 import numpy as np
 
-from afpkd.record import Json, UserError, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, sha256_of
 from export.bundle import MANIFEST, read_manifest
 
 MAX_MANIFEST_BYTES = 16 << 20
@@ -44,16 +45,19 @@ def _manifest(bundle_dir: Path) -> Json:
     """Read the manifest, small and no link, and hold it against the schema."""
     path = bundle_dir / MANIFEST
     if path.is_symlink():
-        raise UserError(f"{path}: is a link: do not trust this bundle")
+        raise UserError("E_BUNDLE_UNTRUSTED", f"{path}: is a link: do not trust this bundle")
     if path.exists() and not path.is_file():
-        raise UserError(f"{path}: is no file: do not trust this bundle")
+        raise UserError("E_BUNDLE_UNTRUSTED", f"{path}: is no file: do not trust this bundle")
     if path.is_file() and path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise UserError(f"{path}: {path.stat().st_size:,} bytes, {MAX_MANIFEST_BYTES:,} at most: do not trust it")
+        raise UserError(
+            "E_BUNDLE_UNTRUSTED",
+            f"{path}: {path.stat().st_size:,} bytes, {MAX_MANIFEST_BYTES:,} at most: do not trust it",
+        )
     manifest = read_manifest(bundle_dir)
     error = jsonschema.exceptions.best_match(_validator().iter_errors(manifest))
     if error is not None:
         where = ".".join(map(str, error.absolute_path)) or "it"
-        raise UserError(f"{path}: malformed: {where}: {error.message[:200]}: export it again")
+        raise UserError("E_BUNDLE", f"{path}: malformed: {where}: {error.message[:200]}: export it again")
     return manifest
 
 
@@ -66,7 +70,10 @@ def _check_names(bundle_dir: Path, manifest: Json) -> None:
     """Every file lies in the folder itself, under a plain name."""
     for name in manifest["hashes"]:
         if not _NAME.fullmatch(name):
-            raise UserError(f"{bundle_dir / MANIFEST}: {name} leaves the bundle's folder: do not trust this bundle")
+            raise UserError(
+                "E_BUNDLE_UNTRUSTED",
+                f"{bundle_dir / MANIFEST}: {name} leaves the bundle's folder: do not trust this bundle",
+            )
 
 
 def _check_references(bundle_dir: Path, manifest: Json) -> None:
@@ -76,27 +83,27 @@ def _check_references(bundle_dir: Path, manifest: Json) -> None:
     named = [manifest["labels"], golden["path"], evaluation["images"], evaluation["labels"]]
     for name in [*named, *(entry["path"] for entry in manifest["files"]), *manifest["verification"]]:
         if name not in hashes:
-            raise UserError(f"{where}: names {name} without its hash: export it again")
+            raise UserError("E_BUNDLE", f"{where}: names {name} without its hash: export it again")
     for entry in manifest["files"]:
         if entry["sha256"] != hashes[entry["path"]]:
-            raise UserError(f"{where}: gives two hashes for {entry['path']}: export it again")
+            raise UserError("E_BUNDLE", f"{where}: gives two hashes for {entry['path']}: export it again")
         if entry["path"] not in manifest["verification"]:
-            raise UserError(f"{where}: does not say how {entry['path']} was verified: export it again")
+            raise UserError("E_BUNDLE", f"{where}: does not say how {entry['path']} was verified: export it again")
 
 
 def _check_files(bundle_dir: Path, hashes: dict[str, str]) -> None:
     for path in sorted(bundle_dir.rglob("*")):
         name = path.relative_to(bundle_dir).as_posix()
         if path.is_symlink():
-            raise UserError(f"{path}: is a link: do not trust this bundle")
+            raise UserError("E_BUNDLE_UNTRUSTED", f"{path}: is a link: do not trust this bundle")
         if name != MANIFEST and name not in hashes:
-            raise UserError(f"{path}: not listed in the manifest: delete it or export again")
+            raise UserError("E_HASH", f"{path}: not listed in the manifest: delete it or export again")
     for name, sha256 in hashes.items():
         path = bundle_dir / name
         if not path.is_file():
-            raise UserError(f"{path}: missing from the bundle: export it again")
+            raise UserError("E_HASH", f"{path}: missing from the bundle: export it again")
         if sha256_of(path) != sha256:
-            raise UserError(f"{path}: its bytes are not those of the manifest: export it again")
+            raise UserError("E_HASH", f"{path}: its bytes are not those of the manifest: export it again")
 
 
 def _check_arrays(bundle_dir: Path, manifest: Json) -> None:
@@ -117,15 +124,18 @@ def _check_arrays(bundle_dir: Path, manifest: Json) -> None:
             found = {entry.filename: entry for entry in archive.infolist()}
             if len(archive.infolist()) != len(wanted) or found.keys() != wanted.keys():
                 raise UserError(
-                    f"{path}: holds {', '.join(sorted(found))}, expected {', '.join(wanted)}: do not trust it"
+                    "E_BUNDLE_UNTRUSTED",
+                    f"{path}: holds {', '.join(sorted(found))}, expected {', '.join(wanted)}: do not trust it",
                 )
             for name, (dtype, shape) in wanted.items():
                 if found[name].compress_type != zipfile.ZIP_STORED:
-                    raise UserError(f"{path}: {name} is compressed, which ours never are: do not trust it")
+                    raise UserError(
+                        "E_BUNDLE_UNTRUSTED", f"{path}: {name} is compressed, which ours never are: do not trust it"
+                    )
                 with archive.open(name) as file:
                     _check_array(file, found[name].file_size, np.dtype(dtype), shape, f"{path}: {name}")
     except zipfile.BadZipFile as error:
-        raise UserError(f"{path}: not an archive of arrays ({error}): export it again") from None
+        raise UserError("E_BUNDLE", f"{path}: not an archive of arrays ({error}): export it again") from None
 
 
 def _check_array(file: IO[bytes], size: int, dtype: np.dtype, shape: tuple[int, ...], what: str) -> None:
@@ -136,8 +146,15 @@ def _check_array(file: IO[bytes], size: int, dtype: np.dtype, shape: tuple[int, 
         got_shape, fortran, got_dtype = read(file, max_header_size=_HEADER_BYTES)
     except (ValueError, KeyError, SyntaxError) as error:
         line = next(iter(str(error).splitlines()), "")
-        raise UserError(f"{what}: not a header of ours ({line}): do not trust this bundle") from None
+        raise UserError(
+            "E_BUNDLE_UNTRUSTED", f"{what}: not a header of ours ({line}): do not trust this bundle"
+        ) from None
     if (got_shape, fortran, got_dtype) != (shape, False, dtype):
-        raise UserError(f"{what}: {got_dtype} {got_shape}, the manifest says {dtype} {shape}: do not trust this bundle")
+        raise UserError(
+            "E_BUNDLE_UNTRUSTED",
+            f"{what}: {got_dtype} {got_shape}, the manifest says {dtype} {shape}: do not trust this bundle",
+        )
     if size - file.tell() != math.prod(shape) * dtype.itemsize:
-        raise UserError(f"{what}: {size:,} bytes do not hold {dtype} {shape}: do not trust this bundle")
+        raise UserError(
+            "E_BUNDLE_UNTRUSTED", f"{what}: {size:,} bytes do not hold {dtype} {shape}: do not trust this bundle"
+        )

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from afpkd.record import UserError, atomic_path
+from afpkd.errors import UserError
+from afpkd.record import atomic_path
 from export.inference import DETECTIONS, LOGITS, logits_only, output_name
 from export.verify import run_onnx
 
@@ -44,7 +45,9 @@ def graph_from_model(model: nn.Module, example: Tensor, *, opset: int = OPSET) -
         _strip_notes(proto)
         _check_interface(proto, example, opset, output_name(model))
     except Exception as error:  # tracer, decompositions and translator each raise errors of their own
-        raise UserError(f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {_cause(error)}") from error
+        raise UserError(
+            "E_EXPORT_TORCH", f"{type(model).__name__} cannot be exported to ONNX opset {opset}: {_cause(error)}"
+        ) from error
     return proto
 
 
@@ -55,7 +58,7 @@ def save_graph(proto: onnx.ModelProto, path: Path, *, opset: int) -> None:
             onnx.save(proto, temporary)  # weights inside: one file
             onnx.checker.check_model(str(temporary), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise UserError(f"{path.name} is no valid ONNX of opset {opset}: {_cause(error)}") from error
+        raise UserError("E_EXPORT_TORCH", f"{path.name} is no valid ONNX of opset {opset}: {_cause(error)}") from error
 
 
 def dry_run_export(model: nn.Module, example: Tensor, *, arch: str | None = None) -> None:
@@ -72,7 +75,7 @@ def dry_run_export(model: nn.Module, example: Tensor, *, arch: str | None = None
                 _check_batch(path, np.repeat(image, batch, axis=0))
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         name = arch or type(model).__name__
-        raise UserError(f"model {name}: {_cause(error)}: mend its forward before training") from error
+        raise UserError("E_EXPORT_TORCH", f"model {name}: {_cause(error)}: mend its forward before training") from error
 
 
 def _traced(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
@@ -145,27 +148,30 @@ def _check_interface(proto: onnx.ModelProto, example: Tensor, opset: int, name: 
         for values in (proto.graph.input, proto.graph.output)
     )
     if inputs != {"input": ["batch", *example.shape[1:]]}:
-        raise UserError(f"its inputs became {inputs}: the batch must stay dynamic, the rest fixed")
+        raise UserError("E_EXPORT_TORCH", f"its inputs became {inputs}: the batch must stay dynamic, the rest fixed")
     shape = outputs.get(name, [])
     rest = {LOGITS: ["classes"], DETECTIONS: ["locations", "4 + classes"]}[name]
     fixed = all(isinstance(size, int) for size in shape[1:])
     if len(outputs) != 1 or len(shape) != 1 + len(rest) or shape[0] != "batch" or not fixed:
-        raise UserError(f"its outputs became {outputs}, expected {{'{name}': ['batch', {', '.join(rest)}]}}")
+        raise UserError(
+            "E_EXPORT_TORCH", f"its outputs became {outputs}, expected {{'{name}': ['batch', {', '.join(rest)}]}}"
+        )
     # The exporter keeps a higher opset, with a mere log line, where it cannot convert down.
     written = {entry.domain: entry.version for entry in proto.opset_import}
     if written != {"": opset}:
-        raise UserError(f"its operator sets became {written}")
+        raise UserError("E_EXPORT_TORCH", f"its operator sets became {written}")
 
 
 def _check_batch(path: Path, images: NDArray[np.float32]) -> None:
     num_rows = len(run_onnx(path, images, len(images)))
     if num_rows != len(images):
-        raise UserError(f"its ONNX file gives {num_rows} rows for {len(images)} images")
+        raise UserError("E_EXPORT_TORCH", f"its ONNX file gives {num_rows} rows for {len(images)} images")
 
 
 def _cause(error: BaseException) -> str:
     """The first line of the error at the bottom of the chain: torch wraps the cause in pages of advice."""
     while error.__cause__ is not None and not isinstance(error, UserError):
         error = error.__cause__
-    line = next(iter(str(error).strip().splitlines()), "")
-    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+    if isinstance(error, UserError):
+        return error.message
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

@@ -10,7 +10,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -58,11 +59,14 @@ def compare(reference: Logits, candidate: Logits) -> Json:
     """
     if reference.shape != candidate.shape:
         raise UserError(
-            f"logits of shape {candidate.shape}, expected {reference.shape}: the file is of another network"
+            "E_EXPORT_DIFFERS",
+            f"logits of shape {candidate.shape}, expected {reference.shape}: the file is of another network",
         )
     want, got = (_answers(outputs).astype(np.float64) for outputs in (reference, candidate))
     if not np.isfinite(want).all():
-        raise UserError("the network's logits hold NaN or infinity: check the weights and their training")
+        raise UserError(
+            "E_WEIGHTS_NAN", "the network's logits hold NaN or infinity: check the weights and their training"
+        )
     finite = np.isfinite(got).all(axis=1)
     agreement = 100 * int((finite & (want.argmax(axis=1) == got.argmax(axis=1))).sum()) / len(want)
     return {
@@ -145,7 +149,7 @@ def status_of(
 def require_within(comparison: Json, tolerances: Json, what: str) -> None:
     """UserError, naming `what` and each number that fails, where a comparison does not meet its tolerances."""
     if comparison["num_not_finite"]:
-        raise UserError(f"{what}: its logits hold NaN or infinity: it was not written")
+        raise UserError("E_EXPORT_DIFFERS", f"{what}: its logits hold NaN or infinity: it was not written")
     failures = [
         f"{name} {comparison[name]:.8g} (at least {tolerances[name]:.8g})"
         for name in ("cosine", "argmax_agreement")
@@ -154,7 +158,10 @@ def require_within(comparison: Json, tolerances: Json, what: str) -> None:
     if comparison["max_abs_error"] > tolerances["max_abs"]:
         failures.append(f"max_abs_error {comparison['max_abs_error']:.8g} (at most {tolerances['max_abs']:.8g})")
     if failures:
-        raise UserError(f"{what}: does not compute what torch computes: {', '.join(failures)}: it was not written")
+        raise UserError(
+            "E_EXPORT_DIFFERS",
+            f"{what}: does not compute what torch computes: {', '.join(failures)}: it was not written",
+        )
 
 
 def tied_images(reference: Logits, candidate: Logits, what: str) -> list[int]:
@@ -169,8 +176,9 @@ def tied_images(reference: Logits, candidate: Logits, what: str) -> list[int]:
     if len(true):
         first = int(true[0])
         raise UserError(
+            "E_EXPORT_DIFFERS",
             f"{what}: {len(true)} of {len(reference)} images get another class than in torch, "
-            f"the first is number {first} (class {want[first]} became {got[first]}): it was not written"
+            f"the first is number {first} (class {want[first]} became {got[first]}): it was not written",
         )
     return [int(image) for image in differing]
 
@@ -208,7 +216,7 @@ def _opened(source: str | bytes, what: str, as_written: bool) -> Forward:
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{what}: onnxruntime {onnxruntime.__version__} cannot load it ({line}): export it again"
+            "E_LOAD", f"{what}: onnxruntime {onnxruntime.__version__} cannot load it ({line}): export it again"
         ) from None
     name = session.get_inputs()[0].name
 

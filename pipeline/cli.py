@@ -13,12 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from afpkd.record import Json, UserError, our_version
+from afpkd.errors import UserError
+from afpkd.record import Json, our_version
 from pipeline import (
     cli_cost,
     cli_deploy,
     cli_devices,
     cli_doctor,
+    cli_explain,
     cli_measure,
     cli_report,
     cli_sweep,
@@ -46,7 +48,8 @@ from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE
 app = typer.Typer(
     help="Distil a vision teacher into a small student for edge devices, and prove how good and how fast it is.",
     epilog="Exit codes: 0 done; 2 a mistake that one line explains; 130 interrupted; 1 a fault of this program. "
-    "`compare`, `reproduce`: 1 worse, or not the same, 3 cannot be told.",
+    "`compare`, `reproduce`: 1 worse, or not the same, 3 cannot be told. "
+    "An error ends in its code: `afpkd explain CODE`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -61,6 +64,7 @@ app.command()(cli_report.compare)
 app.command()(cli_cost.cost)
 app.command()(cli_watch.watch)
 app.command()(cli_doctor.doctor)
+app.command()(cli_explain.explain)
 app.command()(cli_sweep.sweep)
 app.command("share-stage")(cli_sweep.share_stage)
 for _name, _verb in cli_train.VERBS.items():
@@ -232,15 +236,16 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _fail(str(error))
+        _fail(error)
     except (OSError, RuntimeError) as error:
-        from pipeline.disk import full, is_full
+        from pipeline.disk import explained
 
-        if not is_full(error):
+        told = explained(error, Path(getattr(error, "filename", None) or "."))
+        if not isinstance(told, UserError):
             raise
-        _fail(str(full(Path(getattr(error, "filename", None) or "."))))
+        _fail(told)
     except ModuleNotFoundError as error:
-        _fail(f"{error}: a package is missing: `afpkd doctor` says what mends it")
+        _fail(UserError("E_PACKAGE", f"{error}: a package is missing: `afpkd doctor` says what mends it"))
 
 
 def _stage_with(label: str, as_json: bool, call: Callable[[Any, Any], Json], recipe: str, runs: Path) -> None:
@@ -257,6 +262,6 @@ def _show(value: Any, as_json: bool, text: Callable[[Any], str]) -> None:
         sys.stdout.write(shown + "\n")
 
 
-def _fail(message: str) -> None:
-    sys.stderr.write(f"error: {message}\n")
+def _fail(error: UserError) -> None:
+    sys.stderr.write(f"error: {error}\n")
     raise SystemExit(2)

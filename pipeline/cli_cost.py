@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 
 if TYPE_CHECKING:
     import onnx
@@ -49,10 +50,10 @@ def _read(path: Path) -> onnx.ModelProto:
         onnx.checker.check_model(str(path))
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError("E_ONNX_FILE", f"{path}: {error.strerror}: name an ONNX file") from None
     except Exception as error:  # protobuf and the checker raise errors of their own
-        raise UserError(f"{path}: not a valid ONNX file: {str(error).splitlines()[0][:200]}") from None
+        raise UserError("E_ONNX_FILE", f"{path}: not a valid ONNX file: {str(error).splitlines()[0][:200]}") from None
     return proto
 
 
@@ -61,7 +62,7 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = text.lower().replace(",", "x").split("x")
     if not all(part.strip().isdigit() for part in parts):
-        raise UserError(f"--input {text}: channels, height and width were expected, such as 3x224x224")
+        raise UserError("E_USAGE", f"--input {text}: channels, height and width were expected, such as 3x224x224")
     return tuple(map(int, parts))
 
 
@@ -71,7 +72,7 @@ def _beside(model: Path, proto: onnx.ModelProto) -> list[Path]:
     found = [model.parent / place for place in dict.fromkeys(places)]
     for path in found:
         if not path.is_file():
-            raise UserError(f"{model}: its weights lie in {path}, which is missing")
+            raise UserError("E_ONNX_FILE", f"{model}: its weights lie in {path}, which is missing")
     return found
 
 

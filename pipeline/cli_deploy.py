@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from pipeline.cli_options import DeviceNamesOption, JsonOption, RecipeOption, RunsOption
 
 
@@ -31,7 +32,7 @@ def deploy(
 
     names = device.split()
     if not names or (status and rollback):
-        raise UserError("deploy: name a device with --device, and one of --status and --rollback at most")
+        raise UserError("E_USAGE", "deploy: name a device with --device, and one of --status and --rollback at most")
     try:
         if status or rollback:
             with waiting("deploy", f"asking {', '.join(names)}"):
@@ -52,7 +53,7 @@ def _bundle(recipe: str, runs: Path, role: str) -> Path:
 
     bundle = open_run(recipe, runs).role(role) / "bundle"
     if not (bundle / "manifest.json").exists():
-        raise UserError(f"{bundle}: nothing was exported yet: run `make export` first")
+        raise UserError("E_RUN_MISSING", f"{bundle}: nothing was exported yet: run `make export` first")
     return bundle
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from afpkd.record import Json, UserError, atomic_path
+from afpkd.errors import UserError
+from afpkd.record import Json, atomic_path
 from pipeline.cli_options import JsonOption, NamesArgument, RecipeOption, RunsOption
 from pipeline.completion import device_completions
 
@@ -149,14 +150,18 @@ def _ask(names: list[str], verb: str, request: Callable[[Device], Json] = lambda
 def _require_accepted(name: str, kind: str, shown: str, expected: str | None) -> None:
     if expected is not None:
         if expected != shown:
-            raise UserError(f"device {name}: its {kind} key is {shown}, not {expected}: nothing was accepted")
+            raise UserError(
+                "E_HOSTKEY", f"device {name}: its {kind} key is {shown}, not {expected}: nothing was accepted"
+            )
         return
     if not sys.stdin.isatty():
-        raise UserError(f"device {name}: its {kind} key is {shown}: compare, then pass --fingerprint {shown}")
+        raise UserError(
+            "E_HOSTKEY", f"device {name}: its {kind} key is {shown}: compare, then add `--fingerprint {shown}`"
+        )
     sys.stderr.write(f"{name} shows the {kind} key\n  {shown}\n")
     sys.stderr.write("compare it with `ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub` on the device itself\n")
     if not typer.confirm("accept it?", err=True):
-        raise UserError(f"device {name}: not accepted")
+        raise UserError("E_HOSTKEY", f"device {name}: not accepted")
 
 
 def _show(rows: Sequence[Json], as_json: bool, text: Callable[[Json], str]) -> None:

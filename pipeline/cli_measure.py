@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from pipeline.cli_options import DeviceNameOption, JsonOption
 from pipeline.progress import StageProgress
 
@@ -96,5 +97,5 @@ def _shape(text: str) -> tuple[str, list[int]]:
     name, _, sizes = text.rpartition("=")
     numbers = sizes.split("x")
     if not name or not all(number.isdigit() and int(number) > 0 for number in numbers):
-        raise UserError(f"--shape {text}: expected NAME=1x3x224x224")
+        raise UserError("E_USAGE", f"--shape {text}: expected NAME=1x3x224x224")
     return name, [int(number) for number in numbers]

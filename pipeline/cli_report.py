@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from pipeline.cli_options import JsonOption, RecipeOption, RunsOption
 from pipeline.completion import device_completions, recipe_completions
 
@@ -93,9 +94,9 @@ def compare(
 
     for path in (before, after):
         if not path.exists():
-            raise UserError(f"{path}: no such run or record")
+            raise UserError("E_RUN_MISSING", f"{path}: no such run or record: name one, such as runs/default")
     if threshold < 0 or max_drop < 0:
-        raise UserError("--threshold and --max-drop: 0 or more")
+        raise UserError("E_USAGE", "--threshold and --max-drop: 0 or more")
     changes = compare_runs(before, after, threshold=threshold, max_drop=max_drop)
     outcomes = [change.outcome for change in changes]
     counts = {str(outcome): outcomes.count(outcome) for outcome in Outcome}

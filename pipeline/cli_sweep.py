@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from afpkd.errors import UserError
 from afpkd.names import unknown
-from afpkd.record import Json, UserError, write_record
+from afpkd.record import Json, write_record
 from pipeline.cli_options import (
     ClusterOption,
     DeviceNamesOption,
@@ -91,7 +92,7 @@ def share_stage(
     from pipeline.workspace import open_run
 
     if stage not in STAGES:
-        raise UserError(unknown("stage", stage, STAGES))
+        raise UserError("E_UNKNOWN_NAME", unknown("stage", stage, STAGES))
     with graph.stage_call(stage, runs):
         work = open_run(recipe, runs)
         with stage_lock(work.role(stage)):

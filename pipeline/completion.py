@@ -1,10 +1,10 @@
-"""What the shell may complete: names of recipes and devices. Paths are the shell's own."""
+"""What the shell may complete: names of recipes and devices, codes of errors. Paths are the shell's own."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 _RECIPES = Path(__file__).parent / "recipes"
 
@@ -22,3 +22,10 @@ def device_completions() -> list[str]:
         return list(devices())
     except UserError:
         return []
+
+
+def code_completions() -> list[str]:
+    """Codes of errors."""
+    from pipeline.explain import ERRORS
+
+    return list(ERRORS)

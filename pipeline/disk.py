@@ -1,4 +1,4 @@
-"""A full disk, told as one line: which, how much is free, what to do. Nothing that was finished is touched by it."""
+"""A disk that is full, or that refuses a path, told as one line: which, why, what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _WORDS = re.compile(  # of libraries that keep the kernel's number to themselves: safetensors, torch.save, numpy
@@ -17,6 +17,17 @@ _WORDS = re.compile(  # of libraries that keep the kernel's number to themselves
     re.IGNORECASE,
 )
 _LITTLE_BYTES = 16 << 20
+_REFUSED = {
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP),
+        "check the path, its owner and its permissions, or name another place",
+    ),
+    **dict.fromkeys(
+        (errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+        "a file lies where a folder is needed, or a folder in a file's place: name another place, or move it away",
+    ),
+}
+"""What a file system says of a path -> what a user does about it."""
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -28,17 +39,21 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def explained(error: Exception, folder: Path) -> Exception:
-    """The error; where it says that a disk is full a UserError about that of `folder`."""
-    return full(folder) if is_full(error) else error
+    """The error; a UserError where it says that a disk is full (that of `folder`), or that a path is refused."""
+    if is_full(error):
+        return full(folder)
+    if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
+        return UserError("E_FILE", f"{error.filename}: {error.strerror}: {_REFUSED[error.errno]}")
+    return error
 
 
 def full(folder: Path) -> UserError:
-    """The line for a person."""
+    """The line for a person. Nothing that was finished is touched by a full disk."""
     free = shutil.disk_usage(_existing(folder)).free
-    return UserError(
-        f"{folder}: the disk is full ({free / 1e6:.1f} MB free): make room, then give the same command again: what was "
-        "finished stays, training continues from its last checkpoint"
+    told = (
+        f"{folder.resolve()}: the disk is full ({free / 1e6:.1f} MB free): make room, then give the same command again"
     )
+    return UserError("E_DISK", f"{told}: what was finished stays, training continues from its last checkpoint")
 
 
 def nearly_full(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 
 class Level(StrEnum):

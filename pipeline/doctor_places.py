@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from pipeline.doctor import Finding, bad, ok, warn
 from pipeline.holder import HOLDER, is_alive, read_object
 

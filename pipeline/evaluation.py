@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from afpkd.data import DATASETS
 from afpkd.data.dataset import DatasetSpec, data_root
+from afpkd.errors import UserError
 from afpkd.names import look_up
-from afpkd.record import Json, UserError, read_record
+from afpkd.record import Json, read_record
 from pipeline.networks import build_network, recorded_network
 from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
@@ -26,16 +27,21 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
     if (path / "record.json").is_file():
         record = read_record(path / "record.json")
         if record.get("task") == "detection":
-            raise UserError(f"{path}: a detector is scored as it travels: name its bundle, {path / 'bundle'}")
+            raise UserError(
+                "E_EVALUATE", f"{path}: a detector is scored as it travels: name its bundle, {path / 'bundle'}"
+            )
         if "arch" not in record:
-            raise UserError(f"{path}: holds no network that classifies alone: name the student's or teacher's folder")
+            raise UserError(
+                "E_EVALUATE", f"{path}: holds no network that classifies alone: name the student's or teacher's folder"
+            )
         spec = folder_in(record).spec if "folder" in record else DATASETS[record["data"]]
         return _measured(recorded_network(record), path / WEIGHTS, spec, record["preprocessing"])
     if not path.is_file():
-        raise UserError(f"{path}: neither a weights file nor a folder with a record or a manifest")
+        told = "neither a weights file nor a folder with a record or a manifest: name one, such as runs/default/student"
+        raise UserError("E_EVALUATE", f"{path}: {told}")
     if arch is None or data is None:
-        raise UserError(f"{path}: a bare weights file needs --arch NAME and --data NAME")
-    spec = look_up("data set", data, DATASETS)
+        raise UserError("E_EVALUATE", f"{path}: a bare weights file needs --arch NAME and --data NAME")
+    spec = look_up("E_UNKNOWN_NAME", "data set", data, DATASETS)
     normalisation = _normalisation(path, data, recipe)
     model = build_network(
         {"arch": arch, "stages": [], "own": None},
@@ -113,7 +119,7 @@ def _normalisation(path: Path, data: str, recipe: str | None) -> Json:
     fitting = [(name, found) for name, found in candidates if found.data.name == data]
     named = [(name, found) for name, found in fitting if Path(getattr(found.teacher, "weights", "")).name == path.name]
     if not fitting:
-        raise UserError(f"no recipe says how {data} is normalised: name one with --recipe")
+        raise UserError("E_EVALUATE", f"no recipe says how {data} is normalised: name one with --recipe")
     name, chosen = (named or fitting)[0]
     sys.stderr.write(f"normalised as recipe {name} has it: mean {chosen.data.mean}, std {chosen.data.std}\n")
     return {"mean": chosen.data.mean, "std": chosen.data.std}

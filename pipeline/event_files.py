@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from pipeline.progress import heldout_of
 
 VARIABLE = "AFPKD_TENSORBOARD"
@@ -27,7 +28,9 @@ FOLDER = "tensorboard"
 def require_tensorboard() -> None:
     """UserError where the package is missing."""
     if find_spec("tensorboard") is None:
-        raise UserError("event files: the package tensorboard is not installed: pip install 'afpkd-edge[tensorboard]'")
+        raise UserError(
+            "E_PACKAGE", "event files: the package tensorboard is not installed: pip install 'afpkd-edge[tensorboard]'"
+        )
 
 
 def event_files_of(run: Path, stage: str) -> EventFiles | None:

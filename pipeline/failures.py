@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from afpkd.errors import UserError
 from afpkd.record import Json, read_record, write_record
 
 
-def note_failure(profile: Path, error: str) -> None:
+def note_failure(profile: Path, error: UserError) -> None:
     """Note why the record `profile` (profiles/<device>/<role>-<precision>.json) is not there."""
-    write_record(_note(profile), {"device": profile.parent.name, "file": profile.stem, "error": error})
+    write_record(
+        _note(profile), {"device": profile.parent.name, "file": profile.stem, "error": str(error), "code": error.code}
+    )
 
 
 def clear_failure(profile: Path) -> None:
@@ -26,7 +29,7 @@ def clear_failures(run: Path) -> bool:
 
 
 def failures(run: Path) -> list[Json]:
-    """What was noted in a run's folder: `device`, `file` and `error` of each."""
+    """What was noted in a run's folder: `device`, `file`, `error` and its `code` of each."""
     return [read_record(note) for note in _notes(run)]
 
 

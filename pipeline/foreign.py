@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afpkd.data.folder import FolderSplit, read_folder
-from afpkd.record import Json, UserError, digest, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, digest, sha256_of
 from pipeline.foreign_spec import Spec, read_spec
 from pipeline.progress import StageProgress
 from pipeline.screen import waiting
@@ -67,21 +68,29 @@ def _check_options(
     onnx: Path | None, weights: Path | None, arch: str | None, spec: Path | None, out: Path | None
 ) -> None:
     if (onnx is None) == (weights is None):
-        raise UserError("a foreign model is --onnx MODEL.onnx, or --weights W.pth with --arch FILE.py:FUNCTION")
+        raise UserError(
+            "E_USAGE", "a foreign model is --onnx MODEL.onnx, or --weights W.pth with --arch FILE.py:FUNCTION"
+        )
     if (weights is None) != (arch is None):
-        raise UserError("--weights W.pth and --arch FILE.py:FUNCTION go together: the file holds numbers, no network")
+        raise UserError(
+            "E_USAGE", "--weights W.pth and --arch FILE.py:FUNCTION go together: the file holds numbers, no network"
+        )
     if spec is None or out is None:
-        raise UserError("a foreign model needs --spec SPEC.toml (its input, classes and images) and --out FOLDER")
+        raise UserError(
+            "E_USAGE", "a foreign model needs --spec SPEC.toml (its input, classes and images) and --out FOLDER"
+        )
     for path in (onnx, weights):
         if path is not None and not path.is_file():
-            raise UserError(f"{path}: no such file")
+            raise UserError("E_FILE", f"{path}: no such file: check the path")
 
 
 def _read(spec: Spec, spec_file: Path, split: str, num: int | None = None) -> FolderSplit:
     folder = spec_file.parent / Path(spec.data.path).expanduser() / split
     found = read_folder(folder, size=spec.input.image_size, channels=len(spec.input.mean), num=num, seed=_SEED)
     if len(found.label_names) != spec.num_classes:
-        raise UserError(f"{folder}: {len(found.label_names)} classes, but num_classes = {spec.num_classes}")
+        raise UserError(
+            "E_DATA_CLASSES", f"{folder}: {len(found.label_names)} classes, but num_classes = {spec.num_classes}"
+        )
     return found
 
 
@@ -118,7 +127,8 @@ def _calibration(spec: Spec, spec_file: Path, images: FolderSplit, progress: Sta
         found = _read(spec, spec_file, split, num)
         if len(found.ids) < num:
             raise UserError(
-                f"data.calibration_split '{split}' has {len(found.ids)} images, int8 takes {num}: leave int8 out"
+                "E_DATA_LITTLE",
+                f"data.calibration_split '{split}' has {len(found.ids)} images, int8 takes {num}: leave int8 out",
             )
         return Calibration(found.split.images, found.ids, split)
     warning = f"calibrated on images of the evaluated split '{spec.data.split}': its int8 accuracy is flattering"

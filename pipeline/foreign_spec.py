@@ -11,10 +11,9 @@ from typing import Any, Literal
 import pydantic
 from pydantic.dataclasses import dataclass
 
-from afpkd.record import UserError
 from afpkd.toml_file import read_toml
 from pipeline.recipe_outputs import STRICT, Export
-from pipeline.recipe_reader import first_problem
+from pipeline.recipe_reader import first_mistake
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -92,7 +91,7 @@ def read_spec(path: Path) -> Spec:
     try:
         return pydantic.TypeAdapter(Spec).validate_json(json.dumps(raw, default=str))
     except pydantic.ValidationError as error:
-        raise UserError(f"{path.name}: {first_problem(error, _keys_of)}") from None
+        raise first_mistake(path.name, error, _keys_of) from None
 
 
 def _keys_of(section: list[str]) -> list[str]:

@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from afpkd.data.dataset import data_root
+from afpkd.errors import UserError
 from afpkd.names import unknown
-from afpkd.record import Json, UserError, write_record
+from afpkd.record import Json, write_record
 from deploy.devices import find_device
 from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
 from deploy.inventory import inventory_path
@@ -97,9 +98,13 @@ def require_known(devices: Sequence[str], cluster: str | None) -> Path | None:
     shipped = sorted(path.parent.name for path in PROFILES.glob("*/config.yaml"))
     folder = PROFILES / cluster if cluster in shipped else Path(cluster).resolve()
     if not (folder / "config.yaml").is_file():
-        raise UserError(f"{unknown('cluster', cluster, shipped)}; others: a folder that holds Snakemake's config.yaml")
+        raise UserError(
+            "E_CLUSTER", f"{unknown('cluster', cluster, shipped)}; others: a folder that holds Snakemake's config.yaml"
+        )
     if cluster in shipped and find_spec(f"snakemake_executor_plugin_{cluster}") is None:
-        raise UserError(f"CLUSTER={cluster}: Snakemake's executor for it is not installed: make setup-cluster")
+        raise UserError(
+            "E_CLUSTER", f"CLUSTER={cluster}: Snakemake's executor for it is not installed: make setup-cluster"
+        )
     return folder
 
 
@@ -178,7 +183,7 @@ def _snakemake(runs: Path, plan: Json, profile: Path | None, extra: Sequence[str
     if process.returncode:
         if errors:  # said when it happened
             raise SystemExit(2)
-        raise UserError(_last_words(log))
+        raise UserError("E_RUN_STOPPED", _last_words(log))
 
 
 def _environment(profile: Path | None = None) -> dict[str, str]:
@@ -220,7 +225,7 @@ def _let_jobs_be_cancelled(process: subprocess.Popen[bytes], plan: Json) -> None
 
 def _follow(process: subprocess.Popen[bytes], events: Mapping[str, Path], log: Path) -> list[str]:
     """Show what the stages say until the process ends; return their errors. events: file of each run's name."""
-    errors, whole = [], StageProgress(WHOLE)
+    errors, whole, told_since = list[str](), StageProgress(WHOLE), False
     with shown() as screen, ExitStack() as stack:
         files = {name: stack.enter_context(path.open(encoding="utf-8")) for name, path in events.items()}
         whole.busy("planning")
@@ -228,17 +233,36 @@ def _follow(process: subprocess.Popen[bytes], events: Mapping[str, Path], log: P
         while not ended:
             ended = process.poll() is not None  # one more look at the events after the end
             for name, event in ((name, event) for name, file in files.items() for event in new_events(file)):
-                event["stage"] = f"{name} {event['stage']}".lstrip()
-                if "error" in event:
-                    event["error"] = event["error"] if event["error"].startswith(name) else f"{name}: {event['error']}"
-                    errors.append(event["error"])
-                screen.show(event)
+                shown_event = _of_run(name, event, errors)
+                told_since = "error" not in shown_event and (told_since or "text" in shown_event)
+                screen.show(shown_event)
             if not ended:
                 done, planned = _num_stages(log)
                 if planned:
                     whole.step(done, planned, note=f"{done} of {planned} stages")
                 time.sleep(POLL_SECONDS)
+        if errors and told_since:  # the other stages went on, and it is out of sight
+            whole.say(_reminder(errors))
     return errors
+
+
+def _reminder(errors: Sequence[str]) -> str:
+    """The last line of a run whose error was said long before its end."""
+    codes = dict.fromkeys(re.findall(r"\[(E_[A-Z_]+)\]$", "\n".join(errors), flags=re.MULTILINE))
+    more = "".join(f"; afpkd explain {code}" for code in codes)
+    return f"stopped by {'an error' if len(errors) == 1 else f'{len(errors)} errors'}, said above{more}"
+
+
+def _of_run(name: str, event: Json, errors: list[str]) -> Json:
+    """The event under its run's name; a new error joins `errors`, one that was said already only ends its job."""
+    named = {**event, "stage": f"{name} {event['stage']}".lstrip()}
+    if "error" not in event:
+        return named
+    error = event["error"] if event["error"].startswith(name) else f"{name}: {event['error']}"
+    if error in errors:  # stages side by side stumble over the same thing
+        return {"stage": named["stage"], "job": event["job"], "ended": True}
+    errors.append(error)
+    return {**named, "error": error}
 
 
 def _num_stages(log: Path) -> tuple[int, int]:

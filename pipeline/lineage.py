@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from afpkd.record import Json, UserError, read_record, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record, sha256_of
 
 STAGES = ("teacher", "prompts", "student", "undistilled")
 _FEEDS = ("teacher", "prompts")  # stages that another stage names among its inputs
@@ -29,14 +30,14 @@ def lineage(run_dir: Path) -> Lineage:
     """Hash everything of `runs/<recipe>` again; UserError where there is no run."""
     stages = {stage: run_dir / stage for stage in STAGES if (run_dir / stage / "record.json").is_file()}
     if not stages:
-        raise UserError(f"{run_dir}: no record of a stage here: name a run, such as runs/default")
+        raise UserError("E_RUN_MISSING", f"{run_dir}: no record of a stage here: name a run, such as runs/default")
     hashes = {path: sha256_of(path) for path in _files(run_dir)}
     faults = [fault for stage in stages for fault in _stage_faults(run_dir, stage, hashes)]
     faults += [fault for stage, folder in stages.items() for fault in _bundle_faults(folder, stage, hashes)]
     faults += [
         fault for path in sorted(run_dir.glob("profiles/*/[!.]*.json")) for fault in _profile_faults(path, hashes)
     ]
-    return Lineage(len(hashes), faults + _data_faults(stages))
+    return Lineage(len(hashes), [str(fault) for fault in faults + _data_faults(stages)])
 
 
 def require_recorded(folder: Path, name: str) -> str:
@@ -44,7 +45,9 @@ def require_recorded(folder: Path, name: str) -> str:
     recorded = read_record(folder / "record.json").get("outputs", {}).get(name)
     found = sha256_of(folder / name)
     if found != recorded:
-        raise UserError(f"{folder / name}: {_CHANGED}: delete {folder / 'record.json'} and run its stage again")
+        raise UserError(
+            "E_RUN_CHANGED", f"{folder / name}: {_CHANGED}: delete {folder / 'record.json'} and run its stage again"
+        )
     return found
 
 
@@ -57,33 +60,40 @@ def _files(run_dir: Path) -> Iterator[Path]:
         yield from (path for path in sorted(run_dir.glob(pattern)) if path.is_file())
 
 
-def _stage_faults(run_dir: Path, stage: str, hashes: Mapping[Path, str]) -> Iterator[str]:
+def _stage_faults(run_dir: Path, stage: str, hashes: Mapping[Path, str]) -> Iterator[UserError]:
     path = run_dir / stage / "record.json"
     try:
         record = read_record(path)
     except UserError as error:
-        yield str(error)
+        yield error
         return
     if record.get("role", stage) != stage:
-        yield f"{path}: the record of {record['role']} lies in the folder of {stage}"
+        yield _fault(f"{path}: the record of {record['role']} lies in the folder of {stage}")
     yield from _changed(path, record.get("outputs", {}), hashes)
     for kind in _FEEDS:
         made_from, there = record.get("inputs", {}).get(kind), hashes.get(run_dir / kind / "model.safetensors")
         if made_from and made_from != there:
-            yield f"{path}: made from {kind} {made_from[:12]}, which is not what lies there: run the stage again"
+            yield _fault(
+                f"{path}: made from {kind} {made_from[:12]}, which is not what lies there: run the stage again"
+            )
 
 
-def _data_faults(stages: Mapping[str, Path]) -> list[str]:
+def _data_faults(stages: Mapping[str, Path]) -> list[UserError]:
     """Stages that saw different images do not belong to one run."""
     seen: dict[str, list[str]] = {}
     for stage, folder in stages.items():
         with suppress(UserError):  # named by the stage's own faults
             seen.setdefault(str(read_record(folder / "record.json").get("inputs", {}).get("data")), []).append(stage)
     said = " and ".join(f"{', '.join(names)} on {data[:12]}" for data, names in seen.items())
-    return [f"{next(iter(stages.values())).parent}: stages saw different data: {said}"] if len(seen) > 1 else []
+    run = next(iter(stages.values())).parent
+    return [_fault(f"{run}: stages saw different data: {said}: run them again")] if len(seen) > 1 else []
 
 
-def _bundle_faults(folder: Path, stage: str, hashes: Mapping[Path, str]) -> Iterator[str]:
+def _fault(line: str) -> UserError:
+    return UserError("E_RUN_CHANGED", line)
+
+
+def _bundle_faults(folder: Path, stage: str, hashes: Mapping[Path, str]) -> Iterator[UserError]:
     from export.sealed import verify_bundle
 
     bundle = folder / "bundle"
@@ -92,33 +102,33 @@ def _bundle_faults(folder: Path, stage: str, hashes: Mapping[Path, str]) -> Iter
     try:
         manifest = verify_bundle(bundle)
     except UserError as error:
-        yield str(error)
+        yield error
         return
     if manifest["role"] != stage:
-        yield f"{bundle}: the bundle of {manifest['role']} lies in the folder of {stage}"
+        yield _fault(f"{bundle}: the bundle of {manifest['role']} lies in the folder of {stage}")
     # the record also holds times and machines: a stage that ran again with the same result made no other network
     if manifest["lineage"]["weights"] != hashes.get(folder / "model.safetensors"):
-        yield f"{bundle}: exported from other weights than {folder / 'model.safetensors'}: export it again"
+        yield _fault(f"{bundle}: exported from other weights than {folder / 'model.safetensors'}: export it again")
 
 
-def _profile_faults(path: Path, hashes: Mapping[Path, str]) -> Iterator[str]:
+def _profile_faults(path: Path, hashes: Mapping[Path, str]) -> Iterator[UserError]:
     try:
         record = read_record(path)
     except UserError as error:
-        yield str(error)
+        yield error
         return
     yield from _changed(path, record.get("outputs", {}), hashes)
     bundle = path.parents[2] / str(record.get("role")) / "bundle"
     for name, made_from in record.get("inputs", {}).items():
         if hashes.get(bundle / name) != made_from:
-            yield f"{path}: measured on another {bundle / name}: measure it again"
+            yield _fault(f"{path}: measured on another {bundle / name}: measure it again")
 
 
-def _changed(path: Path, outputs: Json, hashes: Mapping[Path, str]) -> Iterator[str]:
+def _changed(path: Path, outputs: Json, hashes: Mapping[Path, str]) -> Iterator[UserError]:
     """Outputs that are missing or have other bytes than the record at `path` says; a record without any is one."""
     if not outputs:
-        yield f"{path}: names no outputs: run its stage again"
+        yield _fault(f"{path}: names no outputs: run its stage again")
     for name, recorded in outputs.items():
         found = hashes.get(path.parent / name)
         if found != recorded:
-            yield f"{path.parent / name}: {_CHANGED if found else 'missing'}: run its stage again"
+            yield _fault(f"{path.parent / name}: {_CHANGED if found else 'missing'}: run its stage again")

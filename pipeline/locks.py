@@ -10,7 +10,8 @@ from pathlib import Path
 
 import filelock
 
-from afpkd.record import UserError, read_record, write_record
+from afpkd.errors import UserError
+from afpkd.record import read_record, write_record
 from pipeline.holder import HOLDER
 from pipeline.progress import EVENTS_VARIABLE
 
@@ -24,7 +25,9 @@ def locked(runs: Path, *, wait_s: float = 0) -> Iterator[None]:
     try:
         lock.acquire(timeout=wait_s)
     except filelock.Timeout:
-        raise UserError(f"{runs} is in use by {_holder(holder)}: wait for it, end it, or use another RUNS") from None
+        raise UserError(
+            "E_RUNS_BUSY", f"{runs} is in use by {_holder(holder)}: wait for it, end it, or use another RUNS"
+        ) from None
     try:
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_record(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": since})

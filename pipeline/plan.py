@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from afpkd.record import Json, UserError, digest, read_record, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, digest, read_record, sha256_of
 from deploy.devices import find_device
 from deploy.presets import find_preset
 from pipeline.lineage import STAGES
@@ -45,12 +46,15 @@ def read_recipes(recipes: Sequence[str]) -> list[Named]:
         name, recipe = load_recipe(given)
         file = recipe_path(given)
         if name == COMPARISON:
-            raise UserError(f"{file}: runs/{name} is the folder of reports on several recipes: rename the file")
+            raise UserError(
+                "E_RECIPE_NAME", f"{file}: runs/{name} is the folder of reports on several recipes: rename the file"
+            )
         weights = teacher_weights(recipe, file)
         one = Named(name, recipe, file, _hash(weights) if weights else None)
         if found.setdefault(name, one).file != file:
             raise UserError(
-                f"{file}: {found[name].file} has the same name, and runs are named after theirs: rename one"
+                "E_RECIPE_NAME",
+                f"{file}: {found[name].file} has the same name, and runs are named after theirs: rename one",
             )
     return list(found.values())
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from afpkd.settings import TrainSettings, require_equal_parts
 from pipeline.disk import explained
 from pipeline.parent import PARENT_VARIABLE, WORKER_VARIABLE, die_with_parent
@@ -43,7 +43,7 @@ def is_worker() -> bool:
 def require_processes(processes: int, recipe: Recipe, train_device: str) -> None:
     """UserError where a recipe's batches or this machine's GPUs do not allow so many; before anything starts."""
     if processes < 1:
-        raise UserError(f"TRAIN_PROCESSES={processes}: one process or more was expected")
+        raise UserError("E_TRAIN_PROCESSES", f"TRAIN_PROCESSES={processes}: one process or more was expected")
     for section in ("teacher", "prompts", "distill"):
         settings = getattr(recipe, section)
         if isinstance(settings, TrainSettings):
@@ -57,8 +57,9 @@ def require_gpus(processes: int, there: int) -> None:
     """UserError where there are fewer GPUs: each process takes one."""
     if processes > max(there, 1):
         raise UserError(
+            "E_TRAIN_PROCESSES",
             f"TRAIN_PROCESSES={processes}: each takes a GPU, and here is {there}: "
-            f"use TRAIN_PROCESSES={there}, or TRAIN_DEVICE=cpu"
+            f"use TRAIN_PROCESSES={there}, or TRAIN_DEVICE=cpu",
         )
 
 
@@ -84,7 +85,7 @@ def in_processes(label: str, arguments: Sequence[str], *, processes: int, train_
             StageProgress(label).end()  # the first of the processes speaks from here, as a job of its own
             torchrun.run(wanted)  # type: ignore[no-untyped-call]
         except ChildFailedError as error:
-            raise UserError(_why(label, dict(error.failures), processes)) from None
+            raise _first_of(label, dict(error.failures), processes) from None
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -105,12 +106,11 @@ def worker_call(runs: Path) -> Iterator[None]:
         StageProgress("").end()
     except Exception as fault:
         error = explained(fault, runs)
-        mistake = isinstance(error, UserError)
         left = {
-            "message": str(error) if mistake else repr(error),
+            "message": error.message if isinstance(error, UserError) else repr(error),
+            "code": error.code if isinstance(error, UserError) else None,
             "timestamp": int(time.time()),
-            "mistake": mistake,
-            "traceback": "" if mistake else traceback.format_exc(),
+            "traceback": "" if isinstance(error, UserError) else traceback.format_exc(),
         }
         Path(os.environ[_ERROR_FILE_VARIABLE]).write_text(json.dumps(left), encoding="utf-8")
         raise SystemExit(2) from None
@@ -132,25 +132,27 @@ def _environment(threads: int) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _why(label: str, failures: dict[int, ProcessFailure], processes: int) -> str:
-    """The line on the process that failed first; the others were ended for it, or missed it."""
+def _first_of(label: str, failures: dict[int, ProcessFailure], processes: int) -> UserError:
+    """The error of the process that failed first; the others were ended for it, or missed it."""
     rank = min(failures, key=lambda rank: (_order(failures[rank]), failures[rank].timestamp, rank))
     failure, who = failures[rank], f"{label}: training process {rank + 1} of {processes}"
     left: dict[str, Any] = failure.error_file_data
-    if left.get("mistake"):
-        return failure.message
+    if left.get("code"):
+        return UserError(left["code"], failure.message)
     if "traceback" in left:
         sys.stderr.write(left["traceback"])  # a fault of ours: the log keeps it
-        return f"{who} failed: {failure.message}"
-    if failure.exitcode < 0:
-        signals = f"{failure.signal_name()}{' (out of memory?)' if failure.exitcode == -signal.SIGKILL else ''}"
-        return f"{who} was ended by {signals}: {_NEXT}"
-    return f"{who} ended with exit code {failure.exitcode}: {_NEXT}"
+        how = f"failed: {failure.message}"
+    elif failure.exitcode < 0:
+        memory = " (out of memory?)" if failure.exitcode == -signal.SIGKILL else ""
+        how = f"was ended by {failure.signal_name()}{memory}: {_NEXT}"
+    else:
+        how = f"ended with exit code {failure.exitcode}: {_NEXT}"
+    return UserError("E_TRAIN_STOPPED", f"{who} {how}")
 
 
 def _order(failure: ProcessFailure) -> int:
     """What is the cause rather than its consequence: a process whose peer has gone fails, aborts or is terminated."""
-    if failure.error_file_data.get("mistake"):
+    if failure.error_file_data.get("code"):
         return 0
     if failure.exitcode < 0 and -failure.exitcode not in (signal.SIGTERM, signal.SIGABRT):
         return 1

@@ -15,9 +15,10 @@ from pydantic.dataclasses import dataclass
 
 from afpkd.data.dataset import data_root
 from afpkd.distillers.options import OPTIONS
+from afpkd.errors import UserError
 from afpkd.models.user_file import is_user_file
 from afpkd.names import nearest, unknown
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.settings import TrainSettings
 from afpkd.toml_file import read_toml
 from pipeline.recipe import Data, Distill, Prompts, Recipe
@@ -47,10 +48,13 @@ def recipe_path(name: str) -> Path:
     if name.endswith(".toml"):
         path = Path(name).resolve()
         if path.stem in recipe_names() and path.parent != RECIPES:
-            raise UserError(f"{path}: a shipped recipe has this name, and runs are named after theirs: rename the file")
+            raise UserError(
+                "E_RECIPE_NAME",
+                f"{path}: a shipped recipe has this name, and runs are named after theirs: rename the file",
+            )
         return path
     if name not in recipe_names():
-        raise UserError(f"{unknown('recipe', name, recipe_names())} (a path must end in .toml)")
+        raise UserError("E_RECIPE_NAME", f"{unknown('recipe', name, recipe_names())} (a path must end in .toml)")
     return RECIPES / f"{name}.toml"
 
 
@@ -74,7 +78,7 @@ def found_path(name: str, recipe_file: Path, what: str, *, folder: bool = False)
         if place.is_dir() if folder else place.is_file():
             return place.resolve()
     looked = " or ".join(dict.fromkeys(map(str, places)))
-    raise UserError(f"{recipe_file.name}: {what} at {looked}: put it there or set AFPKD_DATA")
+    raise UserError("E_RECIPE_PATH", f"{recipe_file.name}: {what} at {looked}: put it there or set AFPKD_DATA")
 
 
 def _located(raw: Json, recipe_file: Path) -> Json:
@@ -103,14 +107,14 @@ def _decoded(raw: Json, path: Path) -> Recipe:
     try:
         text = json.dumps(raw, allow_nan=False)
     except RecursionError:
-        raise UserError(f"{path.name}: nested too deeply for a recipe") from None
+        raise UserError("E_RECIPE_VALUE", f"{path.name}: nested too deeply for a recipe") from None
     except (TypeError, ValueError):
-        raise UserError(f"{path.name}: dates, inf and nan are no values of a recipe") from None
+        raise UserError("E_RECIPE_VALUE", f"{path.name}: dates, inf and nan are no values of a recipe") from None
     try:
         choices: list[Any] = [_data_type(raw), _teacher_type(raw), _distill_type(raw), _detects(raw)]
         return _adapter(*choices).validate_json(text)
     except pydantic.ValidationError as error:
-        raise UserError(f"{path.name}: {first_problem(error, lambda section: _keys_of(section, raw))}") from None
+        raise first_mistake(path.name, error, lambda section: _keys_of(section, raw)) from None
 
 
 @functools.cache  # recipes of a sweep make the same choices, and a type takes longer than a recipe
@@ -170,14 +174,19 @@ def _combined(name: str, bases: tuple[type, ...], annotations: dict[str, Any], *
 def _merged(path: Path, seen: tuple[Path, ...]) -> Json:
     """Read a TOML file and lay it over what it `extends`."""
     if path in seen:
-        raise UserError(f"{path.name}: extends: goes in a circle: {' -> '.join(p.name for p in (*seen, path))}")
+        raise UserError(
+            "E_RECIPE_VALUE", f"{path.name}: extends: goes in a circle: {' -> '.join(p.name for p in (*seen, path))}"
+        )
     raw = read_toml(path)
     parent = raw.pop("extends", None)
     if parent is None:
         return raw
     if not isinstance(parent, str):
-        raise UserError(f"{path.name}: extends: a recipe's name or path was expected, got {parent!r}")
-    base = path.parent / parent if parent.endswith(".toml") else recipe_path(parent)
+        raise UserError("E_RECIPE_VALUE", f"{path.name}: extends: a recipe's name or path was expected, got {parent!r}")
+    try:
+        base = path.parent / parent if parent.endswith(".toml") else recipe_path(parent)
+    except UserError as error:
+        raise UserError("E_RECIPE_NAME", f"{path.name}: extends: {error.message}") from None
     return _laid_over(_merged(base.resolve(), (*seen, path)), raw)
 
 
@@ -213,7 +222,7 @@ def _still_valid(section: str, base: Json, top: Json) -> Json:
     return base
 
 
-def first_problem(error: pydantic.ValidationError, keys_of: Callable[[list[str]], list[str]]) -> str:
+def first_mistake(file: str, error: pydantic.ValidationError, keys_of: Callable[[list[str]], list[str]]) -> UserError:
     """The first mistake in a file, in one line; `keys_of` gives the valid keys of a section, for 'did you mean'."""
     problems = error.errors(include_url=False)
     # An unknown key explains a missing one better than the other way round.
@@ -221,13 +230,16 @@ def first_problem(error: pydantic.ValidationError, keys_of: Callable[[list[str]]
     where = [str(part) for part in problem["loc"]]
     key = ".".join(where)
     if problem["type"] == "unexpected_keyword_argument":
-        return f"{key}: unknown key{nearest(where[-1], keys_of(where[:-1]))}"
+        return UserError("E_RECIPE_KEY", f"{file}: {key}: unknown key{nearest(where[-1], keys_of(where[:-1]))}")
     if problem["type"] == "missing":
-        return f"{key}: missing"
+        return UserError("E_RECIPE_KEY", f"{file}: {key}: missing")
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"{key}.{message}" if key and ":" in message.split(" ")[0] else f"{key}: {message}"
-    return f"{key}: {message[0].lower()}{message[1:]}, got {json.dumps(problem['input'])}"
+        joint = "" if not key else "." if ":" in message.split(" ")[0] else ": "
+        told = f"{key}{joint}{message}"
+    else:
+        told = f"{key}: {message[0].lower()}{message[1:]}, got {json.dumps(problem['input'])}"
+    return UserError("E_RECIPE_VALUE", f"{file}: {told}")
 
 
 def _keys_of(section: list[str], raw: Json) -> list[str]:

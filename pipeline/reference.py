@@ -1,4 +1,5 @@
-"""docs/reference.md from the code: every key of a recipe with type, default and meaning; every verb with its options.
+"""docs/reference.md from the code: every key of a recipe with type, default and meaning; every verb with its options;
+every kind of error.
 
 `python -m pipeline.reference` writes it; a test holds the file to what this gives.
 """
@@ -17,6 +18,7 @@ from typing import Any
 import typer
 
 from afpkd.distillers.options import OPTIONS
+from pipeline.explain import ERRORS
 from pipeline.recipe import Data, Distill, Expected, Prompts, Recipe
 from pipeline.recipe_detection import CocoData, DistillDetector, ForeignDetector, Split, TrainedDetector
 from pipeline.recipe_folder import FolderData
@@ -51,6 +53,9 @@ def text() -> str:
         "## Verbs",
         "Each verb takes `--help`. [Exit codes](commands.md#exit-codes).",
         *_verbs(),
+        "## Errors",
+        "An error is one line that ends in its code; `afpkd explain CODE` says the same as this table.",
+        "\n".join(["| code | cause | mend |", "|---|---|---|", *map(_error, ERRORS)]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -143,6 +148,11 @@ def _parameter(one: Any) -> str:
     choices = f" {'/'.join(kind)}" if isinstance(kind, type) and issubclass(kind, enum.StrEnum) else ""
     default = "" if one.default in (None, False, (), []) or callable(one.default) else f" ({one.default})"
     return f"`{one.opts[-1]}`{choices}{default}"
+
+
+def _error(code: str) -> str:
+    cause, mend = map(_joined, ERRORS[code])
+    return f"| `{code}` | {cause} | {mend} |"
 
 
 def _joined(told: str) -> str:

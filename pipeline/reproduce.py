@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from afpkd.record import Json, UserError, read_record, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record, sha256_of
 from pipeline.lineage import require_recorded
 from pipeline.progress import StageProgress
 from pipeline.workspace import WEIGHTS, Run, open_run
@@ -42,8 +43,9 @@ def reproduce(path: Path, recipe: str | None, work: Path) -> list[Found]:
     schema = str(record.get("schema"))
     if schema not in makers or "outputs" not in record:
         raise UserError(
+            "E_RECORD",
             f"{path}: {schema}: neither a profile nor a network's record: name runs/RECIPE/profiles/DEVICE/x.json "
-            "or runs/RECIPE/student/record.json"
+            "or runs/RECIPE/student/record.json",
         )
     return makers[schema](path.resolve(), record, recipe, work)
 
@@ -56,7 +58,9 @@ def _measured_again(path: Path, record: Json, recipe: str | None, work: Path) ->
     if not (bundle / "manifest.json").is_file() or sha256_of(bundle / "manifest.json") != record["inputs"].get(
         "manifest.json"
     ):
-        raise UserError(f"{path}: {bundle} is not the bundle that was measured: it was exported again, or is gone")
+        raise UserError(
+            "E_RUN_CHANGED", f"{path}: {bundle} is not the bundle that was measured: it was exported again, or is gone"
+        )
     (again,) = profile_files(
         [Wanted(bundle, record["precision"], work / path.name)],
         device=record["device"],
@@ -91,11 +95,14 @@ def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> 
     stage, run_dir = record["role"], path.parents[1]
     run = open_run(recipe or record["recipe"], work, device=record["device"], threads=record["threads"])
     if run.recipe.stage_digest(stage) != record["config_digest"]:
-        raise UserError(f"{path}: recipe {run.name} says something else by now: name the one it was made by (--recipe)")
+        raise UserError(
+            "E_RUN_CHANGED",
+            f"{path}: recipe {run.name} says something else by now: name the one it was made by (--recipe)",
+        )
     for kind in ("teacher", "prompts"):
         if kind in record["inputs"]:
             if require_recorded(run_dir / kind, WEIGHTS) != record["inputs"][kind]:
-                raise UserError(f"{path}: made from another {kind} than lies in {run_dir / kind}")
+                raise UserError("E_RUN_CHANGED", f"{path}: made from another {kind} than lies in {run_dir / kind}")
             shutil.copytree(run_dir / kind, run.role(kind), ignore=shutil.ignore_patterns("bundle"))
     again = _train(stage, run)
     same = again["outputs"][WEIGHTS] == record["outputs"][WEIGHTS]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afpkd.record import Json, UserError, atomic_path, digest, read_record, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, atomic_path, digest, read_record, write_record
 from pipeline.lineage import STAGES, require_recorded
 
 if TYPE_CHECKING:
@@ -49,11 +50,15 @@ def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path) -> Json:
     require_recorded(source, _WEIGHTS)
     record = read_record(source / "record.json")
     if record["config_digest"] != recipe.stage_digest(stage):
-        raise UserError(f"{source}: made by other settings than those of {folder.name}: run its own stage")
+        raise UserError(
+            "E_RUN_CHANGED", f"{source}: made by other settings than those of {folder.name}: run its own stage"
+        )
     for feed in _feeds(stage, recipe):
         made_from = record["inputs"].get(feed)  # no prompts where the masks are untrained
         if made_from and made_from != require_recorded(folder / feed, _WEIGHTS):
-            raise UserError(f"{source}: made from another {feed} than that of {folder.name}: run its own stage")
+            raise UserError(
+                "E_RUN_CHANGED", f"{source}: made from another {feed} than that of {folder.name}: run its own stage"
+            )
     (target / "record.json").unlink(missing_ok=True)  # an old record must not vouch for new weights
     for path in sorted(source.iterdir()):
         if path.suffix in (".safetensors", ".jsonl", ".png") and not path.name.startswith("."):

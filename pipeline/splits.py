@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from pipeline.recipe import Data, Recipe
 from pipeline.recipe_detection import CocoData
 from pipeline.recipe_folder import FolderData
@@ -62,8 +62,9 @@ def _pixels(recipe: Recipe, wanted: Data | FolderData, device: torch.device) -> 
     exported, num_train = recipe.export, len(data.train.labels)
     if "int8" in exported.precisions and num_train < exported.calibration_images:  # not after hours of training
         raise UserError(
+            "E_DATA_LITTLE",
             f"int8 is calibrated on {exported.calibration_images} training images, there are {num_train}: "
-            'set export.precisions = ["fp32", "fp16"]'
+            'set export.precisions = ["fp32", "fp16"]',
         )
     if data.heldout is None:
         rest, heldout = hold_out(data.train, wanted.num_heldout(num_train), recipe.seed)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from afpkd.record import Json, UserError, read_record, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record, sha256_of
 from afpkd.settings import TrainSettings
 from pipeline.exporting import export_classifier, export_detector
 from pipeline.failures import clear_failure, note_failure
@@ -80,7 +81,7 @@ def tune_prompts(run: Run) -> Json:
     work.progress.say(f"the masks choose: {refusal is None}{f': {refusal}' if refusal else ''}")
     if refusal and settings.must_choose:
         mend = "raise prompts.epochs or prompts.area, or set must_choose = false"
-        raise UserError(f"{run.name}: prompts: {refusal}: {mend}")
+        raise UserError("E_PROMPTS", f"{run.name}: prompts: {refusal}: {mend}")
     metric = work.task.metric
     metrics = {
         f"teacher_heldout_{metric}": model_scores(work.task, teacher.model, work.heldout)[metric],
@@ -224,7 +225,7 @@ def profile(run: Run, roles: Sequence[str], precision: str, device: str) -> list
         )
     except UserError as error:
         for one in wanted:
-            note_failure(one.out, str(error))
+            note_failure(one.out, error)
         raise
     for record in records:
         whose = "" if len(roles) == 1 else f"{record['role']}: "

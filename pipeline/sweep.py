@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afpkd.record import Json, UserError, digest, write_text
+from afpkd.errors import UserError
+from afpkd.record import Json, digest, write_text
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import RECIPES, load_variant, recipe_path
 from pipeline.summary import score_of
@@ -50,9 +51,9 @@ def points_of(recipe: str, settings: Sequence[str], seeds: int) -> list[Point]:
     file = recipe_path(recipe)
     first = load_variant(file, {})[1].seed
     if seeds < 1:
-        raise UserError(f"--seeds: at least 1, got {seeds}")
+        raise UserError("E_USAGE", f"--seeds: at least 1, got {seeds}")
     if "seed" in swept and seeds > 1:
-        raise UserError("--set seed=... and --seeds: give one of them")
+        raise UserError("E_USAGE", "--set seed=... and --seeds: give one of them")
     short = {key: key.rpartition(".")[2] for key in swept}
     if len(set(short.values())) < len(short):
         short = {key: key for key in swept}
@@ -66,7 +67,7 @@ def points_of(recipe: str, settings: Sequence[str], seeds: int) -> list[Point]:
             raw, decoded = load_variant(file, _nested(changes))
             name = ".".join([file.stem, *named])
             if len(name) > _LONGEST_NAME:
-                raise UserError(f"{name}: too long a name for a run's folder: sweep fewer keys at once")
+                raise UserError("E_USAGE", f"{name}: too long a name for a run's folder: sweep fewer keys at once")
             text = _recipe_text(file, {**changes, **_anchored(raw, file.parent)})
             points.append(Point(name, chosen, decoded.seed, text))
     return points
@@ -134,18 +135,18 @@ def _settings(given: Sequence[str]) -> dict[str, list[Any]]:
     for setting in given:
         key, equals, text = setting.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", key):
-            raise UserError(f"--set {setting}: KEY=VALUE,VALUE was expected, such as distill.mu=1,2,5")
+            raise UserError("E_USAGE", f"--set {setting}: KEY=VALUE,VALUE was expected, such as distill.mu=1,2,5")
         if key in swept:
-            raise UserError(f"--set {key}: given twice: name all its values at once")
+            raise UserError("E_USAGE", f"--set {key}: given twice: name all its values at once")
         values = _values(text)
         if not values or any(isinstance(value, dict) for value in values):
-            raise UserError(f"--set {setting}: one value at least, none of them a table")
+            raise UserError("E_USAGE", f"--set {setting}: one value at least, none of them a table")
         try:
             different = len({digest(value) for value in values})
         except ValueError:
-            raise UserError(f"--set {setting}: inf and nan are no values of a recipe") from None
+            raise UserError("E_USAGE", f"--set {setting}: inf and nan are no values of a recipe") from None
         if different < len(values):
-            raise UserError(f"--set {setting}: a value is there twice")
+            raise UserError("E_USAGE", f"--set {setting}: a value is there twice")
         swept[key] = values
     return swept
 
@@ -184,9 +185,9 @@ def _nested(settings: Mapping[str, Any]) -> Json:
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
-                raise UserError(f"--set {key}: {section} has a value of its own")
+                raise UserError("E_USAGE", f"--set {key}: {section} has a value of its own")
         if isinstance(table.get(last), dict):
-            raise UserError(f"--set {key}: keys below it are set as well")
+            raise UserError("E_USAGE", f"--set {key}: keys below it are set as well")
         table[last] = value
     return nested
 

@@ -10,7 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from afpkd.record import Json, UserError, read_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record
 from pipeline.holder import HOLDER, is_alive, read_object
 from pipeline.live import EPOCHS, NOW
 from pipeline.progress import heldout_of
@@ -44,7 +45,9 @@ def trainings(run: Path) -> list[Training]:
     """Read every training stage of runs/<recipe>; UserError where there is none."""
     found = [_training(run / stage, stage) for stage in STAGES]
     if all(training.state is State.waiting for training in found):
-        raise UserError(f"{run}: no training is or was here: name a run's folder, such as runs/default")
+        raise UserError(
+            "E_RUN_MISSING", f"{run}: no training is or was here: name a run's folder, such as runs/default"
+        )
     return found
 
 

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from afpkd.record import Json, UserError, provenance, read_record, sha256_of, write_record, write_text
+from afpkd.errors import UserError
+from afpkd.record import Json, provenance, read_record, sha256_of, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.event_files import event_files_of
 from pipeline.lineage import require_recorded
@@ -137,10 +138,9 @@ class Workspace:
         key, name = ("min_ap50", "ap50") if self.task.metric == "ap" else ("min_top1", "top1")
         score, least = record["metrics"][f"test_{name}_selected"], getattr(self.run.recipe.teacher, key)
         if score < least:
-            raise UserError(
-                f"{self.run.name}: the teacher's test {in_words(name)} is {score:.2f} %, below teacher.{key} = "
-                f"{least:g}: nothing good is distilled from it; train it longer, fix its weights, or lower {key}"
-            )
+            weak = f"the teacher's test {in_words(name)} is {score:.2f} %, below teacher.{key} = {least:g}"
+            mend = f"nothing good is distilled from it; train it longer, fix its weights, or lower {key}"
+            raise UserError("E_TEACHER", f"{self.run.name}: {weak}: {mend}")
         self.inputs["teacher"] = require_recorded(folder, WEIGHTS)
         model = self.empty_model(network_in(record))
         load_weights(model, folder / WEIGHTS)
@@ -295,6 +295,6 @@ def _torch_device(run: Run) -> torch.device:
     if run.threads:
         torch.set_num_threads(run.threads)
     if run.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("TRAIN_DEVICE=cuda: torch finds no CUDA device here: use TRAIN_DEVICE=cpu or auto")
+        raise UserError("E_TRAIN_DEVICE", "TRAIN_DEVICE=cuda: torch finds no CUDA device here: use cpu or auto")
     name = "cpu" if run.device == "cpu" or not torch.cuda.is_available() else "cuda"
     return join(name) if run.processes > 1 else torch.device(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from bench import __main__ as bench_main
 from bench import command, default_seeds, export_time, fleet, gpu_check, quantizers, rows, rtx_builds
 from bench.loopback import SSHD
@@ -127,11 +127,11 @@ def test_the_export_rows_make_a_table() -> None:
 
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def main(arguments: list[str]) -> None:
-        raise UserError("no such weights: name others")
+        raise UserError("E_BENCH", "no such weights: name others")
 
     with pytest.raises(SystemExit) as ended:
         command.run(main)
-    assert (ended.value.code, capsys.readouterr().err) == (2, "error: no such weights: name others\n")
+    assert (ended.value.code, capsys.readouterr().err) == (2, "error: no such weights: name others [E_BENCH]\n")
 
 
 def test_the_fleet_is_measured_and_an_unchanged_bundle_travels_once(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import Json, UserError, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, write_record
 from bench import detection, rows
 from pipeline.recipe_reader import load_recipe
 

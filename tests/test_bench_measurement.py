@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from bench import measurement
 from bench.student_files import exported
 from deploy.measure_file import feeds_for

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from afpkd.data.dataset import Dataset, DatasetSpec, Split
-from afpkd.record import UserError, atomic_path
+from afpkd.errors import UserError
+from afpkd.record import atomic_path
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
 MD5 = "03b5dce01913d631647c71ecec9e9cb8"  # published beside the archive on https://www.cs.toronto.edu/~kriz/cifar.html
@@ -51,7 +52,10 @@ def _split(folder: Path, name: str) -> Split:
     size = path.stat().st_size
     expected = _NUM_RECORDS[name] * _RECORD_BYTES
     if size != expected:
-        raise UserError(f"{path}: {size} bytes where {expected} were expected: delete {folder} to download it again")
+        raise UserError(
+            "E_DATA_BROKEN",
+            f"{path}: {size} bytes where {expected} were expected: delete {folder} to download it again",
+        )
     records = np.fromfile(path, np.uint8).reshape(-1, _RECORD_BYTES)
     return Split(records[:, 2:].reshape(-1, 3, 32, 32), records[:, 1].astype(np.int64))
 
@@ -77,8 +81,9 @@ def _fetch(archive: Path) -> None:
                 file.write(chunk)
     except (urllib.error.URLError, OSError) as error:
         raise UserError(
+            "E_DATA_MISSING",
             f"CIFAR-100 is not in {archive.parent / FOLDER} and {URL} cannot be reached ({error}): "
-            f"set AFPKD_DATA to the folder that holds {FOLDER}/, or put the archive at {archive}"
+            f"set AFPKD_DATA to the folder that holds {FOLDER}/, or put the archive at {archive}",
         ) from None
 
 
@@ -86,4 +91,6 @@ def _check(archive: Path) -> None:
     with archive.open("rb") as file:
         md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if md5 != MD5:
-        raise UserError(f"{archive}: MD5 {md5} is not the official {MD5}: delete the file to download it again")
+        raise UserError(
+            "E_DATA_BROKEN", f"{archive}: MD5 {md5} is not the official {MD5}: delete the file to download it again"
+        )

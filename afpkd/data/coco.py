@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.data.dataset import Images
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 
 Boxes = NDArray[np.float32]
 """M, 4: left, top, right, bottom in pixels."""
@@ -77,9 +78,13 @@ def read_coco(annotations: Path, images: Path, *, names: Sequence[str] | None = 
     own_names = [str(_of(entry, "name", annotations)) for entry in categories]
     numbers = {int(entry["id"]): number for number, entry in enumerate(categories)}
     if not categories or len(numbers) != len(categories):
-        raise UserError(f"{annotations}: categories: none, or two with one id: every class needs an id of its own")
+        raise UserError(
+            "E_DATA_COCO", f"{annotations}: categories: none, or two with one id: every class needs an id of its own"
+        )
     if names is not None and own_names != list(names):
-        raise UserError(f"{annotations}: its classes {_few(own_names)} are not those of train, {_few(names)}")
+        raise UserError(
+            "E_DATA_CLASSES", f"{annotations}: its classes {_few(own_names)} are not those of train, {_few(names)}"
+        )
     remarks: Counter[str] = Counter()
     by_image = _annotations_by_image(found, annotations, numbers, remarks)
     scenes = []
@@ -87,12 +92,14 @@ def read_coco(annotations: Path, images: Path, *, names: Sequence[str] | None = 
         identity = int(_of(entry, "id", annotations))
         size = int(_of(entry, "height", annotations)), int(_of(entry, "width", annotations))
         if min(size) < 1:
-            raise UserError(f"{annotations}: image {identity} is {size[1]}x{size[0]} pixels")
+            raise UserError("E_DATA_COCO", f"{annotations}: image {identity} is {size[1]}x{size[0]} pixels")
         path = images / str(_of(entry, "file_name", annotations))
         scenes.append(_scene(identity, path, size, by_image.pop(identity, []), remarks))
     remarks["boxes of images that are not listed"] += sum(map(len, by_image.values()))
     if not scenes or len({scene.id for scene in scenes}) != len(scenes):
-        raise UserError(f"{annotations}: images: none, or two with one id: every image needs an id of its own")
+        raise UserError(
+            "E_DATA_COCO", f"{annotations}: images: none, or two with one id: every image needs an id of its own"
+        )
     sha256 = hashlib.sha256(annotations.read_bytes()).hexdigest()
     return CocoSplit(scenes, own_names, dict(sorted((+remarks).items())), sha256)
 
@@ -114,11 +121,12 @@ def read_canvas(scene: Scene, canvas: tuple[int, int]) -> tuple[Images, float]:
     except (OSError, ValueError, SyntaxError, Warning) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{scene.path}: cannot be read ({reason}): mend the file, or take it out of the annotations"
+            "E_DATA_IMAGE", f"{scene.path}: cannot be read ({reason}): mend the file, or take it out of the annotations"
         ) from None
     if (image.height, image.width) != scene.size:
         raise UserError(
-            f"{scene.path}: {image.width}x{image.height} pixels, the annotations say {scene.size[1]}x{scene.size[0]}"
+            "E_DATA_IMAGE",
+            f"{scene.path}: {image.width}x{image.height} pixels, the annotations say {scene.size[1]}x{scene.size[0]}",
         )
     scale = letterbox_scale(scene.size, canvas)
     height, width = (max(1, round(side * scale)) for side in scene.size)
@@ -137,7 +145,9 @@ def letterbox_scale(size: tuple[int, int], canvas: tuple[int, int]) -> float:
 def hold_out_scenes(split: CocoSplit, num: int, seed: int) -> tuple[CocoSplit, CocoSplit]:
     """Split at random (seeded) into (rest, held-out): epochs and hyper-parameters are chosen on held-out only."""
     if not 0 < num < len(split.scenes):
-        raise UserError(f"data.heldout: must lie between 0 and {len(split.scenes)} training images, got {num}")
+        raise UserError(
+            "E_DATA_LITTLE", f"data.heldout: must lie between 0 and {len(split.scenes)} training images, got {num}"
+        )
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(split.scenes))
     return split.chosen(sorted(order[num:].tolist())), split.chosen(sorted(order[:num].tolist()))
 
@@ -146,7 +156,7 @@ def with_objects(split: CocoSplit) -> CocoSplit:
     """Without the images on which nothing is marked: training learns nothing from most of them; counted."""
     kept = [index for index, scene in enumerate(split.scenes) if len(scene.labels)]
     if not kept:
-        raise UserError("the training annotations mark no object that can be used")
+        raise UserError("E_DATA_COCO", "the training annotations mark no object that can be used")
     empty = len(split.scenes) - len(kept)
     return split.chosen(kept)._replace(remarks={**split.remarks, **({"images without boxes": empty} if empty else {})})
 
@@ -160,25 +170,27 @@ def _document(path: Path) -> Json:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}: name a COCO annotation file") from None
+        raise UserError("E_DATA_COCO", f"{path}: {error.strerror or error}: name a COCO annotation file") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a JSON file: {error}") from None
+        raise UserError("E_DATA_COCO", f"{path}: not a JSON file: {error}") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path}: not a COCO file: an object with images, annotations and categories was expected")
+        raise UserError(
+            "E_DATA_COCO", f"{path}: not a COCO file: an object with images, annotations and categories was expected"
+        )
     return found
 
 
 def _entries(found: Json, key: str, path: Path) -> list[Json]:
     entries = found.get(key)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(f"{path}: not a COCO file: a list of objects was expected under '{key}'")
+        raise UserError("E_DATA_COCO", f"{path}: not a COCO file: a list of objects was expected under '{key}'")
     return entries
 
 
 def _of(entry: Json, key: str, path: Path) -> Any:
     value = entry.get(key)
     if value is None or (key in ("id", "image_id", "category_id", "height", "width") and not isinstance(value, int)):
-        raise UserError(f"{path}: '{key}' of {str(entry)[:80]} is {value!r}")
+        raise UserError("E_DATA_COCO", f"{path}: '{key}' of {str(entry)[:80]} is {value!r}")
     return value
 
 
@@ -191,7 +203,9 @@ def _annotations_by_image(
         number = numbers.get(int(_of(entry, "category_id", path)))
         box = entry.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-            raise UserError(f"{path}: 'bbox' of {str(entry)[:80]} is {box!r}: four numbers were expected: x, y, w, h")
+            raise UserError(
+                "E_DATA_COCO", f"{path}: 'bbox' of {str(entry)[:80]} is {box!r}: four numbers were expected: x, y, w, h"
+            )
         if number is None:
             remarks["boxes of a category that is not listed"] += 1
         elif not np.isfinite(box).all():

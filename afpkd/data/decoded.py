@@ -20,7 +20,8 @@ import numpy as np
 
 from afpkd.data.dataset import Images
 from afpkd.data.folder import bombs_are_errors, require_mostly_readable, try_read_image
-from afpkd.record import Json, UserError, atomic_path, digest, sha256_of, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, atomic_path, digest, sha256_of, write_record
 
 
 class Decoded(NamedTuple):
@@ -40,7 +41,9 @@ def decode(root: Path, files: Sequence[Path], *, size: tuple[int, int], channels
         if found is None:
             found = _decode_all(root, files, size, channels)
             if _content(root, files) != content:
-                raise UserError(f"{root}: files changed while they were read: start again when they rest")
+                raise UserError(
+                    "E_DATA_CHANGED", f"{root}: files changed while they were read: start again when they rest"
+                )
             _keep(name, content, found)
     require_mostly_readable(root, found.unreadable, len(files))
     return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from afpkd.data.dataset import Images, Split
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,8 +65,9 @@ def require_mostly_readable(folder: Path, unreadable: list[str], num: int) -> No
     """UserError where more than 1 % of `num` files are in the list."""
     if len(unreadable) > MOST_UNREADABLE * num:
         raise UserError(
+            "E_DATA_IMAGE",
             f"{folder}: {len(unreadable)} of {num} images cannot be read, the first: {unreadable[0]}: "
-            "mend or delete them"
+            "mend or delete them",
         )
 
 
@@ -124,14 +125,16 @@ def _fitted(image: Image, size: tuple[int, int]) -> Image:
 def listed(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     """Names of the classes, and (file, class) of every image; UserError where there are none."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder: one folder a class is expected below it")
+        raise UserError("E_DATA_MISSING", f"{folder}: no such folder: one folder a class is expected below it")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
-        raise UserError(f"{folder}: holds no folder: one folder a class is expected below it")
+        raise UserError("E_DATA_FOLDER", f"{folder}: holds no folder: one folder a class is expected below it")
     by_class = [[(path, label) for path in _image_files(folder / name)] for label, name in enumerate(names)]
     for name, files in zip(names, by_class, strict=True):
         if not files:
-            raise UserError(f"{folder / name}: no image in this class ({', '.join(sorted(_SUFFIXES))})")
+            raise UserError(
+                "E_DATA_FOLDER", f"{folder / name}: no image in this class ({', '.join(sorted(_SUFFIXES))})"
+            )
     return names, [file for files in by_class for file in files]
 
 

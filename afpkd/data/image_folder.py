@@ -15,7 +15,8 @@ import numpy as np
 from afpkd.data.dataset import Dataset, DatasetSpec, Split
 from afpkd.data.decoded import Decoded, decode, file_hashes
 from afpkd.data.folder import listed
-from afpkd.record import UserError, digest
+from afpkd.errors import UserError
+from afpkd.record import digest
 
 Listed = list[tuple[Path, int]]
 """(file, class) of each image."""
@@ -101,7 +102,9 @@ def _drawn(layout: Layout, names: list[str], files: Listed) -> tuple[Listed, Lis
     for label, name in enumerate(names):
         own = [path for path, found in files if found == label]
         if len(own) < 2:
-            raise UserError(f"{layout.path / name}: one image: two at least, one to train on and one to test with")
+            raise UserError(
+                "E_DATA_LITTLE", f"{layout.path / name}: one image: two at least, one to train on and one to test with"
+            )
         num = min(max(round(layout.test_share * numbers[label]), 1), len(own) - 1)
         chosen |= {own[index] for index in generator.choice(len(own), size=num, replace=False)}
     return [file for file in files if file[0] not in chosen], [file for file in files if file[0] in chosen]
@@ -111,5 +114,7 @@ def _of_same_classes(folder: Path, names: list[str]) -> Listed:
     found, files = listed(folder)
     strange = sorted(set(found) - set(names))
     if strange:
-        raise UserError(f"{folder / strange[0]}: train has no class of this name (it has: {', '.join(names[:8])})")
+        raise UserError(
+            "E_DATA_CLASSES", f"{folder / strange[0]}: train has no class of this name (it has: {', '.join(names[:8])})"
+        )
     return [(path, names.index(found[label])) for path, label in files]

@@ -14,7 +14,7 @@ import numpy as np
 
 from afpkd.data.dataset import Dataset, DatasetSpec, Split
 from afpkd.data.decoded import Decoded, decode
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 FOLDER = "tiny-imagenet-200"
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -24,7 +24,7 @@ SIZE = (64, 64)
 def _load(root: Path) -> Dataset:
     folder = root / FOLDER
     if not (folder / "wnids.txt").is_file():
-        raise UserError(f"Tiny-ImageNet is not in {folder}: unpack {URL} there, or set AFPKD_DATA")
+        raise UserError("E_DATA_MISSING", f"Tiny-ImageNet is not in {folder}: unpack {URL} there, or set AFPKD_DATA")
     wnids = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
     train = [(path, label) for label, wnid in enumerate(wnids) for path in _images(folder / "train" / wnid / "images")]
     test = _annotated(folder / "val", wnids)
@@ -54,7 +54,7 @@ def _split(found: Decoded, labels: np.ndarray[tuple[int], np.dtype[np.int64]], p
 def _images(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.JPEG"))
     if not files:
-        raise UserError(f"{folder}: no images (*.JPEG): unpack {URL} anew")
+        raise UserError("E_DATA_BROKEN", f"{folder}: no images (*.JPEG): unpack {URL} anew")
     return files
 
 
@@ -65,13 +65,14 @@ def _annotated(val: Path, wnids: list[str]) -> list[tuple[Path, int]]:
     try:
         lines = annotations.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise UserError(f"{annotations}: {error.strerror}: unpack {URL} anew") from None
+        raise UserError("E_DATA_BROKEN", f"{annotations}: {error.strerror}: unpack {URL} anew") from None
     for at, line in enumerate(lines, 1):
         name, _, rest = line.partition("\t")
         wnid = rest.partition("\t")[0]
         if wnid not in number or not (val / "images" / name).is_file():
             raise UserError(
-                f"{annotations}:{at}: '{line[:60]}' names no class of wnids.txt or no image: unpack it anew"
+                "E_DATA_BROKEN",
+                f"{annotations}:{at}: '{line[:60]}' names no class of wnids.txt or no image: unpack it anew",
             )
         found.append((val / "images" / name, number[wnid]))
     return found

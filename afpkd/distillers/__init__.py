@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from afpkd.distillers.options import OPTIONS
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 if TYPE_CHECKING:
     from afpkd.distillers.distiller import Distiller
@@ -35,6 +35,7 @@ def require_maps(method: str, whose: str, shapes: Shapes) -> None:
     """UserError where `method` imitates feature maps and the network has none."""
     if OPTIONS[method].imitates_maps and not shapes.channels:
         raise UserError(
+            "E_METHOD_FIT",
             f"{method} imitates feature maps, and the {whose} has none at two resolutions or more (a transformer?): "
-            "use kd or dkd, which look at its answers"
+            "use kd or dkd, which look at its answers",
         )

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afpkd.distillers.distiller import Distiller, Losses
+from afpkd.errors import UserError
 from afpkd.losses import class_map_loss
 from afpkd.models.outputs import Outputs, Shapes
-from afpkd.record import UserError
 
 
 class CATKD(Distiller):
@@ -30,6 +30,9 @@ def class_maps(outputs: Outputs) -> Tensor:
     The paper swaps pooling and classifier, which are both linear: a model as it is gives the same maps.
     """
     if outputs.final.shape[-2:] == (1, 1):
-        raise UserError("catkd: a network's last map has one position, so that its class maps are its logits: use kd")
+        raise UserError(
+            "E_METHOD_FIT",
+            "catkd: a network's last map has one position, so that its class maps are its logits: use kd",
+        )
     classifier = outputs.classifier
     return F.conv2d(outputs.final, classifier.weight[:, :, None, None], classifier.bias)

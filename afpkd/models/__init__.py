@@ -6,9 +6,9 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from afpkd.errors import UserError
 from afpkd.models.user_file import is_user_file
 from afpkd.names import look_up
-from afpkd.record import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,9 +106,11 @@ def build_model(
             stages=stages,
             published=published,
         )
-    build = look_up("model", arch, MODELS | DETECTORS)
+    build = look_up("E_NETWORK_NAME", "model", arch, MODELS | DETECTORS)
     if stages or published:
-        raise UserError(f"{arch}: its stages are its own and it has no published weights: leave both out")
+        raise UserError(
+            "E_NETWORK_FIT", f"{arch}: its stages are its own and it has no published weights: leave both out"
+        )
     return build(num_classes, in_channels)
 
 

@@ -20,8 +20,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from afpkd.checkpoint import load_weights
 from afpkd.distributed import averaged, num_processes
+from afpkd.errors import UserError
+from afpkd.models.foreign import timm_library
 from afpkd.models.outputs import Detections, Refine
-from afpkd.record import UserError
 
 STRIDES = (8, 16, 32, 64, 128)
 """Pixels of the input between the locations of P3 to P7."""
@@ -185,16 +186,17 @@ def _with_pyramid(backbone: str, width: int) -> BackboneWithFPN:
 def _from_torchvision(backbone: str, name: str) -> dict[str, Tensor]:
     published = models.get_model_weights(backbone)
     if name not in published.__members__:
-        raise UserError(f"backbone torchvision:{name}: {backbone} has {', '.join(published.__members__)}")
+        raise UserError(
+            "E_WEIGHTS_PUBLISHED", f"backbone torchvision:{name}: {backbone} has {', '.join(published.__members__)}"
+        )
     weights = published[name]
     return _fetched(partial(weights.get_state_dict, progress=False, check_hash=True), f"torchvision:{name}")
 
 
 def _from_timm(name: str) -> dict[str, Tensor]:
-    import timm
-
+    timm = timm_library()
     if not timm.is_model(name.partition(".")[0]):
-        raise UserError(f"backbone timm:{name}: timm knows no such model")
+        raise UserError("E_NETWORK_NAME", f"backbone timm:{name}: timm knows no such model")
     return _fetched(lambda: timm.create_model(name, pretrained=True).state_dict(), f"timm:{name}")
 
 
@@ -204,7 +206,8 @@ def _fetched(fetch: Any, what: str) -> dict[str, Tensor]:
     except Exception as error:  # urllib's, the hub client's and its backends' errors share no base
         line = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise UserError(
-            f'backbone {what}: cannot be fetched ({line}): name a file that you have, or set backbone = "none"'
+            "E_WEIGHTS_PUBLISHED",
+            f'backbone {what}: cannot be fetched ({line}): name a file that you have, or set backbone = "none"',
         ) from None
     return state
 
@@ -213,7 +216,10 @@ def _load_fitting(whole: nn.Module, state: dict[str, Tensor], source: str) -> No
     own = whole.state_dict()
     wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
     if wrong:
-        raise UserError(f"backbone {source}: does not fit ({len(wrong)} of {len(own)} tensors, {wrong[0]} for one)")
+        raise UserError(
+            "E_WEIGHTS_MISMATCH",
+            f"backbone {source}: does not fit ({len(wrong)} of {len(own)} tensors, {wrong[0]} for one)",
+        )
     whole.load_state_dict({name: state[name] for name in own})
 
 
@@ -223,4 +229,6 @@ def _found(source: str, folders: tuple[Path, ...]) -> Path:
         if place.is_file():
             return place
     looked = " or ".join(dict.fromkeys(map(str, places)))
-    raise UserError(f"backbone {source}: no file at {looked}: name a file, torchvision:NAME, timm:NAME or none")
+    raise UserError(
+        "E_WEIGHTS_MISSING", f"backbone {source}: no file at {looked}: name a file, torchvision:NAME, timm:NAME or none"
+    )

@@ -6,6 +6,7 @@ They start at random, or from the weights that their library publishes, which it
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from afpkd.errors import UserError
 from afpkd.models.user_file import is_user_file, model_from_file
 from afpkd.models.wrapped import Wrapped, logits_of
 from afpkd.names import look_up, unknown
-from afpkd.record import UserError
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel of pixel / 255."""
@@ -38,15 +39,14 @@ def foreign_model(
     A user's function may return a network that gives `Outputs` and takes `refine` itself: it is used as it is.
     """
     kind = "file" if is_user_file(arch) else arch.partition(":")[0]
-    network = look_up("library", kind, _BUILDERS)(arch, num_classes, in_channels, published)
+    network = look_up("E_NETWORK_NAME", "library", kind, _BUILDERS)(arch, num_classes, in_channels, published)
     try:
         return _as_ours(network, num_classes, in_channels, image_size, stages)
     except Exception as error:  # whatever a stranger's forward raises
-        cause = (
-            str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
-        )
+        told = error.message if isinstance(error, UserError) else ""
+        cause = told or f"{type(error).__name__}: {' '.join(str(error).split())}"
         size = "x".join(map(str, image_size))
-        raise UserError(f"{arch}, on images of {in_channels}x{size}: {cause[:300]}") from error
+        raise UserError("E_NETWORK_FIT", f"{arch}, on images of {in_channels}x{size}: {cause[:300]}") from error
 
 
 def _as_ours(
@@ -58,7 +58,9 @@ def _as_ours(
     network.train(mode)
     num = logits_of(returned).shape[1]
     if num != num_classes:
-        raise UserError(f"it knows {num} classes, the data {num_classes}: let its function take num_classes")
+        raise UserError(
+            "E_NETWORK_FIT", f"it knows {num} classes, the data {num_classes}: let its function take num_classes"
+        )
     if hasattr(returned, "features") and hasattr(returned, "classifier"):
         return network
     return Wrapped(network, in_channels=in_channels, image_size=image_size, stages=stages)
@@ -68,20 +70,22 @@ def published_normalisation(arch: str) -> Normalisation:
     """What the weights that a library publishes under `arch` want to see."""
     kind, _, name = arch.partition(":")
     if kind == "timm":
-        found = _timm().get_pretrained_cfg(name)
+        found = timm_library().get_pretrained_cfg(name)
         return tuple(found.mean), tuple(found.std)
     if kind == "torchvision":
         import torchvision
 
         transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
         return tuple(transforms.mean), tuple(transforms.std)
-    raise UserError(f"{arch}: weights = 'default': timm and torchvision publish weights: name a file")
+    raise UserError(
+        "E_WEIGHTS_PUBLISHED", f"{arch}: weights = 'default': timm and torchvision publish weights: name a file"
+    )
 
 
 def _from_timm(arch: str, num_classes: int, in_channels: int, published: bool) -> nn.Module:
-    timm, name = _timm(), arch.partition(":")[2]
+    timm, name = timm_library(), arch.partition(":")[2]
     if not timm.is_model(name):
-        raise UserError(unknown("timm model", name, timm.list_models()))
+        raise UserError("E_NETWORK_NAME", unknown("timm model", name, timm.list_models()))
     options = {"num_classes": num_classes, "in_chans": in_channels}
     return _downloaded(arch, published, lambda: timm.create_model(name, pretrained=published, **options))
 
@@ -92,7 +96,7 @@ def _from_torchvision(arch: str, num_classes: int, in_channels: int, published: 
     name, models = arch.partition(":")[2], torchvision.models
     known = models.list_models(models)  # classifiers: detectors live in submodules
     if name not in known:
-        raise UserError(unknown("torchvision model", name, known))
+        raise UserError("E_NETWORK_NAME", unknown("torchvision model", name, known))
     parts = {
         "googlenet": {"init_weights": True, "aux_logits": False},
         "inception_v3": {"init_weights": True, "aux_logits": False},
@@ -120,11 +124,13 @@ _BUILDERS: dict[str, Callable[[str, int, int, bool], nn.Module]] = {
 }
 
 
-def _timm() -> Any:
+def timm_library() -> Any:
+    """timm, silent about each try to fetch weights, since what comes of them is one line. UserError without it."""
     try:
         import timm
     except ImportError:
-        raise UserError("timm:NAME needs timm: pip install 'afpkd-edge[timm]'") from None
+        raise UserError("E_PACKAGE", "timm:NAME needs timm: pip install 'afpkd-edge[timm]'") from None
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return timm
 
 
@@ -142,8 +148,9 @@ def _downloaded(arch: str, published: bool, make: Callable[[], Any]) -> nn.Modul
             raise
         cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
+            "E_WEIGHTS_PUBLISHED",
             f"{arch}: weights = 'default': its published weights are not here and cannot be fetched ({cause[:120]}): "
-            "connect, or name a file, or weights = 'none'"
+            "connect, or name a file, or weights = 'none'",
         ) from None
     return made
 

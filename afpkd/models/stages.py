@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 MOST_STAGES = 4  # the deepest ones: what ReviewKD takes of networks for ImageNet; a stem's map is hardly a feature
 _TRIES = 60  # modules tried a resolution: where none of them is a cut, branches run side by side at this resolution
@@ -89,12 +89,15 @@ def named_stages(network: nn.Module, image: Tensor, calls: list[Call], names: tu
     for name in names:
         if name not in modules:
             near = [known for known in modules if known.split(".")[0] == name.split(".")[0]] or list(modules)[1:]
-            raise UserError(f"stages: the network has no module '{name}' (it has: {', '.join(near[:8])}, ...)")
+            raise UserError(
+                "E_NETWORK_FIT", f"stages: the network has no module '{name}' (it has: {', '.join(near[:8])}, ...)"
+            )
         found = [call for call in calls if call.name == name]
         if len(found) != 1 or not _is_map(found[0].output, image):
             shape = list(found[0].output.shape) if found else None
             raise UserError(
-                f"stages: '{name}' gives no map N, C, H, W exactly once (called {len(found)} times, {shape})"
+                "E_NETWORK_FIT",
+                f"stages: '{name}' gives no map N, C, H, W exactly once (called {len(found)} times, {shape})",
             )
     return list(names)
 
@@ -120,7 +123,9 @@ def last_linear(network: nn.Module, calls: list[Call], logits: Tensor) -> str:
         is_linear = isinstance(modules[call.name], nn.Linear) and call.output.shape == logits.shape
         if is_linear and torch.equal(call.output, logits):
             return call.name
-    raise UserError("its class scores are not the output of an nn.Linear, which distillation needs to know")
+    raise UserError(
+        "E_NETWORK_FIT", "its class scores are not the output of an nn.Linear, which distillation needs to know"
+    )
 
 
 def _is_map(output: Tensor, image: Tensor) -> bool:

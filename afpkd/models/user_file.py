@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,13 +47,15 @@ def model_from_file(arch: str, **wanted: Any) -> nn.Module:
     make = getattr(module, name, None)
     if not callable(make):
         known = [name for name, value in vars(module).items() if inspect.isfunction(value) and not name.startswith("_")]
-        raise UserError(f"{arch}: {path.name} has no function '{name}' (it has: {', '.join(known) or 'none'})")
+        raise UserError(
+            "E_NETWORK_FILE", f"{arch}: {path.name} has no function '{name}' (it has: {', '.join(known) or 'none'})"
+        )
     parameters = inspect.signature(make).parameters
     everything = any(found.kind is inspect.Parameter.VAR_KEYWORD for found in parameters.values())
     told = {key: value for key, value in wanted.items() if everything or key in parameters}
     model = _guarded(arch, path, lambda: make(**told))
     if not isinstance(model, nn.Module):
-        raise UserError(f"{arch}: it returned {type(model).__name__}, a torch.nn.Module was expected")
+        raise UserError("E_NETWORK_FILE", f"{arch}: it returned {type(model).__name__}, a torch.nn.Module was expected")
     return model
 
 
@@ -61,9 +63,9 @@ def _path(arch: str) -> Path:
     file = arch.rpartition(":")[0]
     path = Path(file).expanduser()
     if not file or path.suffix != ".py":
-        raise UserError(f"{arch}: FILE.py:FUNCTION was expected, such as resnet.py:resnet20")
+        raise UserError("E_NETWORK_FILE", f"{arch}: FILE.py:FUNCTION was expected, such as resnet.py:resnet20")
     if not path.is_file():
-        raise UserError(f"{arch}: {path}: no such file")
+        raise UserError("E_NETWORK_FILE", f"{arch}: {path}: no such file")
     return path.resolve()
 
 
@@ -76,7 +78,7 @@ def _guarded(arch: str, path: Path, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except Exception as error:  # whatever a stranger's file raises
-        raise UserError(f"{arch}: {_where(error, path)}") from error
+        raise UserError("E_NETWORK_FILE", f"{arch}: {_where(error, path)}") from error
 
 
 def _where(error: Exception, path: Path) -> str:

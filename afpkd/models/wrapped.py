@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from afpkd.errors import UserError
 from afpkd.models.outputs import Outputs, Refine
 from afpkd.models.stages import Call, Tap, last_linear, named_stages, recorded, stage_ends, tap_of
-from afpkd.record import UserError
 
 _PREFIX = "network."
 
@@ -152,7 +152,7 @@ def logits_of(returned: Any) -> Tensor:
         found = found.get("logits")
     if not isinstance(found, Tensor) or found.ndim != 2:
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise UserError(f"it returned {shape} where class scores N, K were expected")
+        raise UserError("E_NETWORK_FIT", f"it returned {shape} where class scores N, K were expected")
     return found
 
 

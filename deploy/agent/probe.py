@@ -77,5 +77,5 @@ def _advice(system: Json, packages: Json, runtimes: list[str]) -> list[str]:
             "be /usr/bin/python3"
         )
     if not runtimes:
-        lines.append("nothing here can run a network: install TensorRT as above, or onnxruntime with pip")
+        lines.append("nothing here can run a network: install TensorRT (on a Jetson by apt) or onnxruntime (by pip)")
     return lines

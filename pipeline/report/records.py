@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from afpkd.record import Json, UserError, read_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record
 from pipeline.failures import failures
 from pipeline.report.wording import NONE, ROLES, command
 
@@ -65,7 +66,7 @@ def read_records(
     """
     records = {role: read_record(path) for role in ROLES if (path := run_dir / role / "record.json").exists()}
     if not records:
-        raise UserError(f"{run_dir}: nothing to report yet: run `{command(name, 'distill')}`")
+        raise UserError("E_RUN_MISSING", f"{run_dir}: nothing to report yet: run `{command(name, 'distill')}`")
     tuned = run_dir / "prompts" / "record.json"
     # those of an earlier method may still lie there
     prompts = read_record(tuned) if tuned.exists() and "prompts" in _inputs(records.get("student")) else None
@@ -133,4 +134,6 @@ def _epochs(path: Path) -> list[Json]:
     try:
         return [json.loads(line) for line in lines]
     except ValueError as error:
-        raise UserError(f"{path}: not one JSON document a line ({error}): delete it and train again") from None
+        raise UserError(
+            "E_RECORD", f"{path}: not one JSON document a line ({error}): delete it and train again"
+        ) from None

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from afpkd.record import Json, UserError, read_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record
 from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of, metric_of
 from pipeline.report.findings import SAME_RULES, ratio_of
 from pipeline.report.wording import METRICS
@@ -64,7 +65,9 @@ def compare_runs(before: Path, after: Path, *, threshold: float, max_drop: float
         else:
             changes.append(Change(key, "all", None, None, None, Outcome.undecided, f"not measured in {after}"))
     if not old.keys() & new.keys():
-        raise UserError(f"{before} and {after} have no file in common (device, role, precision): nothing to compare")
+        raise UserError(
+            "E_COMPARE", f"{before} and {after} have no file in common (device, role, precision): nothing to compare"
+        )
     return changes
 
 
@@ -74,10 +77,14 @@ def _profiles(path: Path) -> dict[str, Profile]:
     for file in files:
         record = read_record(file)
         if not {"latency_ms", "role", "precision", "device"} <= record.keys():
-            raise UserError(f"{file}: not a profile record: name a run's folder or one of its profiles/*/*.json")
+            raise UserError(
+                "E_RECORD", f"{file}: not a profile record: name a run's folder or one of its profiles/*/*.json"
+            )
         found[_key(record)] = Profile(file, record)
     if not found:
-        raise UserError(f"{path}: no profiles there: name a run's folder (runs/<recipe>) or a profile record")
+        raise UserError(
+            "E_RUN_MISSING", f"{path}: no profiles there: name a run's folder (runs/<recipe>) or a profile record"
+        )
     return found
 
 

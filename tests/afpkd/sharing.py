@@ -22,11 +22,12 @@ from afpkd.data.coco_batches import Scenes
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
 from afpkd.distributed import first_alone, is_first, seed_step
+from afpkd.errors import UserError
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, prompted, student_learner
 from afpkd.models import build_model, probe_shapes
 from afpkd.models.fcos import FcosDetector
 from afpkd.prompts import FrequencyPrompts
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.settings import TrainSettings
 from afpkd.tasks.detection import Detection
 from afpkd.train import Fitting

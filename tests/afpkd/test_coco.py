@@ -25,7 +25,8 @@ from afpkd.data.coco import (
     with_objects,
 )
 from afpkd.data.coco_batches import Placing, Scenes, placed_boxes, placed_images, random_placing
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from afpkd.tasks.coco_metrics import METRICS, average_precision
 from deploy.agent.detections import Found
 

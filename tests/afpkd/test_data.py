@@ -15,7 +15,7 @@ from afpkd.data.batches import (
     random_view,
 )
 from afpkd.data.dataset import Split, hold_out
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from export.bundle import preprocess
 
 CPU = torch.device("cpu")

@@ -18,12 +18,13 @@ from afpkd.data.batches import Augmentation
 from afpkd.data.coco_batches import Scenes
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
+from afpkd.errors import UserError
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, student_learner
 from afpkd.models import DETECTORS, build_model, probe_shapes
 from afpkd.models.fcos import STRIDES, FcosDetector, location_cells, raw_detections
 from afpkd.models.outputs import Detections, Shapes
 from afpkd.prompts import FrequencyPrompts
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.settings import TrainSettings
 from afpkd.tasks.detection import Detection
 from afpkd.train import Fitting

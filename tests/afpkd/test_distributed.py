@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from afpkd.data.batches import WHOLE, Augmentation, epoch_order, generator_for
 from afpkd.distributed import averaged, averaged_gradients, first_alone, is_first, num_processes, part_of, replace_norms
+from afpkd.errors import UserError
 from afpkd.models.fcos import FcosDetector
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.settings import require_equal_parts
 from tests.afpkd import sharing
 
@@ -280,7 +281,7 @@ def test_a_batch_parts_into_equal_shares_of_two_or_more(batch: int, processes: i
 
 
 def test_what_fits_instead_is_said() -> None:
-    with pytest.raises(UserError, match=r"use one of 1, 2, 3, 4, 6$"):
+    with pytest.raises(UserError, match=r"use one of 1, 2, 3, 4, 6 \[E_TRAIN_PROCESSES\]$"):
         require_equal_parts(12, 5)
 
 

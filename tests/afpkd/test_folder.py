@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from afpkd.data.folder import read_folder, read_image
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 
 def _tree(root: Path, num: int = 3, size: tuple[int, int] = (8, 8)) -> Path:

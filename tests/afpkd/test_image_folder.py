@@ -13,7 +13,7 @@ from PIL import Image
 from afpkd.data import decoded
 from afpkd.data.dataset import Dataset, channel_statistics
 from afpkd.data.image_folder import Layout, folder_content, folder_spec
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 CLASSES = ("ant", "bee", "cow")
 

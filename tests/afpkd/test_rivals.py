@@ -16,11 +16,12 @@ from afpkd.distillers.distiller import Distiller
 from afpkd.distillers.freekd import FreeKD
 from afpkd.distillers.frequency import FrequencyTerm
 from afpkd.distillers.options import OPTIONS, WARM_UP
+from afpkd.errors import UserError
 from afpkd.models import build_model, probe_shapes
 from afpkd.models.outputs import Outputs, Shapes
 from afpkd.position import unit_mean
 from afpkd.prompts import FrequencyPrompts
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.wavelet import haar_dwt, haar_idwt
 
 LABELS = torch.tensor([0, 3, 1, 4])

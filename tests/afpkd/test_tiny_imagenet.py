@@ -8,7 +8,7 @@ from PIL import Image
 
 from afpkd.data import DATASETS
 from afpkd.data.dataset import Dataset, data_root
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 WNIDS = ["n02", "n01", "n03"]
 

@@ -15,10 +15,11 @@ from afpkd.checkpoint import load_weights, save_weights, state_sha256
 from afpkd.data.batches import Augmentation, Pixels
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
+from afpkd.errors import UserError
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, student_learner
 from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.settings import TrainSettings, learning_rate
 from afpkd.train import Fitted, Fitting
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from afpkd.checkpoint import load_weights, save_weights, state_sha256
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
+from afpkd.errors import UserError
 from afpkd.models import build_model, probe_shapes
 from afpkd.models.outputs import Outputs
 from afpkd.models.wrapped import Wrapped, renormalised
-from afpkd.record import UserError
 from export.inference import logits_only
 from export.to_onnx import dry_run_export
 
@@ -305,18 +305,20 @@ def test_a_users_file_makes_a_network(tmp_path: Path) -> None:
     model = built(f"{tmp_path / 'net.py'}:make")
     assert [tap.module for tap in model.taps] == ["a.2", "b.2"]
     assert model(torch.randn(2, 3, *SIZE)).logits.shape == (2, 5)
-    with pytest.raises(UserError, match="it knows 9 classes, the data 5"):
+    told = r"it knows 9 classes, the data 5: let its function take num_classes \[E_NETWORK_FIT\]$"
+    with pytest.raises(UserError, match=told):
         built(f"{tmp_path / 'net.py'}:fixed")
 
 
 OFFLINE = """
-import sys, urllib.request
+import logging, sys, urllib.request
 from afpkd.models import build_model
-from afpkd.record import UserError
+from afpkd.errors import UserError
 try:
     build_model(sys.argv[1], num_classes=5, in_channels=3, image_size=(64, 64), published=True)
 except UserError as error:
     print(error)
+logging.getLogger("huggingface_hub.utils").warning("Retrying in 8s")
 """
 
 
@@ -330,7 +332,9 @@ def test_published_weights_that_cannot_be_fetched_are_one_line(arch: str, tmp_pa
     assert done.stdout.startswith(
         f"{arch}: weights = 'default': its published weights are not here and cannot be fetched"
     )
+    assert done.stdout.endswith("[E_WEIGHTS_PUBLISHED]\n")
     assert len(done.stdout.splitlines()) == 1
+    assert ("Retrying" in done.stderr) == (not arch.startswith("timm"))  # one try after the other says nothing
 
 
 def test_published_weights_for_other_classes_and_grey_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afpkd.record import UserError, read_record, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import read_record, sha256_of
 from deploy import statistics
 from deploy.adopted import adopt_record
 from deploy.agent import by_hand

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy.agent import PROTOCOL
 from deploy.client import call_agent, install_agent
 from deploy.local import LocalTarget, local_target

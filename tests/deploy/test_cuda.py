@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy.agent import cuda, cuda_ctypes, fake_cuda
 from deploy.agent.cuda import Cuda, open_cuda
 from deploy.agent.errors import AgentError

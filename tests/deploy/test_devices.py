@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy import devices, turns
 from deploy.devices import Device, find_device
 from deploy.measure import profile_bundle
@@ -40,7 +40,7 @@ def test_cpu_and_gpu_of_one_machine_are_not_measured_at_once(
     @contextmanager
     def only_measurement(name: str) -> Iterator[None]:
         held.append(name)
-        raise UserError("busy")
+        raise UserError("E_BUSY", "busy")
         yield
 
     monkeypatch.setattr(turns, "only_measurement", only_measurement)

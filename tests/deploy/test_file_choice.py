@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy.agent.bundle import Bundle
 from deploy.agent.errors import AgentError
 from export.bundle import file_for

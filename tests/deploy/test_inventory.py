@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy import ssh
 from deploy.devices import devices, find_device
 from deploy.inventory import parsed_host
@@ -83,6 +83,8 @@ def test_a_mistake_is_one_line_with_file_and_key(inventory: Path, text: str, tol
     message = str(caught.value)
     assert message.startswith(f"{inventory}: ")
     assert told in message
+    assert message.endswith(" [E_DEVICES_FILE]")
+    assert message.count("[E_") == 1
     assert "\n" not in message
 
 

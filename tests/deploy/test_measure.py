@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import deploy.measure
-from afpkd.record import UserError, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import sha256_of
 from deploy import jobs, presets
 from deploy.devices import find_device
 from deploy.lock import only_measurement

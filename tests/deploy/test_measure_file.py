@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy.agent import PROTOCOL
 from deploy.agent.any_file import measure_file as measure_here
 from deploy.agent.errors import AgentError

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy.onnx_checks import check_onnx, not_native_on_dla
 
 Arrays = dict[str, NDArray[Any]]

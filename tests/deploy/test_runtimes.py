@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy import deployment, devices
 from deploy.agent import probe, runtimes
 from deploy.agent.bundle import Bundle

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy import jobs, presets
 from deploy.agent.measuring import STEPS
 from deploy.devices import find_device

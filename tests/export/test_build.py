@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from afpkd.data import DATASETS
+from afpkd.errors import UserError
 from afpkd.models import build_model
-from afpkd.record import UserError
 from export.making import outputs_of
 from export.sealed import verify_bundle
 from tests.export.building import MEAN, SHA, STD, add_to, built, spoil

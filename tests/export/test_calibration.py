@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from export.calibration import calibration_images, ranges_of, tied_ranges
 from export.quantize import OP_TYPES, layers, with_qdq
 from export.verify import graph_forward

@@ -14,9 +14,10 @@ import torch
 from afpkd.data.batches import Augmentation
 from afpkd.data.coco import CocoSplit, read_canvas
 from afpkd.data.coco_batches import Scenes
+from afpkd.errors import UserError
 from afpkd.learners import plain_learner
 from afpkd.models.fcos import FcosDetector
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from afpkd.settings import TrainSettings
 from afpkd.tasks.detection import Detection
 from afpkd.tasks.task import model_scores

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from export.foreign_graph import at_opset, graph_from_file
 from export.graph_cost import graph_cost
 
@@ -82,7 +82,7 @@ def test_parameters_are_what_was_learned(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_onnx_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"\x08\x99not protobuf")
-    for name, said in (("x.onnx", "not a valid ONNX file"), ("y.onnx", "no such file")):
+    for name, said in (("x.onnx", "not a valid ONNX file"), ("y.onnx", "No such file")):
         with pytest.raises(UserError, match=said) as raised:
             read(tmp_path / name)
         assert "\n" not in str(raised.value)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from afpkd.errors import UserError
 from afpkd.models import build_model
-from afpkd.record import UserError
 from export.cost import macs_of
 from export.graph_cost import _product, graph_cost
 from export.to_onnx import onnx_from_model

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from afpkd.errors import UserError
 from afpkd.models import build_model
-from afpkd.record import UserError
 from export.calibration import ranges_of
 from export.files import Maker, planned_files
 from export.half import SMALLEST_NORMAL, half_from_quantized

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from afpkd.record import UserError, write_record
+from afpkd.errors import UserError
+from afpkd.record import write_record
 from export import sealed
 from export.sealed import verify_bundle
 

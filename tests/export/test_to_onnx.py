@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from afpkd.errors import UserError
 from afpkd.models import build_model
-from afpkd.record import UserError
 from export import to_onnx
 from export.to_onnx import dry_run_export, onnx_from_model
 
@@ -106,7 +106,7 @@ def test_console_stays_silent_and_nothing_warns() -> None:
     code = """
 import torch
 from afpkd.models import build_model
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from export.cost import macs_of
 from export.to_onnx import dry_run_export
 from tests.export.test_to_onnx import BranchesOnData
@@ -152,6 +152,8 @@ def test_dry_run_names_model_and_cause_in_one_line(model: nn.Module, cause: str,
     message = str(caught.value)
     assert message.startswith(f"model mynet: {type(model).__name__} cannot be exported to ONNX opset 18: ")
     assert cause in message
+    assert message.endswith(": mend its forward before training [E_EXPORT_TORCH]")
+    assert message.count("[E_") == 1
     assert "\n" not in message
     assert "\x1b" not in message
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from export.verify import (
     compare,
     file_tolerances,

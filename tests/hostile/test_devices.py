@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from deploy import ssh
 from deploy.client import call_agent
 from deploy.devices import find_device

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 
 from afpkd.checkpoint import load_training_state, load_weights, save_weights
 from afpkd.data.folder import read_folder
+from afpkd.errors import UserError
 from afpkd.models import build_model
-from afpkd.record import UserError
 from deploy.agent.bundle import Bundle
 from deploy.agent.errors import AgentError
 from deploy.agent.images import read_images
@@ -302,7 +302,7 @@ def test_a_broken_image_among_good_ones_is_left_out_or_read(tmp_path: Path, cont
     found = read_folder(tmp_path / "data", size=(8, 8), channels=3)
     assert len(found.split.labels) + len(found.unreadable) == 100
     for line in found.unreadable:
-        one_line(UserError(line))
+        one_line(UserError("E_FILE", line))
 
 
 @pytest.mark.parametrize("content", IMAGES.values(), ids=IMAGES.keys())

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from afpkd.record import UserError, read_record
+from afpkd.errors import UserError
+from afpkd.record import read_record
 from afpkd.toml_file import read_toml
 from deploy.inventory import read_inventory
 from pipeline.recipe import Recipe

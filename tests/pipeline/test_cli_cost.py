@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from pipeline.cli import app
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def test_a_wrong_size_is_told(model: Path, arguments: list[str], words: str) -> 
 
 def test_no_model_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "junk.onnx").write_bytes(b"no protobuf at all")
-    for name, words in (("junk.onnx", "not a valid ONNX file"), ("none.onnx", "no such file")):
+    for name, words in (("junk.onnx", "not a valid ONNX file"), ("none.onnx", "No such file")):
         with pytest.raises(UserError, match=words) as caught:
             cost(tmp_path / name)
         assert "\n" not in str(caught.value)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import Json, UserError, read_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record
 from pipeline.recipe_detection import CocoData, DistillDetector, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from afpkd.checkpoint import load_weights
-from afpkd.record import UserError, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import sha256_of
 from pipeline import disk
 from pipeline.cli import main
 from pipeline.lineage import lineage
@@ -113,7 +114,9 @@ def test_a_mistake_says_itself_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_weights(torch.nn.Linear(1, 1), tmp_path / "broken.pt")
     assert caught.value.__context__ is not None
-    quoting = UserError("x.pt: [enforce fail at inline_container.cc:1] . unexpected pos: No space left on device")
+    quoting = UserError(
+        "E_WEIGHTS_FILE", "x.pt: [enforce fail at inline_container.cc:1] . unexpected pos: No space left on device"
+    )
     for error in (caught.value, quoting):
         assert not disk.is_full(error)
         assert disk.explained(error, tmp_path) is error
@@ -139,3 +142,24 @@ def test_what_says_that_a_disk_is_full(error: Exception, full: bool) -> None:
     wrapped = RuntimeError("broken")
     wrapped.__cause__ = error
     assert disk.is_full(wrapped) == full
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), "/x: Permission denied: check the path, its owner"),
+        (OSError(30, "Read-only file system", "/x"), "/x: Read-only file system: check the path, its owner"),
+        (FileExistsError(17, "File exists", "/x"), "/x: File exists: a file lies where a folder is needed"),
+        (NotADirectoryError(20, "Not a directory", "/x"), "/x: Not a directory: a file lies where a folder is needed"),
+    ],
+)
+def test_a_path_that_is_refused_is_one_line(error: OSError, mend: str, tmp_path: Path) -> None:
+    told = disk.explained(error, tmp_path)
+    assert isinstance(told, UserError)
+    assert told.code == "E_FILE"
+    assert told.message.startswith(mend)
+
+
+@pytest.mark.parametrize("error", [PermissionError(1, "kill"), FileNotFoundError(2, "no", "/x"), ValueError("/x")])
+def test_a_fault_of_ours_stays_one(error: Exception, tmp_path: Path) -> None:
+    assert disk.explained(error, tmp_path) is error

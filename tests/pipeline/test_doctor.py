@@ -148,7 +148,8 @@ def test_a_verb_without_its_package_names_the_doctor(tmp_path: Path, interpreter
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert done.returncode == 2
-    assert done.stderr == "error: No module named 'numpy': a package is missing: `afpkd doctor` says what mends it\n"
+    mend = "a package is missing: `afpkd doctor` says what mends it"
+    assert done.stderr == f"error: No module named 'numpy': {mend} [E_PACKAGE]\n"
 
 
 def test_a_small_limit_of_memory_is_red(tmp_path: Path) -> None:
@@ -246,7 +247,9 @@ def test_lost_images_of_the_default_recipe_are_red(tmp_path: Path, monkeypatch: 
 def test_devices_are_listed_and_reached_only_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "devices.toml"
     monkeypatch.setenv("AFPKD_DEVICES", str(path))
-    assert only(list(doctor_places.devices(False))).found == f"{path}: no such file: AFPKD_DEVICES names it"
+    assert only(list(doctor_places.devices(False))).found == (
+        f"{path}: no such file: AFPKD_DEVICES names it [E_DEVICES_FILE]"
+    )
     path.write_text('[orin1]\nhost = "127.0.0.1:1"\n')
     listed = only(list(doctor_places.devices(False)))
     assert listed.level is Level.ok

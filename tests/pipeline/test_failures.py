@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from deploy.measure import Wanted
+from deploy.target import DeviceError
 from pipeline import failures, stages
 from pipeline.report import findings
 from pipeline.workspace import open_run
 from tests.pipeline.conftest import HandMadeRun
+
+AWAY = DeviceError("away", "E_UNREACHABLE", "no answer")
 
 
 @pytest.fixture
@@ -36,11 +39,12 @@ def test_it_is_noted_beside_the_profiles_and_forgotten_once_it_succeeds(
     away: list[BaseException], tmp_path: Path
 ) -> None:
     run = open_run("default", tmp_path)
-    away.append(UserError("device away: nobody answers [E_UNREACHABLE]"))
+    away.append(DeviceError("away", "E_UNREACHABLE", "nobody answers"))
     with pytest.raises(UserError):
         stages.profile(run, ["student"], "fp16", "away")
     (row,) = failures.failures(run.folder)
-    assert row == {"device": "away", "file": "student-fp16", "error": "device away: nobody answers [E_UNREACHABLE]"}
+    told = {"error": "device away: nobody answers [E_UNREACHABLE]", "code": "E_UNREACHABLE"}
+    assert row == {"device": "away", "file": "student-fp16", **told}
     assert not list(run.folder.glob("profiles/*/[!.]*.json"))  # it is no profile
     stages.profile(run, ["student"], "fp16", "away")
     assert failures.failures(run.folder) == []
@@ -56,7 +60,7 @@ def test_an_interrupted_measurement_did_not_fail(away: list[BaseException], tmp_
 
 def test_a_new_run_begins_without_them_and_knows_that_there_were_some(tmp_path: Path) -> None:
     for device in ("a", "b"):
-        failures.note_failure(tmp_path / "profiles" / device / "student-fp32.json", "away")
+        failures.note_failure(tmp_path / "profiles" / device / "student-fp32.json", AWAY)
     assert failures.clear_failures(tmp_path)
     assert failures.failures(tmp_path) == []
     assert not failures.clear_failures(tmp_path)
@@ -64,7 +68,7 @@ def test_a_new_run_begins_without_them_and_knows_that_there_were_some(tmp_path: 
 
 def test_the_report_says_once_what_failed_everywhere_on_a_device_and_how_to_try_again(made: HandMadeRun) -> None:
     for role in ("teacher", "student"):
-        failures.note_failure(made.folder / "profiles" / "away" / f"{role}-fp32.json", "device away: no answer")
+        failures.note_failure(made.folder / "profiles" / "away" / f"{role}-fp32.json", AWAY)
     gaps = [gap for gap in findings.missing(made.records()) if "away" in gap.what]
-    assert [gap.what for gap in gaps] == ["failed: device away: no answer"]
+    assert [gap.what for gap in gaps] == ["failed: device away: no answer [E_UNREACHABLE]"]
     assert "DEVICE=away" in gaps[0].command

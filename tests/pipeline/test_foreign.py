@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from afpkd.errors import UserError
 from afpkd.models.user_file import model_from_file
-from afpkd.record import Json, UserError
+from afpkd.record import Json
 from export.sealed import verify_bundle
 from pipeline.evaluation import evaluate_path
 from pipeline.foreign import export_foreign

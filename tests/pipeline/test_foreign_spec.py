@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from pipeline.foreign_spec import read_spec
 
 SPEC = """

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from afpkd.record import UserError, read_record
+from afpkd.errors import UserError
+from afpkd.record import read_record
 from pipeline import graph
 from pipeline.graph import PROFILES
 from tests.pipeline.executors import with_executors

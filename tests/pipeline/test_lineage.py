@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from afpkd.record import Json, UserError, read_record, sha256_of, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record, sha256_of, write_record
 from pipeline.cli import app
 from pipeline.lineage import lineage, require_recorded
 
@@ -60,7 +61,7 @@ def test_a_spoilt_artifact_is_named(run: Path, file: str, how: str) -> None:
         path.write_bytes(content[:-1] if how == "cut" else content[:-1] + b"?")
     faults = lineage(run).faults
     state = "missing" if how == "gone" else "its bytes are not those that were recorded"
-    assert faults[0] == f"{path}: {state}: run its stage again"
+    assert faults[0] == f"{path}: {state}: run its stage again [E_RUN_CHANGED]"
     assert all("made from" in fault for fault in faults[1:]), "what was made from it is named too"
 
 
@@ -70,15 +71,15 @@ def test_swapped_artifacts_are_named(run: Path) -> None:
     for old, new in ((student, swap), (other, student), (swap, other)):
         old.rename(new)
     assert lineage(run).faults == [
-        f"{student / 'record.json'}: the record of undistilled lies in the folder of student",
-        f"{other / 'record.json'}: the record of student lies in the folder of undistilled",
+        f"{student / 'record.json'}: the record of undistilled lies in the folder of student [E_RUN_CHANGED]",
+        f"{other / 'record.json'}: the record of student lies in the folder of undistilled [E_RUN_CHANGED]",
     ]
 
 
 def test_a_stage_made_from_another_teacher_is_named(run: Path) -> None:
     first = sha256_of(run / "teacher" / "model.safetensors")[:12]
     put(run, "teacher", b"a better teacher")
-    said = f"made from teacher {first}, which is not what lies there: run the stage again"
+    said = f"made from teacher {first}, which is not what lies there: run the stage again [E_RUN_CHANGED]"
     assert lineage(run).faults == [f"{run / stage / 'record.json'}: {said}" for stage in ("prompts", "student")]
 
 
@@ -94,7 +95,7 @@ def test_a_profile_of_another_file_is_named(run: Path) -> None:
     path = run / "profiles" / "local" / "student-fp32.json"
     change(path, inputs={"fp32.onnx": "1" * 64})
     bundle = run / "student" / "bundle" / "fp32.onnx"
-    assert lineage(run).faults == [f"{path}: measured on another {bundle}: measure it again"]
+    assert lineage(run).faults == [f"{path}: measured on another {bundle}: measure it again [E_RUN_CHANGED]"]
 
 
 def test_a_record_that_is_broken_or_names_nothing_is_a_fault(run: Path) -> None:
@@ -102,7 +103,7 @@ def test_a_record_that_is_broken_or_names_nothing_is_a_fault(run: Path) -> None:
     change(run / "undistilled" / "record.json", outputs={})
     first, second = lineage(run).faults
     assert "teacher/record.json: not a readable record" in first
-    assert second == f"{run / 'undistilled' / 'record.json'}: names no outputs: run its stage again"
+    assert second == f"{run / 'undistilled' / 'record.json'}: names no outputs: run its stage again [E_RUN_CHANGED]"
 
 
 def test_the_verb_names_every_fault_and_fails(run: Path) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from afpkd.record import Json, UserError, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import Json, sha256_of
 from pipeline import event_files
 from pipeline.live import EPOCHS, NOW
 from pipeline.progress import heard_by

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from pipeline import locks
 from pipeline.locks import locked, stage_lock
 from pipeline.progress import EVENTS_VARIABLE

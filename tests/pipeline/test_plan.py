@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from afpkd.record import Json, UserError, read_record, sha256_of, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record, sha256_of, write_record
 from pipeline.cli import app
 from pipeline.lineage import lineage
 from pipeline.plan import Named, plan_of, read_recipes, roles_in_turns, targets_of
@@ -119,7 +120,7 @@ def test_names_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"comparison\.toml: runs/comparison is the folder of reports"):
         recipes(tmp_path, comparison="")
     done = CliRunner().invoke(app, ["share-stage", "teachr", "--from", "a", "--runs", str(tmp_path)])
-    assert str(done.exception) == "unknown stage 'teachr': did you mean 'teacher'?"
+    assert str(done.exception) == "unknown stage 'teachr': did you mean 'teacher'? [E_UNKNOWN_NAME]"
 
 
 def test_goals_name_their_files() -> None:

@@ -17,10 +17,11 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from afpkd.checkpoint import load_training_state
-from afpkd.record import Json, UserError, read_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record
 from pipeline.lineage import lineage
 from pipeline.locks import locked
-from pipeline.processes import _why, require_gpus, require_processes
+from pipeline.processes import _first_of, require_gpus, require_processes
 from pipeline.recipe_reader import load_recipe
 from tests.tiny import tiny_recipe
 
@@ -96,7 +97,7 @@ def test_a_killed_process_ends_the_run_and_one_process_continues_it(tmp_path: Pa
     assert process.returncode == 2
     assert errors.splitlines()[-1] == (
         "error: undistilled: training process 2 of 2 was ended by SIGKILL (out of memory?): "
-        "run it again: it continues from its last checkpoint"
+        "run it again: it continues from its last checkpoint [E_TRAIN_STOPPED]"
     )
     assert "Traceback" not in errors
     assert not _workers(runs)
@@ -146,6 +147,7 @@ def test_a_mistake_that_both_see_is_said_once(stage: str, tmp_path: Path) -> Non
     said = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(said) == 1
     assert ("training diverged" if stage == "train-undistilled" else "no such record: run the stage") in said[0]
+    assert said[0].endswith("[E_TRAIN_DIVERGED]" if stage == "train-undistilled" else "[E_RUN_MISSING]")
     assert "Traceback" not in errors
 
 
@@ -184,7 +186,7 @@ def test_a_foreign_teacher_has_no_batch_to_share() -> None:
 def _failure(folder: Path, rank: int, exitcode: int, left: Json | None = None) -> ProcessFailure:
     file = folder / f"{rank}.json"
     if left is not None:
-        file.write_text(json.dumps({"timestamp": 5, "mistake": False, **left}))
+        file.write_text(json.dumps({"timestamp": 5, "code": None, **left}))
     return ProcessFailure(local_rank=rank, pid=100 + rank, exitcode=exitcode, error_file=str(file))
 
 
@@ -195,14 +197,17 @@ def test_the_cause_is_said_and_not_what_came_of_it(tmp_path: Path, capsys: pytes
     """A process whose peer has gone fails in the midst of an exchange, or is terminated."""
     peer, ended = _failure(tmp_path, 0, 2, PEER), _failure(tmp_path, 3, -signal.SIGTERM)
     killed = _failure(tmp_path, 1, -signal.SIGKILL)
-    said = _why("student", {0: peer, 1: killed, 3: ended}, 4)
-    assert said.startswith("student: training process 2 of 4 was ended by SIGKILL (out of memory?): run it again")
-    mistake = _failure(tmp_path, 2, 2, {"message": "no such file", "mistake": True, "traceback": ""})
-    assert _why("student", {0: peer, 1: killed, 2: mistake, 3: ended}, 4) == "no such file"
+    said = _first_of("student", {0: peer, 1: killed, 3: ended}, 4)
+    assert said.code == "E_TRAIN_STOPPED"
+    assert said.message.startswith(
+        "student: training process 2 of 4 was ended by SIGKILL (out of memory?): run it again"
+    )
+    mistake = _failure(tmp_path, 2, 2, {"message": "no such file", "code": "E_TOML", "traceback": ""})
+    assert _first_of("student", {0: peer, 1: killed, 2: mistake, 3: ended}, 4).args == ("E_TOML", "no such file")
     assert capsys.readouterr().err == ""
-    assert _why("student", {3: ended, 0: peer}, 4) == f"student: training process 1 of 4 failed: {PEER['message']}"
+    said = _first_of("student", {3: ended, 0: peer}, 4)
+    assert said.message == f"student: training process 1 of 4 failed: {PEER['message']}"
     assert capsys.readouterr().err == "Traceback: peer\n"  # a fault of ours keeps it
     silent = _failure(tmp_path, 4, 7)
-    assert _why("student", {3: ended, 4: silent}, 5).startswith(
-        "student: training process 5 of 5 ended with exit code 7"
-    )
+    said = _first_of("student", {3: ended, 4: silent}, 5)
+    assert said.message.startswith("student: training process 5 of 5 ended with exit code 7")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_names, teacher_weights
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from afpkd.record import UserError
+from afpkd.errors import UserError
 from pipeline.recipe_folder import FolderData, folder_in
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe

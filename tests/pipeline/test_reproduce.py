@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from afpkd.record import Json, UserError, read_record, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record, write_record
 from pipeline import stages
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe

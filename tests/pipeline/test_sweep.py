@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe, teacher_weights
 from pipeline.sweep import Point, points_of, rows_of, table_of, write_points

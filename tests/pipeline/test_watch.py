@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import Json, UserError, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, write_record
 from pipeline.holder import HOLDER
 from pipeline.live import EPOCHS, NOW
 from pipeline.watch import State, curve, is_going_on, text_of, trainings

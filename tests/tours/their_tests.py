@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from afpkd.data import DATASETS
 from afpkd.distillers import build_distiller
+from afpkd.errors import UserError
 from afpkd.models import build_model, num_parameters, probe_shapes
 from afpkd.models.outputs import Outputs, Shapes
-from afpkd.record import UserError
 from deploy.agent import runtimes
 
 

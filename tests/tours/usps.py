@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from afpkd.data.dataset import Dataset, DatasetSpec, Split
-from afpkd.record import UserError
+from afpkd.errors import UserError
 
 FOLDER = "usps"
 HOW_TO_GET = "put zip.train.gz and zip.test.gz of https://hastie.su.domains/ElemStatLearn there, or set AFPKD_DATA"
@@ -34,9 +34,9 @@ USPS = DatasetSpec(
 
 def _split(path: Path) -> Split:
     if not path.is_file():
-        raise UserError(f"USPS is not at {path}: {HOW_TO_GET}")
+        raise UserError("E_DATA_MISSING", f"USPS is not at {path}: {HOW_TO_GET}")
     rows = np.loadtxt(path, dtype=np.float32, ndmin=2)
     if rows.shape[1] != 257 or not np.isin(rows[:, 0], range(10)).all():
-        raise UserError(f"{path}: a class and 256 values a line were expected: {HOW_TO_GET}")
+        raise UserError("E_DATA_BROKEN", f"{path}: a class and 256 values a line were expected: {HOW_TO_GET}")
     pixels = np.rint((rows[:, 1:].clip(-1, 1) + 1) * 127.5).astype(np.uint8)
     return Split(pixels.reshape(-1, 1, 16, 16), rows[:, 0].astype(np.int64))

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import deploy
-from afpkd.record import UserError, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import sha256_of
 from bench.loopback import Board, command_of, free_port, wait_until
 from deploy.devices import open_target
 from deploy.host_keys import add_host_key, fetch_host_key
@@ -146,7 +147,7 @@ def test_trust_on_the_command_line(board: Board) -> None:
     asked = afpkd("devices", "trust", "board")
     assert asked.returncode == 2
     assert not board.known_hosts.exists()
-    fingerprint = asked.stderr.split("--fingerprint ")[1].strip()
+    fingerprint = asked.stderr.split("--fingerprint ")[1].partition("`")[0]
     assert fingerprint.startswith("SHA256:")
     wrong = afpkd("devices", "trust", "board", "--fingerprint", "SHA256:other")
     assert "not SHA256:other: nothing was accepted" in wrong.stderr
@@ -171,6 +172,7 @@ def test_probe_of_several_devices_tells_one_failure_and_the_rest(board: Board) -
     assert rows["board"]["python"] == rows["local"]["python"]
     assert rows["board"]["runtimes"] == ["onnxruntime"]
     assert rows["away"]["error"].endswith("[E_UNREACHABLE]")
+    assert rows["away"]["code"] == "E_UNREACHABLE"
     assert done.returncode == 2
     assert done.stderr.count("error: ") == 1
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import UserError, sha256_of
+from afpkd.errors import UserError
+from afpkd.record import sha256_of
 from bench.loopback import Board, children_of, command_of, free_port, keygen, wait_until
 from deploy import ssh
 from deploy.devices import open_target

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from afpkd.record import Json, UserError
+from afpkd.errors import UserError
+from afpkd.record import Json
 from pipeline.report.candidates import candidates_of
 from pipeline.report.picture_data import curves_of
 from pipeline.report.plots import scatter_figures

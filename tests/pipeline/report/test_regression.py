@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from afpkd.record import Json, UserError, read_record, write_record
+from afpkd.errors import UserError
+from afpkd.record import Json, read_record, write_record
 from pipeline.report.regression import Change, Outcome, compare_runs, points_of_pairs
 from tests.pipeline.report.making import whole_run, with_intervals
 
