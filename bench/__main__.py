@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import coverage, crash, default_seeds, fleet, quantizers, rtx_builds, scale
+from bench import coverage, crash, default_seeds, default_tuning, fleet, quantizers, rtx_builds, scale
 from bench.command import run
 
 BENCHES: dict[str, Callable[[], None]] = {
     "coverage": coverage.main,
     "crash": crash.main,
     "default_seeds": default_seeds.main,
+    "default_tuning": default_tuning.main,
     "fleet": fleet.main,
     "quantizers": quantizers.main,
     "rtx_builds": rtx_builds.main,

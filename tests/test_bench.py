@@ -9,10 +9,12 @@ import torch
 
 from afpkd.errors import UserError
 from bench import __main__ as bench_main
-from bench import command, default_seeds, export_time, fleet, gpu_check, quantizers, rows, rtx_builds
+from bench import command, default_seeds, default_tuning, export_time, fleet, gpu_check, quantizers, rows, rtx_builds
 from bench.loopback import SSHD
 from deploy import presets
 from deploy.presets import Preset, WarmUp
+from pipeline.recipe_reader import load_recipe
+from tests.tiny import tiny_recipe
 
 
 def test_gpu_check_compares_every_loss_and_can_fail() -> None:
@@ -147,3 +149,25 @@ def test_the_fleet_is_measured_and_an_unchanged_bundle_travels_once(tmp_path: Pa
     assert found["one_s"] > 1
     assert found["fleet_over_one"] == found["fleet_s"] / found["one_s"]
     assert (found["conditions"]["devices"], found["conditions"]["seconds"]) == (3, 1.0)
+
+
+def test_every_trial_of_the_default_recipe_has_its_row() -> None:
+    found = rows.read(default_tuning.RESULT)
+    wanted = [(trial, seed) for trial, seeds in default_tuning.TRIALS for seed in seeds]
+    assert sorted(map(repr, wanted)) == sorted(repr((row["options"], row["seed"])) for row in found)
+    chosen = load_recipe("default")[1].distill
+    for seed in default_tuning.SEEDS:  # the recipe has what was best, in each of them
+        best = max((row for row in found if row["seed"] == seed), key=lambda row: row["heldout_top1"])["options"]
+        assert best == {key: getattr(chosen, key) for key in ("method", "mu", "gamma", "lr")}
+    assert "| method=none lr=0.05 | 78.38 | 81.38 | 75.00 |" in default_tuning.table(found)
+
+
+@pytest.mark.slow
+def test_a_trial_is_trained_and_judged_on_held_out_images_alone(tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(tiny_recipe(teacher_epochs=0.2, epochs=0.5))
+    trials = [trial for trial, seeds in default_tuning.TRIALS if trial["method"] == "none"]
+    found = default_tuning.trained(trials, 1, tmp_path, str(recipe), heldout=3800)
+    assert [row["options"] for row in found] == trials
+    assert all(0 < row["heldout_top1"] < 100 and row["heldout"] == 3800 and row["seed"] == 1 for row in found)
+    assert default_tuning.trained([], 1, tmp_path) == []
