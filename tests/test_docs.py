@@ -3,8 +3,10 @@
 Their commands are run by tests/pipeline/test_stories.py, test_tutorial.py and tests/deploy/ssh/test_run.py.
 """
 
+import ast
 import dataclasses
 import re
+import statistics
 import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
@@ -190,6 +192,25 @@ def test_every_verb_for_devices_is_documented() -> None:
     ]
     assert len(verbs) >= 6
     assert [verb for verb in verbs if f"{verb}`" not in row] == []
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, "tests"])
+def test_files_and_functions_are_as_short_as_contributing_says(folder: str) -> None:
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert "Functions ≤ 60 lines (their median ≤ 10), files ≤ 300" in told
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    sources = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in paths}
+    functions = {f"{name}:{first}": lines for name, text in sources.items() for first, lines in _functions(text)}
+    assert {name: lines for name, text in sources.items() if (lines := len(text.splitlines())) > 300} == {}
+    assert {name: lines for name, lines in functions.items() if lines > 60} == {}
+    assert statistics.median(functions.values()) <= 10
+
+
+def _functions(source: str) -> list[tuple[int, int]]:
+    """First line and number of lines of each, those inside others too."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    return [(node.lineno, (node.end_lineno or node.lineno) - node.lineno + 1) for node in found]
 
 
 def test_contributing_fits_on_a_screen() -> None:

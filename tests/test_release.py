@@ -160,7 +160,8 @@ def test_the_archive_is_itself_what_is_imported_and_tested(unpacked: Path) -> No
         "export/test_bundle",
         "deploy/test_pack",
     )
-    paths = [f"tests/{file}.py" for file in (*files, "pipeline/test_recipe", "pipeline/test_recipes_of_the_tables")]
+    recipes = ("test_recipe", "test_recipe_mistakes", "test_recipes_of_the_tables")
+    paths = [f"tests/{file}.py" for file in (*files, *(f"pipeline/{name}" for name in recipes))]
     shown = _alone(unpacked, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *paths)
     assert re.search(r"^\d\d+ passed", shown, re.MULTILINE), shown[-500:]
 

@@ -14,11 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from afpkd.data.batches import WHOLE, Augmentation, epoch_order, generator_for
-from afpkd.distributed import averaged, averaged_gradients, first_alone, is_first, num_processes, part_of, replace_norms
-from afpkd.errors import UserError
-from afpkd.models.fcos import FcosDetector
 from afpkd.record import Json
-from afpkd.settings import require_equal_parts
 from tests.afpkd import sharing
 
 CPU = torch.device("cpu")
@@ -256,46 +252,3 @@ def test_no_image_of_an_epoch_is_shown_twice_or_left_out(two: Both) -> None:
             for label in half.tolist()
         ]
         assert Counter(taught) == Counter(shown)
-
-
-def test_alone_nothing_is_shared() -> None:
-    value = torch.ones(3, requires_grad=True)
-    assert (num_processes(), is_first(), part_of(8)) == (1, True, slice(0, 8))
-    assert averaged(value) is value
-    gradients = [value, None]
-    assert averaged_gradients(gradients, [value, value]) is gradients
-    with first_alone():
-        pass
-
-
-@pytest.mark.parametrize(
-    ("batch", "processes", "fits"),
-    [(64, 1, True), (64, 4, True), (64, 32, True), (64, 64, False), (64, 3, False), (7, 7, False)],
-)
-def test_a_batch_parts_into_equal_shares_of_two_or_more(batch: int, processes: int, *, fits: bool) -> None:
-    if fits:
-        require_equal_parts(batch, processes)
-        return
-    with pytest.raises(UserError, match=f"TRAIN_PROCESSES={processes}: distill.batch_size = {batch} is that of all"):
-        require_equal_parts(batch, processes, "distill.batch_size")
-
-
-def test_what_fits_instead_is_said() -> None:
-    with pytest.raises(UserError, match=r"use one of 1, 2, 3, 4, 6 \[E_TRAIN_PROCESSES\]$"):
-        require_equal_parts(12, 5)
-
-
-def test_norms_that_learn_are_synchronised_on_gpus_and_frozen_ones_stay() -> None:
-    net = sharing.network()
-    names, parameters = list(net.state_dict()), list(net.parameters())
-    replace_norms(net)
-    assert list(net.state_dict()) == names
-    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
-    assert not [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    detector = FcosDetector("mobilenet_v3_small", width=64, num_convs=1, num_classes=3)
-    detector.freeze_norms()
-    replace_norms(detector)
-    detector.train()
-    norms = [module for module in detector.backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert len(norms) > 10
-    assert not any(norm.training for norm in norms)

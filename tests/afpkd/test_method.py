@@ -1,4 +1,4 @@
-"""The parts of the method against their equations: position weight, prompts, their acceptance, fusion."""
+"""The parts of the method against their equations: position weight, prompts, their acceptance."""
 
 import math
 from typing import NamedTuple
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from afpkd.acceptance import banded, constant, mask_statistics, phase_one_report, shuffled, why_not_accepted
 from afpkd.data.batches import Pixels
-from afpkd.fusion import FeatureFusion, FusionLevel, LevelAdapters
 from afpkd.learners import FrozenTeacher
 from afpkd.losses import token_overlap
 from afpkd.models import build_model, probe_shapes
@@ -275,32 +274,3 @@ def test_masks_that_change_nothing_are_not_accepted() -> None:
 
 def test_masks_that_choose_bands_but_no_pixels_are_not_accepted() -> None:
     assert "constant over the pixels" in str(why_not_accepted(_report(0.02, 97.0, 0.4, spread=0.05)))
-
-
-def test_fusion_carries_the_deepest_level_to_every_shallower_one() -> None:
-    torch.manual_seed(0)
-    fusion = FeatureFusion([8, 16, 32], [6, 12, 24], [(8, 8), (4, 4), (1, 1)], local_branch=True).eval()
-    maps = [torch.randn(2, 8, 16, 16), torch.randn(2, 16, 4, 4), torch.randn(2, 32, 1, 1)]
-    fused = fusion(maps)
-    assert [tuple(f.shape) for f in fused] == [(2, 6, 8, 8), (2, 12, 4, 4), (2, 24, 1, 1)]
-    deeper = fusion([*maps[:2], maps[2] + 1])
-    shallower = fusion([maps[0] + 1, *maps[1:]])
-    assert all(not torch.equal(a, b) for a, b in zip(fused, deeper, strict=True))
-    assert [torch.equal(a, b) for a, b in zip(fused, shallower, strict=True)] == [False, True, True]
-    adapted = LevelAdapters([8, 16, 32], [6, 12, 24], [(8, 8), (4, 4), (1, 1)])(maps)
-    assert [each.shape for each in adapted] == [each.shape for each in fused]
-
-
-def test_a_fusion_level_is_an_attention_weighted_sum_of_both_levels_then_its_local_branch() -> None:
-    torch.manual_seed(0)
-    level = FeatureFusion([4, 6], [5, 5], [(4, 4), (2, 2)], local_branch=True).double().eval().levels[0]
-    assert isinstance(level, FusionLevel)
-    assert level.attention is not None
-    assert level.local is not None
-    feature, deeper = (torch.randn(2, c, s, s, dtype=torch.float64) for c, s in ((4, 4), (6, 2)))
-    x, y = level.project(feature), deeper.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    maps = 1 / (1 + torch.exp(-level.attention(torch.cat([x, y], 1))))
-    mixed = maps[:, :1] * x + maps[:, 1:] * y
-    output, passed_on = level(feature, deeper)
-    torch.testing.assert_close(passed_on, mixed + level.local(mixed))
-    torch.testing.assert_close(output, level.output(passed_on))

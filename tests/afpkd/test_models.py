@@ -1,25 +1,23 @@
-"""The zoo against published sizes, the papers' tables in arithmetic, and other implementations with equal weights."""
+"""The zoo against published sizes and the papers' tables in arithmetic; its exported files against torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchdistill.models.classification.wide_resnet import WideBasicBlock, WideResNet4Cifar
 
-from afpkd.models import MODELS, build_model, probe_shapes
+from afpkd.models import MODELS, probe_shapes
 from afpkd.models.outputs import Outputs
 from afpkd.models.shufflenet_v1 import shuffled
 from export.cost import macs_of
 from export.to_onnx import onnx_from_model
+from tests.afpkd.networks import MOBILE, built
 
 NARROW = ([(16, 32), (32, 16), (64, 8)], 64)
 WIDE = ([(32, 32), (64, 16), (128, 8)], 128)
@@ -114,9 +112,6 @@ def vgg(convs: int) -> Counts:
     yield linear(512)
 
 
-MOBILE = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-
-
 def mobilenetv2() -> Counts:
     yield conv(3, 16, 3, 16)
     before, side = 16, 16
@@ -168,11 +163,6 @@ LAYERS = {
 
 UNPUBLISHED: tuple[str, ...] = ()
 """Networks of our own, of which no paper's table speaks."""
-
-
-def built(arch: str, *, num_classes: int = 100, in_channels: int = 3) -> nn.Module:
-    torch.manual_seed(0)
-    return build_model(arch, num_classes=num_classes, in_channels=in_channels).eval()
 
 
 def test_the_tables_speak_of_the_whole_zoo() -> None:
@@ -257,64 +247,6 @@ def test_convolutions_start_as_the_benchmarks_do(arch: str) -> None:
 )
 def test_teachers_have_the_benchmarks_parameter_names(arch: str, names: set[str]) -> None:
     assert names <= built(arch).state_dict().keys()
-
-
-def wide_resnet_elsewhere() -> Any:
-    return WideResNet4Cifar(16, 2, 0.0, WideBasicBlock, num_classes=100)
-
-
-def vgg_elsewhere() -> Any:
-    layers = [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, 512, 512]
-    features = torchvision.models.vgg.make_layers(layers, batch_norm=True)
-    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 100))
-
-
-def mobilenet_elsewhere() -> Any:
-    """Its ReLU6 is a ReLU here: nothing exceeds 6."""
-    net = torchvision.models.MobileNetV2(100, 0.5, MOBILE, round_nearest=1)
-    net.features[1] = nn.Sequential(torchvision.ops.Conv2dNormActivation(16, 16, kernel_size=1), net.features[1])
-    return net
-
-
-def shufflenet_elsewhere() -> Any:
-    net = torchvision.models.shufflenet_v2_x1_0(num_classes=100)
-    net.conv1[0], net.maxpool = nn.Conv2d(3, 24, 1, bias=False), nn.Identity()
-    return net
-
-
-def resnet18_elsewhere() -> Any:
-    net = torchvision.models.resnet18(num_classes=100)
-    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    return net
-
-
-def resnet50_elsewhere() -> Any:
-    net = torchvision.models.resnet50(num_classes=100)
-    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    return net
-
-
-ELSEWHERE = {
-    **{"wrn-16-2": wide_resnet_elsewhere, "vgg13": vgg_elsewhere, "mobilenetv2": mobilenet_elsewhere},
-    **{"shufflenetv2": shufflenet_elsewhere, "resnet18": resnet18_elsewhere, "resnet50": resnet50_elsewhere},
-}
-"""torchvision's and torchdistill's networks, with the benchmark's stem and strides."""
-
-
-@pytest.mark.parametrize("arch", ELSEWHERE)
-def test_logits_equal_those_of_another_implementation(arch: str) -> None:
-    torch.manual_seed(0)
-    theirs, ours, images = ELSEWHERE[arch](), built(arch), torch.randn(4, 3, 32, 32)
-    for parameter in theirs.parameters():
-        nn.init.normal_(parameter, mean=float(parameter.ndim == 1) / 2, std=0.1)
-    theirs(images)  # moves the running statistics
-    state = zip(ours.state_dict(), theirs.state_dict().values(), strict=True)  # layers come in the same order
-    ours.load_state_dict(dict(state))
-    for block in theirs.modules():  # the original (and the benchmark) rectify what is projected, torchdistill does not
-        if isinstance(block, WideBasicBlock) and len(block.shortcut):
-            block.shortcut = nn.Sequential(block.bn1, nn.ReLU(), block.shortcut[0])
-    with torch.no_grad():
-        torch.testing.assert_close(ours(images).logits, theirs.eval()(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

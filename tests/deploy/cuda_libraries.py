@@ -6,6 +6,7 @@ import ctypes
 import enum
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,23 @@ class FakeRuntimeModule(types.ModuleType):
         return (self.Error.cudaSuccess,) if result is None else (self.Error.cudaSuccess, result)
 
 
+class PycudaDevice:
+    """`pycuda.driver.Device`; the driver keeps whether its primary context was pushed."""
+
+    def __init__(self, driver: types.ModuleType, number: int) -> None:
+        assert number == 0
+        self.driver = driver
+
+    def retain_primary_context(self) -> Any:
+        return types.SimpleNamespace(push=lambda: vars(self.driver).update(pushed=True), pop=lambda: None)
+
+    def compute_capability(self) -> tuple[int, int]:
+        return (8, 7)
+
+    def get_attribute(self, which: int) -> int:
+        return {16: 14}[which]
+
+
 def fake_pycuda() -> Any:
     """`pycuda.driver`: memory and streams are objects, errors are exceptions with CUDA's sentence."""
     fake, driver = fake_cuda.FakeCuda(), types.ModuleType("pycuda.driver")
@@ -132,23 +150,9 @@ def fake_pycuda() -> Any:
         def time_till(self, other: Event) -> float:
             return fake.elapsed_ms(self.number, other.number)
 
-    class Device:
-        def __init__(self, number: int) -> None:
-            assert number == 0
-
-        def retain_primary_context(self) -> Any:
-            pushed: list[int] = []
-            return types.SimpleNamespace(push=lambda: vars(driver).update(pushed=True), pop=pushed.clear)
-
-        def compute_capability(self) -> tuple[int, int]:
-            return (8, 7)
-
-        def get_attribute(self, which: int) -> int:
-            return {16: 14}[which]
-
     vars(driver).update(
         init=lambda: None,
-        Device=Device,
+        Device=partial(PycudaDevice, driver),
         Stream=Stream,
         Event=Event,
         mem_alloc=Allocation,

@@ -1,4 +1,4 @@
-"""The agent's store, its cleaning, its clocks, and the program that moves files before the agent is there."""
+"""The agent's store, its cleaning, and the program that moves files before the agent is there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deploy import ssh
-from deploy.agent import cleaning, clocks, jobs, machine, store
+from deploy.agent import cleaning, clocks, jobs, store
 from deploy.agent.errors import AgentError
 
 
@@ -148,107 +148,6 @@ def test_gc_all_stops_before_a_running_job(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(AgentError, match="in use by job x of y: nothing was removed"):
         cleaning.collect({"all": True})
     assert len(list(Path("blobs").iterdir())) == 1
-
-
-SUDO = r"""#!/bin/sh
-printf '%s\n' "$*" >> "$SUDO_LOG"
-[ "$3" = --store ] && { [ -e "$4" ] && exit 9; echo before > "$4"; }
-exit ${SUDO_EXIT:-0}
-"""
-
-
-@pytest.fixture
-def sudo(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `sudo` that writes down what it is asked."""
-    (work / "bin").mkdir()
-    (work / "bin" / "sudo").write_text(SUDO)
-    (work / "bin" / "sudo").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{work / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setenv("SUDO_LOG", str(work / "asked"))
-    return work / "asked"
-
-
-def test_clocks_are_stored_locked_and_put_back_once(sudo: Path, work: Path) -> None:
-    stored = work / clocks.STORED
-    assert clocks.lock(stored) == "locked"
-    assert clocks.restore(stored) is True
-    assert clocks.restore(stored) is False
-    assert sudo.read_text().splitlines() == [
-        f"-n jetson_clocks --store {stored}",
-        "-n jetson_clocks",
-        f"-n jetson_clocks --restore {stored}",
-    ]
-
-
-@pytest.mark.usefixtures("sudo")
-def test_a_refused_sudo_leaves_clocks_as_they_are_and_says_so(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUDO_EXIT", "1")
-    told = clocks.lock(work / clocks.STORED)
-    assert told.startswith("as-is: sudo -n jetson_clocks: it failed: allow it in sudoers")
-
-
-def test_no_sudo_at_all(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert clocks.lock(work / clocks.STORED).startswith("as-is: sudo -n jetson_clocks: ")
-
-
-MODES = r"""#!/bin/sh
-printf '%s\n' "$*" >> "$SUDO_LOG"
-[ "$4" = 3 ] || printf 'pmode:%04d\n' "$4" > "$STATUS"
-exit ${SUDO_EXIT:-0}
-"""
-
-
-@pytest.fixture
-def nvpmodel(sudo: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `sudo nvpmodel` that sets modes, but for mode 3, which would need a reboot; what it was asked."""
-    (work / "bin" / "sudo").write_text(MODES)
-    status = work / "status"
-    status.write_text("pmode:0002 fmode:quiet\n")
-    monkeypatch.setenv("STATUS", str(status))
-    monkeypatch.setattr(machine, "power_mode", lambda: status.read_text().strip() or None)
-    return sudo
-
-
-def test_a_power_mode_is_set_and_put_back_once(nvpmodel: Path, work: Path) -> None:
-    assert clocks.apply("mode:0", work) == "mode:0"
-    assert clocks.left_changed(work)
-    assert clocks.apply("mode:1", work) == "mode:1"  # as after a crash: what came first is put back
-    assert clocks.put_back(work) is True
-    assert clocks.put_back(work) is False
-    assert not clocks.left_changed(work)
-    assert nvpmodel.read_text().splitlines() == ["-n nvpmodel -m 0", "-n nvpmodel -m 1", "-n nvpmodel -m 2"]
-    assert clocks.apply("mode:2", work) == "mode:2"  # it is that already
-    assert not clocks.left_changed(work)
-
-
-@pytest.mark.usefixtures("nvpmodel")
-def test_a_power_mode_that_cannot_be_had_is_said(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert clocks.apply("mode:3", work) == "as-is: power mode 3 was not taken over: it may need a reboot"
-    monkeypatch.setenv("SUDO_EXIT", "1")
-    assert clocks.apply("mode:1", work).startswith("as-is: sudo -n nvpmodel: it failed: allow it in sudoers")
-    monkeypatch.setattr(machine, "power_mode", lambda: None)
-    assert clocks.apply("mode:1", work) == "as-is: this machine has no power modes (nvpmodel)"
-    assert not clocks.left_changed(work)
-    assert clocks.apply("as-is", work) == "as-is"
-
-
-@pytest.mark.usefixtures("nvpmodel", "work")
-def test_a_power_mode_that_a_crash_left_is_put_back_too() -> None:
-    Path(clocks.STORED_MODE).write_text("1")
-    assert jobs.restore({}) == {"restored": True}
-    assert machine.power_mode() == "pmode:0001"
-
-
-@pytest.mark.usefixtures("sudo", "work")
-def test_what_a_crash_left_is_put_back_at_the_next_contact(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path(clocks.STORED).write_text("before")
-    monkeypatch.setattr(jobs, "holder", lambda: "job x")
-    with pytest.raises(AgentError, match="in use by job x"):
-        jobs.restore({})
-    monkeypatch.setattr(jobs, "holder", lambda: None)
-    assert jobs.restore({}) == {"restored": True}
-    assert jobs.restore({}) == {"restored": False}
 
 
 def transferred(work: Path, *, data: bytes = b"", **request: Any) -> tuple[dict[str, Any], bytes]:

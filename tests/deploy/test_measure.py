@@ -16,7 +16,6 @@ from afpkd.errors import UserError
 from afpkd.record import sha256_of
 from deploy import jobs, presets
 from deploy.devices import find_device
-from deploy.lock import only_measurement
 from deploy.measure import profile_bundle
 from deploy.presets import Preset, WarmUp, find_preset
 from deploy.statistics import latency_ms, nearest_rank
@@ -276,36 +275,6 @@ def test_presets_are_the_protocols() -> None:
 def test_local_runs_onnx_runtime_under_this_interpreter() -> None:
     local = find_device("local")
     assert (local.name, local.runtime, local.python) == ("local", "onnxruntime", (sys.executable,))
-
-
-def test_a_second_measurement_waits_and_then_names_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code = (
-        "import sys; from deploy.lock import only_measurement\n"
-        "with only_measurement('orin1'): print('held', flush=True); sys.stdin.read()"
-    )
-    first = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=Path(deploy.__file__).parent.parent,
-        env={"TMPDIR": str(tmp_path), "PATH": ""},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "held\n"
-        refused = pytest.raises(UserError, match=rf"orin1 is being measured by process {first.pid} on .* since 20")
-        with refused, only_measurement("orin1", wait_s=0.01):
-            raise AssertionError("two at once")
-        assert f"process {first.pid}" in caplog.text
-        with only_measurement("local", wait_s=0):  # another device is free
-            pass
-        first.kill()
-    with only_measurement("orin1", wait_s=0):  # and so is this one, though its holder died of SIGKILL
-        pass
 
 
 def test_importing_the_layer_loads_no_torch() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -14,10 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from deploy.agent import PROTOCOL, child, fake_cuda, fake_tensorrt, runtimes, tensorrt_runtime
+from deploy.agent import PROTOCOL, fake_cuda, fake_tensorrt, runtimes, tensorrt_runtime
 from deploy.agent.errors import AgentError
 from deploy.agent.profiling import profile
-from deploy.pack import agent_archive
 from tests.deploy.conftest import CHANNELS, CLASSES, SIDE, HandMadeBundle, linear_onnx
 from tests.deploy.fakes import Install, expected, failure, images, load
 
@@ -283,35 +281,3 @@ def test_profile_measures_tensorrt_like_any_runtime(
             assert len(arrays[f"{part}_ns"]) == 200
             assert (arrays[f"{part}_ns"] >= 0).all()
         assert len(arrays["pre_ns"]) == len(arrays["post_ns"]) == 64
-
-
-def test_children_of_the_packed_agent_start_from_the_archive(tmp_path: Path) -> None:
-    (tmp_path / "agent.pyz").write_bytes(agent_archive())
-    code = (
-        "import sys; sys.path.insert(0, 'agent.pyz'); from agent.child import run_in_child\n"
-        "try: run_in_child('check_engine', {'library': 'no_such_library', 'plan': 'x', 'dla_core': None})\n"
-        "except Exception as error: print(type(error).__name__, error.code, error)"
-    )
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("AgentError E_NO_RUNTIME No module named 'no_such_library'")
-
-
-def test_children_run_the_code_of_their_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another copy of the package on the path, or installed, is not taken instead."""
-    other = tmp_path / "deploy" / "agent"
-    other.mkdir(parents=True)
-    for package in (other, other.parent):
-        (package / "__init__.py").touch()
-    (other / "child.py").write_text("def answer(request): print('{}')")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(AgentError, match="no_such_library"):
-        child.run_in_child("check_engine", {"library": "no_such_library", "plan": "x", "dla_core": None})
-
-
-def test_a_child_that_ends_without_an_answer_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_START", "import sys; print('last words', file=sys.stderr); sys.exit(3)")
-    with pytest.raises(AgentError) as caught:
-        child.run_in_child("check_engine", {})
-    assert caught.value.code == "E_CRASH"
-    assert "exit code 3" in caught.value.message
-    assert caught.value.message.endswith("last words")

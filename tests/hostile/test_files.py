@@ -1,14 +1,12 @@
-"""Weights, ONNX files, bundles and images of a stranger: nothing is run or loaded in part, and one line says why."""
+"""Weights, ONNX files, bundles and arrays of a stranger: nothing is run or loaded in part, and one line says why."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,9 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from PIL import Image
 from safetensors.torch import save_file
 
 from afpkd.checkpoint import load_training_state, load_weights, save_weights
-from afpkd.data.folder import read_folder
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from deploy.agent.bundle import Bundle
@@ -258,61 +254,6 @@ def test_a_file_of_a_bundle_that_is_no_file_is_refused(bundle: Path, name: str, 
     with pytest.raises(UserError) as raised:
         verify_bundle(bundle)
     one_line(raised.value)
-
-
-def png(width: int, height: int, data: bytes = b"") -> bytes:
-    """A PNG that says it is so large, whatever it holds."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
-
-
-def image_bytes(kind: str) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, kind)
-    return out.getvalue()
-
-
-def broken_image(seed: int) -> bytes:
-    return broken_bytes(image_bytes(("PNG", "JPEG", "WEBP", "GIF", "TIFF")[seed % 5]), seed)
-
-
-IMAGES = {
-    "50,000 pixels wide": png(50_000, 50_000),
-    "2**31 pixels wide": png(2**31 - 1, 2**31 - 1),
-    "no pixels": png(0, 0),
-    "a bomb": png(9_000, 9_000, b"\0" * 243_000_000),
-    "nothing": b"",
-    "markup": b"<svg/>",
-    **{str(seed): broken_image(seed) for seed in range(30)},
-}
-
-
-@pytest.mark.parametrize("content", IMAGES.values(), ids=IMAGES.keys())
-def test_a_broken_image_among_good_ones_is_left_out_or_read(tmp_path: Path, content: bytes) -> None:
-    for number in range(100):
-        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image_bytes("PNG") if number < 2 else path.parent.joinpath(f"{number % 2}.png").read_bytes())
-    (tmp_path / "data" / "a" / "98.png").write_bytes(content)
-    found = read_folder(tmp_path / "data", size=(8, 8), channels=3)
-    assert len(found.split.labels) + len(found.unreadable) == 100
-    for line in found.unreadable:
-        one_line(UserError("E_FILE", line))
-
-
-@pytest.mark.parametrize("content", IMAGES.values(), ids=IMAGES.keys())
-def test_a_broken_image_on_the_device_is_an_error_with_a_code(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "x.png"
-    path.write_bytes(content)
-    try:
-        assert read_images(str(path), (3, 8, 8)).shape == (1, 3, 8, 8)
-    except AgentError as error:
-        assert error.code == "E_IMAGE"
 
 
 def test_arrays_that_are_pickles_or_bombs_are_not_opened(tmp_path: Path, trap: Path, bundle: Path) -> None:

@@ -15,12 +15,7 @@ from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
 from pipeline.stages import train_undistilled
 from pipeline.workspace import open_run
-
-
-def _write(folder: Path, text: str, name: str = "mine.toml") -> str:
-    (folder / name).write_text(text)
-    return str(folder / name)
-
+from tests.pipeline.recipe_files import written
 
 PHOTOS = 'extends = "default"\n[data]\nname = "folder"\npath = "photos"\nimage_size = [8, 16]\n'
 
@@ -50,35 +45,35 @@ def _changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 
 def test_own_images_are_part_of_what_reads_them_and_their_place_is_not(photos: Path) -> None:
-    before = _digests(_write(photos, PHOTOS))
+    before = _digests(written(photos, PHOTOS))
     (photos / "elsewhere").mkdir()
     (photos / "photos").rename(photos / "elsewhere" / "moved")
     moved = PHOTOS.replace('"photos"', '"elsewhere/moved"')
-    assert _changed(before, _digests(_write(photos, moved))) == set()
+    assert _changed(before, _digests(written(photos, moved))) == set()
     Image.new("RGB", (16, 8), (99, 0, 0)).save(photos / "elsewhere" / "moved" / "ant" / "0.png")
-    assert _changed(before, _digests(_write(photos, moved))) == {*before} - {"profile"}
-    assert load_recipe(_write(photos, moved))[1].data.spec.image_size == (8, 16)
+    assert _changed(before, _digests(written(photos, moved))) == {*before} - {"profile"}
+    assert load_recipe(written(photos, moved))[1].data.spec.image_size == (8, 16)
 
 
 def test_own_files_are_part_of_what_they_make(photos: Path) -> None:
     (photos / "net.py").write_text("def make(): ...\n")
     (photos / "start.pt").write_bytes(b"1")
     text = PHOTOS + '[distill]\nstudent = "net.py:make"\nweights = "start.pt"\n'
-    before = _digests(_write(photos, text))
+    before = _digests(written(photos, text))
     (photos / "net.py").write_text("def make(): return 1\n")
-    after = _digests(_write(photos, text))
+    after = _digests(written(photos, text))
     assert _changed(before, after) == {"student", "undistilled"}
     (photos / "start.pt").write_bytes(b"2")
-    assert _changed(after, _digests(_write(photos, text))) == {"student", "undistilled"}
+    assert _changed(after, _digests(written(photos, text))) == {"student", "undistilled"}
     teacher = PHOTOS + '[teacher]\narch = "torchvision:resnet18"\nepochs = 1\n'
     ways = ("", 'weights = "default"\n', 'weights = "start.pt"\n', "mean = [0.1, 0.2, 0.3]\nstd = [1.0, 1.0, 1.0]\n")
-    found = [_digests(_write(photos, teacher + way))["teacher"] for way in (*ways, 'stages = ["layer1"]\n')]
+    found = [_digests(written(photos, teacher + way))["teacher"] for way in (*ways, 'stages = ["layer1"]\n')]
     assert len(set(found)) == 5
 
 
 def test_the_images_of_a_record_are_those_of_its_recipe(photos: Path) -> None:
     text = PHOTOS + "mean = [0.1, 0.2, 0.3]\nstd = [1.0, 1.0, 1.0]\n"
-    data = load_recipe(_write(photos, text))[1].data
+    data = load_recipe(written(photos, text))[1].data
     assert isinstance(data, FolderData)
     assert folder_in(json.loads(json.dumps({"folder": dataclasses.asdict(data)}))) == data
     assert (data.num_heldout(100), data.num_heldout(2)) == (10, 1)
@@ -86,22 +81,22 @@ def test_the_images_of_a_record_are_those_of_its_recipe(photos: Path) -> None:
 
 def test_weights_and_training_start_there_and_a_later_recipe_keeps_them(photos: Path) -> None:
     base = PHOTOS + '[teacher]\narch = "torchvision:resnet18"\nweights = "default"\nepochs = 1\n'
-    _write(photos, base, "base.toml")
-    teacher = load_recipe(_write(photos, 'extends = "base.toml"\n[teacher]\nepochs = 3\n'))[1].teacher
+    written(photos, base, "base.toml")
+    teacher = load_recipe(written(photos, 'extends = "base.toml"\n[teacher]\nepochs = 3\n'))[1].teacher
     assert isinstance(teacher, TrainedTeacher)
     assert (teacher.weights, teacher.epochs) == ("default", 3)
 
 
 def test_published_numbers_stay_with_their_pair(tmp_path: Path) -> None:
     base = 'extends = "cifar100-resnet56-resnet20"\n'
-    assert load_recipe(_write(tmp_path, base + "seed = 3\n"))[1].expected
-    assert not load_recipe(_write(tmp_path, base + '[distill]\nstudent = "resnet8"\n'))[1].expected
+    assert load_recipe(written(tmp_path, base + "seed = 3\n"))[1].expected
+    assert not load_recipe(written(tmp_path, base + '[distill]\nstudent = "resnet8"\n'))[1].expected
     own = base + '[distill]\nstudent = "resnet8"\n[expected.kd]\ntop1 = 1.0\nsource = "us"\n'
-    assert list(load_recipe(_write(tmp_path, own))[1].expected) == ["kd"]
+    assert list(load_recipe(written(tmp_path, own))[1].expected) == ["kd"]
 
 
 def test_too_few_images_for_int8_are_said_before_any_training(photos: Path) -> None:
-    run = open_run(_write(photos, PHOTOS), photos / "runs")
+    run = open_run(written(photos, PHOTOS), photos / "runs")
     with pytest.raises(UserError, match=r"int8 is calibrated on 512 training images, there are 6"):
         train_undistilled(run)
     assert not (photos / "runs").exists()
@@ -109,7 +104,7 @@ def test_too_few_images_for_int8_are_said_before_any_training(photos: Path) -> N
 
 def test_a_class_without_images_is_said_before_anything_starts(photos: Path) -> None:
     (photos / "photos" / "cow").mkdir()
-    command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", _write(photos, PHOTOS), "--runs"]
+    command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", written(photos, PHOTOS), "--runs"]
     done = subprocess.run([*command, str(photos / "runs")], capture_output=True, text=True, check=False)
     assert (done.returncode, "cow: no image in this class" in done.stderr) == (2, True)
     assert not (photos / "runs").exists()

@@ -1,0 +1,112 @@
+"""The agent's clocks and power mode: set by sudo, put back once, and after a crash at the next contact."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deploy.agent import clocks, jobs, machine
+from deploy.agent.errors import AgentError
+
+SUDO = r"""#!/bin/sh
+printf '%s\n' "$*" >> "$SUDO_LOG"
+[ "$3" = --store ] && { [ -e "$4" ] && exit 9; echo before > "$4"; }
+exit ${SUDO_EXIT:-0}
+"""
+
+
+@pytest.fixture
+def sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `sudo` that writes down what it is asked; the work folder is the current one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sudo").write_text(SUDO)
+    (tmp_path / "bin" / "sudo").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SUDO_LOG", str(tmp_path / "asked"))
+    return tmp_path / "asked"
+
+
+def test_clocks_are_stored_locked_and_put_back_once(sudo: Path, tmp_path: Path) -> None:
+    stored = tmp_path / clocks.STORED
+    assert clocks.lock(stored) == "locked"
+    assert clocks.restore(stored) is True
+    assert clocks.restore(stored) is False
+    assert sudo.read_text().splitlines() == [
+        f"-n jetson_clocks --store {stored}",
+        "-n jetson_clocks",
+        f"-n jetson_clocks --restore {stored}",
+    ]
+
+
+@pytest.mark.usefixtures("sudo")
+def test_a_refused_sudo_leaves_clocks_as_they_are_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_EXIT", "1")
+    told = clocks.lock(tmp_path / clocks.STORED)
+    assert told.startswith("as-is: sudo -n jetson_clocks: it failed: allow it in sudoers")
+
+
+def test_no_sudo_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert clocks.lock(tmp_path / clocks.STORED).startswith("as-is: sudo -n jetson_clocks: ")
+
+
+MODES = r"""#!/bin/sh
+printf '%s\n' "$*" >> "$SUDO_LOG"
+[ "$4" = 3 ] || printf 'pmode:%04d\n' "$4" > "$STATUS"
+exit ${SUDO_EXIT:-0}
+"""
+
+
+@pytest.fixture
+def nvpmodel(sudo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `sudo nvpmodel` that sets modes, but for mode 3, which would need a reboot; what it was asked."""
+    (tmp_path / "bin" / "sudo").write_text(MODES)
+    status = tmp_path / "status"
+    status.write_text("pmode:0002 fmode:quiet\n")
+    monkeypatch.setenv("STATUS", str(status))
+    monkeypatch.setattr(machine, "power_mode", lambda: status.read_text().strip() or None)
+    return sudo
+
+
+def test_a_power_mode_is_set_and_put_back_once(nvpmodel: Path, tmp_path: Path) -> None:
+    assert clocks.apply("mode:0", tmp_path) == "mode:0"
+    assert clocks.left_changed(tmp_path)
+    assert clocks.apply("mode:1", tmp_path) == "mode:1"  # as after a crash: what came first is put back
+    assert clocks.put_back(tmp_path) is True
+    assert clocks.put_back(tmp_path) is False
+    assert not clocks.left_changed(tmp_path)
+    assert nvpmodel.read_text().splitlines() == ["-n nvpmodel -m 0", "-n nvpmodel -m 1", "-n nvpmodel -m 2"]
+    assert clocks.apply("mode:2", tmp_path) == "mode:2"  # it is that already
+    assert not clocks.left_changed(tmp_path)
+
+
+@pytest.mark.usefixtures("nvpmodel")
+def test_a_power_mode_that_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert clocks.apply("mode:3", tmp_path) == "as-is: power mode 3 was not taken over: it may need a reboot"
+    monkeypatch.setenv("SUDO_EXIT", "1")
+    assert clocks.apply("mode:1", tmp_path).startswith("as-is: sudo -n nvpmodel: it failed: allow it in sudoers")
+    monkeypatch.setattr(machine, "power_mode", lambda: None)
+    assert clocks.apply("mode:1", tmp_path) == "as-is: this machine has no power modes (nvpmodel)"
+    assert not clocks.left_changed(tmp_path)
+    assert clocks.apply("as-is", tmp_path) == "as-is"
+
+
+@pytest.mark.usefixtures("nvpmodel")
+def test_a_power_mode_that_a_crash_left_is_put_back_too() -> None:
+    Path(clocks.STORED_MODE).write_text("1")
+    assert jobs.restore({}) == {"restored": True}
+    assert machine.power_mode() == "pmode:0001"
+
+
+@pytest.mark.usefixtures("sudo")
+def test_what_a_crash_left_is_put_back_at_the_next_contact(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(clocks.STORED).write_text("before")
+    monkeypatch.setattr(jobs, "holder", lambda: "job x")
+    with pytest.raises(AgentError, match="in use by job x"):
+        jobs.restore({})
+    monkeypatch.setattr(jobs, "holder", lambda: None)
+    assert jobs.restore({}) == {"restored": True}
+    assert jobs.restore({}) == {"restored": False}
