@@ -62,7 +62,7 @@ check: $(SETUP) ## ruff, mypy, import-linter, documentation tests
 	@echo "next: make test"
 
 test: $(SETUP) ## every test, on JOBS cores: fast ones first, then the slow ones (ARGS='-m "not slow"' leaves those out)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile $(COVERED) $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(COVERED) $(ARGS)
 	@echo "next: make distill export profile"
 
 bench: $(SETUP) ## re-run our own claims (hours; see bench/README.md)

@@ -1,9 +1,22 @@
 """What every test shares: one thread (the runs are small, the machine may be busy), and no silent skips in CI."""
 
 import os
+import shlex
 from collections.abc import Generator
 
 import pytest
+
+OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+
+
+def _leave_make() -> None:
+    """Tests that call make are no part of the `make test` that calls them: its variables (ARGS=...) are not theirs."""
+    given = [word.partition("=")[0] for word in shlex.split(os.environ.get("MAKEFLAGS", "")) if "=" in word]
+    for name in (*OF_MAKE, *given):
+        os.environ.pop(name, None)
+
+
+_leave_make()
 
 
 @pytest.fixture(autouse=True, scope="session")
