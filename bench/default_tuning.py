@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from afpkd.record import Json, provenance
+from afpkd.record import Json
 from bench import rows
 from bench.accuracy import run_of, train_side_by_side
 from pipeline.workspace import Workspace
@@ -59,16 +59,8 @@ def trained(trials: list[Json], seed: int, folder: Path, recipe: str = "default"
     runs = [run_of(f"trial{number}", trial, seed, folder, str(file)) for number, trial in enumerate(trials)]
     found = train_side_by_side([Workspace(run, "student") for run in runs])
     return [
-        {
-            "options": trial,
-            "seed": seed,
-            "epochs": work.run.recipe.distill.epochs,
-            "heldout": heldout,
-            "heldout_top1": fitted.history[-1]["heldout_top1"],
-            "cpu_s": round(fitted.cpu_s, 1),
-            "commit": provenance()["git_commit"],
-        }
-        for trial, (work, _, fitted) in zip(trials, found, strict=True)
+        {**rows.trial_of(trial, seed=seed, epochs=run.recipe.distill.epochs, fitted=fitted), "heldout": heldout}
+        for trial, run, (_, _, fitted) in zip(trials, runs, found, strict=True)
     ]
 
 

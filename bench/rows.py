@@ -8,11 +8,15 @@ import os
 import statistics
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import filelock
 import scipy.stats
 
 from afpkd.record import Json, provenance, read_record, write_text
+
+if TYPE_CHECKING:
+    from afpkd.train import Fitted
 
 RESULTS = Path(__file__).parent / "results"
 METRICS = ("test_top1_last", "test_top1_selected", "heldout_top1")
@@ -38,6 +42,13 @@ def row_of(run: Path, role: str, variant: str = "default") -> Json:
         "config_digest": record["config_digest"],
         "finished_at": record["finished_at"],
     }
+
+
+def trial_of(options: Json, *, seed: int, epochs: float, fitted: Fitted) -> Json:
+    """The row of a trial that chooses a weight: held-out top-1 after the last epoch; the test set is not read."""
+    heldout = fitted.history[-1]["heldout_top1"]
+    found = {"options": options, "seed": seed, "epochs": epochs, "heldout_top1": heldout}
+    return {**found, "cpu_s": round(fitted.cpu_s, 1), "commit": provenance()["git_commit"]}
 
 
 def circumstances() -> Json:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from afpkd.record import Json, provenance
+from afpkd.record import Json
 from bench import rows
 from bench.accuracy import run_of, train_side_by_side
 from bench.command import run
@@ -54,7 +54,8 @@ def main(methods: list[str]) -> None:
     if todo:
         works = [Workspace(_run(method, trial), "student") for method, trial in todo]
         for (method, trial), (_, _, fitted) in zip(todo, train_side_by_side(works), strict=True):
-            rows.append(RESULT, [_row(method, trial, fitted.history[-1]["heldout_top1"], fitted.cpu_s)])
+            found = rows.trial_of(trial, seed=0, epochs=EPOCHS, fitted=fitted)
+            rows.append(RESULT, [{"method": method, **found}])
     for row in rows.read(RESULT):
         sys.stdout.write(f"{row['method']:10} {row['options']!s:40} held-out {row['heldout_top1']:.2f}\n")
 
@@ -62,11 +63,6 @@ def main(methods: list[str]) -> None:
 def _run(method: str, trial: Json) -> Run:
     name = "-".join([method, *(f"{key}{value}" for key, value in trial.items() if key != "prompts")])
     return run_of(name, {"method": method, "epochs": EPOCHS, **trial}, 0, FOLDER)
-
-
-def _row(method: str, options: Json, heldout: float, cpu_s: float) -> Json:
-    found = {"method": method, "options": options, "seed": 0, "epochs": EPOCHS, "heldout_top1": heldout}
-    return {**found, "cpu_s": round(cpu_s, 1), "commit": provenance()["git_commit"]}
 
 
 if __name__ == "__main__":

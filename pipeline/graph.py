@@ -64,7 +64,10 @@ def run_goals(
         require_processes(train_processes, one.recipe, "cpu" if cluster else train_device)
         one.recipe.stage_digest("teacher")  # reads own images and files
     folders = [runs.resolve() / one.name for one in found]
-    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # a file system that makes no folders, such as /proc
+        raise UserError("E_FILE", f"{runs}: no folder can be made there: name another place") from None
     with locked(runs):
         for one, folder in zip(found, folders, strict=True):
             folder.mkdir(exist_ok=True)

@@ -108,6 +108,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "cost of a folder": ("cost data", "E_ONNX_FILE", "name an ONNX file"),
     "a file as RUNS": ("run distill --runs text.onnx", "E_FILE", "a file lies where a folder is needed"),
     "a foreign RUNS": ("run distill --runs /sys/afpkd", "E_FILE", "check the path, its owner and its permissions"),
+    "RUNS in /proc": ("run distill --runs /proc/afpkd", "E_FILE", "no folder can be made there: name another place"),
     "two at once": ("run distill --runs held", "E_RUNS_BUSY", "wait for it, end it, or use another RUNS"),
     "half of a foreign model": ("export --onnx text.onnx", "E_USAGE", "needs --spec SPEC.toml"),
     "a sweep over nothing": ("sweep default --set distill.mu", "E_USAGE", "KEY=VALUE,VALUE was expected"),
