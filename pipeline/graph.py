@@ -57,6 +57,10 @@ def run_goals(
     """
     # What is wrong or missing is said before anything starts.
     profile = require_known(devices, cluster)
+    if "profile" in goals and "local-gpu" in devices and not cluster and not _has_gpu():
+        raise UserError(
+            "E_NO_DRIVER", "device local-gpu: no NVIDIA GPU in /dev: install its driver, or name another device"
+        )
     found = read_recipes(recipes)
     if not cluster and train_device == "auto" and not _has_gpu():
         train_device = "cpu"
@@ -112,8 +116,9 @@ def require_known(devices: Sequence[str], cluster: str | None) -> Path | None:
 
 
 def _has_gpu() -> bool:
-    """Whether the kernel shows an NVIDIA GPU (/dev/dxg: under WSL); torch is not asked, since it takes seconds."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+    """Whether the kernel shows an NVIDIA GPU; torch is not asked, since it takes seconds."""
+    nodes = ("nvidia[0-9]*", "dxg", "nvhost-*gpu*", "nvgpu")  # of a driver, of WSL, of a Jetson
+    return any(any(Path("/dev").glob(node)) for node in nodes)
 
 
 @contextmanager

@@ -91,6 +91,8 @@ class Workspace:
         """A model on the device, its weights about to be loaded; or, with `published`, those of its library."""
         import torch
 
+        if published:
+            self.progress.say(f"fetching the weights of {network['arch']}, where they are not here yet")
         model = build_network(
             network,
             num_classes=len(self.label_names),
@@ -122,6 +124,8 @@ class Workspace:
         if isinstance(settings, TrainedDetector | DistillDetector) and settings.backbone != "none":
             detector: Any = model
             folders = (self.run.recipe_file.parent, data_root())
+            if settings.backbone.startswith(("torchvision:", "timm:")):
+                self.progress.say(f"fetching the weights of {settings.backbone}, where they are not here yet")
             with first_alone():
                 self.progress.say(detector.load_backbone(settings.backbone, folders))
         return model

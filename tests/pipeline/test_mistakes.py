@@ -62,6 +62,11 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "GPUs": ("run distill --train-processes 3", "E_TRAIN_PROCESSES", "use one of 1, 2, 4"),
     "cluster": ("run distill --cluster slrm", "E_CLUSTER", "did you mean 'slurm'?"),
     "device": ("run profile --device orin1", "E_DEVICE_NAME", "known are away, local, local-gpu"),
+    "no GPU to measure on": (
+        "run profile --device local-gpu",
+        "E_NO_DRIVER",
+        "no NVIDIA GPU in /dev: install its driver",
+    ),
     "devices.toml": ("devices list", "E_DEVICES_FILE", "away.hots: unknown key: did you mean 'host'?"),
     "nobody there": ("devices probe away", "E_UNREACHABLE", "is it on, and does sshd listen there?"),
     "deploy before export": ("deploy --device away", "E_RUN_MISSING", "run `make export` first"),
