@@ -92,7 +92,7 @@ class Workspace:
         import torch
 
         if published:
-            self.progress.say(f"fetching the weights of {network['arch']}, where they are not here yet")
+            self.progress.say(f"looking for the weights of {network['arch']}")
         model = build_network(
             network,
             num_classes=len(self.label_names),
@@ -121,13 +121,12 @@ class Workspace:
             dry_run_export(model, example, arch=label(network["arch"]))
         if weights not in ("none", "default"):
             self.progress.say(load_weights(model, Path(weights), new_classes=len(self.label_names)))
-        if isinstance(settings, TrainedDetector | DistillDetector) and settings.backbone != "none":
+        backbone = settings.backbone if isinstance(settings, TrainedDetector | DistillDetector) else "none"
+        if backbone != "none":
             detector: Any = model
-            folders = (self.run.recipe_file.parent, data_root())
-            if settings.backbone.startswith(("torchvision:", "timm:")):
-                self.progress.say(f"fetching the weights of {settings.backbone}, where they are not here yet")
+            self.progress.say(f"looking for the weights of {backbone}")
             with first_alone():
-                self.progress.say(detector.load_backbone(settings.backbone, folders))
+                self.progress.say(detector.load_backbone(backbone, (self.run.recipe_file.parent, data_root())))
         return model
 
     def teacher(self) -> tuple[FrozenTeacher, Shapes]:
@@ -202,7 +201,8 @@ class Workspace:
             augmentation=augmentation_of(self.run.recipe.data),
             seed=self.run.recipe.seed,
             checkpoint=self.folder / "checkpoint.pt",
-            digest=self._resume_digest(),
+            # which unfinished run a checkpoint belongs to: the stage's identity and the content of its inputs
+            digest=json.dumps([self.run.recipe.stage_digest(self.stage), self.inputs], sort_keys=True),
         )
         if fitting.step:
             self.progress.say(f"continues at step {fitting.step} of {fitting.total_steps}")
@@ -285,10 +285,6 @@ class Workspace:
         }
         write_record(self.folder / "record.json", whole)
         return whole
-
-    def _resume_digest(self) -> str:
-        """Which unfinished run a checkpoint belongs to: the stage's identity and the content of its inputs."""
-        return json.dumps([self.run.recipe.stage_digest(self.stage), self.inputs], sort_keys=True)
 
 
 def _torch_device(run: Run) -> torch.device:
