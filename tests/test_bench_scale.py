@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from afpkd.record import read_record
 from bench import scale
 from bench.scale_step import Levels, fitting_of
 from tests.pipeline.conftest import hand_made_run
@@ -72,14 +71,3 @@ def test_a_report_of_many_files_is_one_of_many_devices(tmp_path: Path) -> None:
     assert cost["seconds"] > 0
     assert cost["peak_bytes"] > 30e6
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]  # nothing is left
-
-
-@pytest.mark.slow
-def test_a_run_with_nothing_to_do_is_measured_and_only_that(tmp_path: Path) -> None:
-    finished = scale.finished_run(tmp_path)
-    before = read_record(finished / "student" / "record.json")
-    cost = scale.idle_cost(finished, tmp_path / "idle", 1)
-    assert cost["recipes"] == 1
-    assert cost["seconds"] > 0
-    assert read_record(finished / "student" / "record.json") == before
-    assert not (tmp_path / "idle").exists()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from afpkd.record import read_record, sha256_of
+from bench.scale import idle_cost
 from export.sealed import verify_bundle
 from pipeline.lineage import STAGES, lineage
 from pipeline.locks import locked
@@ -166,6 +167,17 @@ def test_only_what_changed_runs_again(done: tuple[Path, Path]) -> None:
     after = _finished(runs)
     changed = {stage for stage in after if after[stage] != before[stage]}
     assert changed == {"student", "undistilled"}
+
+
+@pytest.mark.slow
+def test_a_run_with_nothing_to_do_is_measured_and_only_that(done: tuple[Path, Path], tmp_path: Path) -> None:
+    finished = done[1] / "tiny"
+    before = _finished(done[1])
+    cost = idle_cost(finished, tmp_path / "idle", 1)
+    assert cost["recipes"] == 1
+    assert cost["seconds"] > 0
+    assert _finished(done[1]) == before
+    assert not (tmp_path / "idle").exists()
 
 
 @pytest.mark.slow
