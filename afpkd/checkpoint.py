@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ State = dict[str, Tensor]
 _TRAINING_STATE_FORMAT = 1  # another one is trained anew
 
 
-def save_weights(path: Path, state: State) -> None:
-    """Write a state dict as safetensors, atomically."""
+def save_weights(path: Path, state: State, facts: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as safetensors, atomically; `facts` stand in the file's header."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        save_file(tensors, temporary, dict(facts or {}) or None)
 
 
 def load_weights(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afpkd.models import is_foreign
-from afpkd.models.user_file import is_user_file
-from afpkd.record import Json
+from afpkd.models.user_file import file_sha256, is_user_file
+from afpkd.record import Json, digest
 from pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -41,6 +41,18 @@ def facts_of(network: Json) -> Json:
     """What a record says of it: its name for people, and where the name alone does not make it again, all of it."""
     plain = not is_foreign(network["arch"]) and network["own"] is None
     return {"arch": label(network["arch"]), **({} if plain else {"network": network})}
+
+
+def facts_beside_weights(network: Json | None) -> dict[str, str]:
+    """What makes another network of the same tensors, for the header of their file: its content is then another, too.
+
+    Nothing for prompts, and for a network of ours: that is made in one way only.
+    """
+    if network is None or "network" not in facts_of(network):
+        return {}
+    arch = network["arch"]
+    made_by = [arch.rpartition(":")[2], file_sha256(arch)] if is_user_file(arch) else arch
+    return {"network": digest([made_by, network["stages"], network["own"]])}
 
 
 def label(arch: str) -> str:

@@ -8,6 +8,7 @@ threads and cluster are never identity.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Set
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +28,7 @@ from pipeline.recipe_networks import Arch, ForeignTeacher, TrainedTeacher, check
 from pipeline.recipe_outputs import STRICT, Export, Profile
 
 ROLES = ("teacher", "student", "undistilled")
-STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 3, "undistilled": 2, "export": 3, "profile": 3, "report": 5}
+STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 3, "undistilled": 2, "export": 4, "profile": 3, "report": 5}
 """Raised when the code of a stage changes what it makes: the stage and all that follows run again."""
 
 
@@ -44,6 +45,9 @@ def known(what: str, names: dict[str, Any]) -> pydantic.AfterValidator:
 
 _ADDED_KEYS: Json = {"stages": (), "mean": None, "std": None, "weights": "none", "rotation": 0.0, "dropped": "zero"}
 """Keys that are no part of a stage's identity while they have these values: recipes from before them keep theirs."""
+
+_AUGMENTATION = {"flip", "crop_padding", "crop_scale", "rotation", "scales", "repeat"}
+"""Keys of [data] for training images alone: no exported file depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -97,6 +101,11 @@ class Data:
     def crop_scale(self) -> float:
         """No random crop of a part of an image: small images are cropped by `crop_padding`."""
         return 1.0
+
+    @property
+    def places(self) -> set[str]:
+        """Keys that say where images lie: none."""
+        return set()
 
     def content(self) -> list[str]:
         """What the stages' identity holds beside these keys: nothing, since the data set is known by its name."""
@@ -241,26 +250,31 @@ class Recipe:
         """Identity of one stage: its version and its own part of the recipe, nothing else."""
         parts: Json = {
             "teacher": [*self._data(), self._teacher(), self.seed],
-            "prompts": [*self._data(), _identity(dataclasses.asdict(self.prompts)), self.seed],
-            "student": [*self._data(), _identity(dataclasses.asdict(self.distill)), self.seed],
+            "prompts": [*self._data(), self._prompts(), self.seed],
+            "student": [*self._data(), _identity(dataclasses.asdict(self.distill)), self.seed, *self._demand()],
             "undistilled": [*self._data(), _identity(self.distill.training()), self.seed],
-            "export": [
-                *(dataclasses.asdict(self.export), self.data.mean, self.data.std, self._calibration_seed()),
-                *self.data.content(),
-            ],
+            "export": [*self._data(_AUGMENTATION), dataclasses.asdict(self.export), self._calibration_seed()],
             "profile": dataclasses.asdict(self.profile),
             "report": [self.description, {name: dataclasses.asdict(found) for name, found in self.expected.items()}],
         }
         return digest([stage, STAGE_VERSIONS[stage], parts[stage]])
 
+    def _demand(self) -> list[str]:
+        """With which prompts the student is distilled at all: where that is demanded anew, it is asked anew."""
+        return ["any prompts"] if self.distill.uses_prompts and not self.prompts.must_choose else []
+
     def _calibration_seed(self) -> int | None:
         """The seed that draws the calibration images, where there are any."""
         return self.seed if "int8" in self.export.precisions else None
 
-    def _data(self) -> list[Any]:
+    def _data(self, left: Set[str] = frozenset()) -> list[Any]:
+        """The images count, not where they lie. left: further keys that do not count."""
         keys = _identity(dataclasses.asdict(self.data))
-        keys.pop("path", None)  # the images count, not where they lie
-        return [keys, *self.data.content()]
+        return [{key: keys[key] for key in keys.keys() - self.data.places - left}, *self.data.content()]
+
+    def _prompts(self) -> Json:
+        """All but whether their masks must choose, which changes none."""
+        return _identity({**dataclasses.asdict(self.prompts), "must_choose": True})
 
     def _teacher(self) -> Json:
         """All but the accuracy it must have, and a foreign one's file, whose content is an input of its stage."""
@@ -276,6 +290,8 @@ def _identity(keys: Json) -> Json:
     for key in counted.keys() & {"arch", "student"}:
         if is_user_file(counted[key]):
             counted[key] = [counted[key].rpartition(":")[2], file_sha256(counted[key])]
-    if counted.get("weights", "default") != "default":
-        counted["weights"] = sha256_of(Path(counted["weights"]))
+    for key in counted.keys() & {"weights", "backbone"}:
+        path = Path(counted[key])
+        if path.is_absolute() and path.is_file():  # as the recipe's reader leaves a file that it finds
+            counted[key] = sha256_of(path)
     return counted

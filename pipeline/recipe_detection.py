@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
 from afpkd.distillers.options import OPTIONS
 from afpkd.models import DETECTORS
+from afpkd.record import digest, sha256_of
 from afpkd.settings import TrainSettings, require_between
 from pipeline.recipe import Distill, known
 from pipeline.recipe_outputs import STRICT
@@ -77,9 +81,28 @@ class CocoData:
         """How many scenes are trained on, their annotation file says."""
         return
 
+    @property
+    def places(self) -> set[str]:
+        """Keys that say where the scenes lie."""
+        return {"train", "test", *(["heldout"] if isinstance(self.heldout, Split) else [])}
+
     def content(self) -> list[str]:
-        """What the stages' identity holds beside these keys: nothing; records hold the hash of the annotations."""
-        return []
+        """What the stages' identity holds beside these keys: the annotations, and names and sizes of the images."""
+        splits = [self.train, self.test, *([self.heldout] if isinstance(self.heldout, Split) else [])]
+        return [_content(split.annotations, split.images) for split in splits]
+
+
+@functools.cache
+def _content(annotations: str, images: str) -> str:
+    """Once a process. Where nothing lies there yet the place stands for it: the stage that reads it says so."""
+    if not Path(annotations).is_file():
+        return annotations
+    files = sorted((path.relative_to(images).as_posix(), path.stat().st_size) for path in _files(images))
+    return digest([sha256_of(Path(annotations)), files])
+
+
+def _files(folder: str) -> Iterator[Path]:
+    return (path for path in Path(folder).rglob("*") if path.is_file())
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -102,6 +102,11 @@ class FolderData:
         """Of so many training images, those set aside: one at least."""
         return max(1, round(self.heldout_share * num_train))
 
+    @property
+    def places(self) -> set[str]:
+        """Keys that say where the images lie."""
+        return {"path"}
+
     def content(self) -> list[str]:
         """What the stages' identity holds beside these keys: the images themselves, hashed once a process."""
         return [_content(self.layout)]

@@ -72,13 +72,17 @@ def teacher_weights(recipe: Recipe, recipe_file: Path) -> Path | None:
 
 def found_path(name: str, recipe_file: Path, what: str, *, folder: bool = False) -> Path:
     """A path that a recipe names: absolute, or beside the recipe file, or below AFPKD_DATA. UserError: not there."""
-    path = Path(os.path.expanduser(name))  # noqa: PTH111  pathlib's raises on the home of nobody
-    places = [recipe_file.parent / path, data_root() / path]  # an absolute path stays itself
+    places = _places(name, recipe_file)
     for place in places:
         if place.is_dir() if folder else place.is_file():
             return place.resolve()
     looked = " or ".join(dict.fromkeys(map(str, places)))
     raise UserError("E_RECIPE_PATH", f"{recipe_file.name}: {what} at {looked}: put it there or set AFPKD_DATA")
+
+
+def _places(name: str, recipe_file: Path) -> list[Path]:
+    path = Path(os.path.expanduser(name))  # noqa: PTH111  pathlib's raises on the home of nobody
+    return [recipe_file.parent / path, data_root() / path]  # an absolute path stays itself
 
 
 def _located(raw: Json, recipe_file: Path) -> Json:
@@ -87,6 +91,9 @@ def _located(raw: Json, recipe_file: Path) -> Json:
     data, teacher, distill = (located.get(name) for name in ("data", "teacher", "distill"))
     if isinstance(data, dict) and data.get("name") == "folder" and isinstance(data.get("path"), str):
         data["path"] = str(found_path(data["path"], recipe_file, "data.path: no folder", folder=True))
+    if _detects(located):
+        located |= {name: _where_found(located.get(name), recipe_file) for name in ("data", "teacher", "distill")}
+        data, teacher, distill = (located.get(name) for name in ("data", "teacher", "distill"))
     for section, key, where in ((teacher, "arch", "teacher.arch"), (distill, "student", "distill.student")):
         if not isinstance(section, dict):
             continue
@@ -100,6 +107,19 @@ def _located(raw: Json, recipe_file: Path) -> Json:
                 found_path(str(weights), recipe_file, f"{where.partition('.')[0]}.weights: no file")
             )
     return located
+
+
+def _where_found(value: Any, recipe_file: Path) -> Any:
+    """A detector's section with each scene's and backbone's place whole, where something lies there."""
+    if not isinstance(value, dict):
+        return value
+    whole = {key: _where_found(inner, recipe_file) for key, inner in value.items()}
+    for key in whole.keys() & {"annotations", "images", "backbone"}:
+        if isinstance(whole[key], str):
+            fits = Path.is_dir if key == "images" else Path.is_file
+            there = next(filter(fits, _places(whole[key], recipe_file)), None)
+            whole[key] = str(there.resolve()) if there else whole[key]
+    return whole
 
 
 def _decoded(raw: Json, path: Path) -> Recipe:

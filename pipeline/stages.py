@@ -19,7 +19,7 @@ from pipeline.exporting import export_classifier, export_detector
 from pipeline.failures import clear_failure, note_failure
 from pipeline.lineage import require_recorded
 from pipeline.live import forget_progress
-from pipeline.networks import network_of, recorded_network
+from pipeline.networks import facts_beside_weights, network_of, recorded_network
 from pipeline.progress import StageProgress
 from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
 from pipeline.recipe import Distill
@@ -79,15 +79,12 @@ def tune_prompts(run: Run) -> Json:
     draw_prompts(prompts, features, pictured, judged["masks"], work.folder)
     refusal = why_not_accepted(judged)
     work.progress.say(f"the masks choose: {refusal is None}{f': {refusal}' if refusal else ''}")
-    if refusal and settings.must_choose:
-        mend = "raise prompts.epochs or prompts.area, or set must_choose = false"
-        raise UserError("E_PROMPTS", f"{run.name}: prompts: {refusal}: {mend}")
     metric = work.task.metric
     metrics = {
         f"teacher_heldout_{metric}": model_scores(work.task, teacher.model, work.heldout)[metric],
         f"prompted_heldout_{metric}": fitted.history[-1][f"heldout_{metric}"],
         "median_mask_spread": statistics.median(row["spread"] for row in judged["masks"]),
-        "accepted": refusal is None,
+        "accepted": refusal is None,  # if not, and the recipe demands it, no student is distilled with them
         **judged,
     }
     record = {"schema": "afpkd.prompts/1", "metrics": metrics, "inputs": work.inputs}
@@ -121,11 +118,23 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     options: Json = settings.options()
     if settings.uses_prompts:
         untrained = options.get("mask") == "untrained"
+        if not untrained:
+            _require_choice(work.run)
         options["prompts"] = (work.new_prompts if untrained else work.prompts)(teacher, teacher_shapes)
     shapes = probe_shapes(student, in_channels=work.in_channels, image_size=work.image_size)
     levels = matched_levels(shapes.sizes, teacher_shapes.sizes)
     distiller = build_distiller(settings.method, shapes.at(levels), teacher_shapes, **options).to(work.device)
     return student_learner(student, teacher, distiller, work.heldout, levels, work.task)
+
+
+def _require_choice(run: Run) -> None:
+    """UserError where the recipe's prompts must choose and do not: nothing is distilled with them."""
+    from afpkd.acceptance import why_not_accepted
+
+    refusal = why_not_accepted(read_record(run.role("prompts") / "record.json")["metrics"])
+    if refusal and run.recipe.prompts.must_choose:
+        mend = "raise prompts.epochs or prompts.area, or set must_choose = false"
+        raise UserError("E_PROMPTS", f"{run.name}: prompts: {refusal}: {mend}")
 
 
 def _train_plain(run: Run, role: str, settings: TrainedTeacher | TrainedDetector | Distill) -> Json:
@@ -151,7 +160,7 @@ def _adopt_teacher(run: Run, weights: Path | None) -> Json:
     for left in ("record.json", "metrics.jsonl", "checkpoint.pt"):  # of a teacher that was trained here before
         (work.folder / left).unlink(missing_ok=True)
     forget_progress(work.folder)
-    save_weights(work.folder / WEIGHTS, model.state_dict())
+    save_weights(work.folder / WEIGHTS, model.state_dict(), facts_beside_weights(network))
     metrics = {f"test_{name}_{which}": score for name, score in scores.items() for which in ("last", "selected")}
     metrics[f"heldout_{work.task.metric}"] = None
     work.inputs["weights"] = sha256_of(weights) if weights else sha256_of(work.folder / WEIGHTS)

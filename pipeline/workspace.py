@@ -15,7 +15,7 @@ from pipeline.event_files import event_files_of
 from pipeline.lineage import require_recorded
 from pipeline.live import Live, Pictures, forget_progress
 from pipeline.memory import keep_freed_memory
-from pipeline.networks import build_network, facts_of, label, network_in
+from pipeline.networks import build_network, facts_beside_weights, facts_of, label, network_in
 from pipeline.progress import StageProgress
 from pipeline.recipe import Distill, Recipe
 from pipeline.recipe_detection import DistillDetector, TrainedDetector
@@ -255,7 +255,7 @@ class Workspace:
         from afpkd.checkpoint import save_weights
 
         (self.folder / "record.json").unlink(missing_ok=True)  # an old record must not vouch for new weights
-        save_weights(self.folder / WEIGHTS, weights)
+        save_weights(self.folder / WEIGHTS, weights, facts_beside_weights(record.get("network")))
         write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in fitted.history))
         forget_progress(self.folder)
         cost = {"cpu_s": round(fitted.cpu_s, 3), "precision": fitted.precision}

@@ -121,7 +121,9 @@ def test_prompts_that_choose_nothing_stop_the_run(done: tuple[Path, Path], tmp_p
     assert process.returncode == 2
     assert "error: tiny: prompts: " in errors
     assert "or set must_choose = false" in errors
-    assert not (tmp_path / "runs" / "tiny" / "prompts" / "record.json").exists()
+    assert not (tmp_path / "runs" / "tiny" / "student" / "record.json").exists()
+    kept = tmp_path / "runs" / "tiny" / "prompts" / "record.json"  # the mend trains no prompts again
+    assert read_record(kept)["finished_at"] == _finished(done[1])["prompts"]
 
 
 @pytest.mark.slow

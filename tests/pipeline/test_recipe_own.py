@@ -7,13 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from afpkd.checkpoint import save_weights
 from afpkd.errors import UserError
+from afpkd.models import build_model
+from afpkd.record import Json, sha256_of
+from pipeline.networks import facts_beside_weights
 from pipeline.recipe_folder import FolderData, folder_in
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
-from pipeline.stages import train_undistilled
+from pipeline.stages import train_teacher, train_undistilled
 from pipeline.workspace import open_run
 from tests.pipeline.recipe_files import written
 
@@ -69,6 +74,79 @@ def test_own_files_are_part_of_what_they_make(photos: Path) -> None:
     ways = ("", 'weights = "default"\n', 'weights = "start.pt"\n', "mean = [0.1, 0.2, 0.3]\nstd = [1.0, 1.0, 1.0]\n")
     found = [_digests(written(photos, teacher + way))["teacher"] for way in (*ways, 'stages = ["layer1"]\n')]
     assert len(set(found)) == 5
+
+
+SCENES = """extends = "coco128-fcos-cpu"
+[data]
+train = { annotations = "PLACE/all.json", images = "PLACE/images" }
+test = { annotations = "PLACE/all.json", images = "PLACE/images" }
+heldout = 1
+"""
+
+
+def test_own_scenes_are_part_of_what_reads_them_and_their_place_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a" / "images").mkdir(parents=True)
+    (tmp_path / "a" / "all.json").write_text("{}")
+    Image.new("RGB", (16, 8)).save(tmp_path / "a" / "images" / "1.png")
+    here, there = SCENES.replace("PLACE", "a"), SCENES.replace("PLACE", "moved/b")
+    before = _digests(written(tmp_path, here))
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "a").rename(tmp_path / "moved" / "b")
+    assert _changed(before, _digests(written(tmp_path, there))) == set()
+    reads = {*before} - {"profile"}
+    for name, content in (("all.json", "{ }"), ("images/1.png", "another"), ("images/2.png", "one more")):
+        (tmp_path / "moved" / "b" / name).write_text(content)
+        after = _digests(written(tmp_path, there))
+        assert _changed(before, after) == reads, name
+        before = after
+    assert _changed(before, _digests(written(tmp_path, there + "score = 0.2\n"))) == reads
+    augmented = _digests(written(tmp_path, there + "repeat = 2\n"))
+    assert _changed(before, augmented) == reads - {"export"}
+
+
+def test_a_backbones_file_is_part_of_what_starts_with_it(tmp_path: Path) -> None:
+    text = SCENES.replace("PLACE", "nowhere") + '[teacher]\nbackbone = "r18.pt"\n'
+    nothing = _digests(written(tmp_path, text))  # what is missing is said by the stage that reads it
+    (tmp_path / "r18.pt").write_bytes(b"1")
+    before = _digests(written(tmp_path, text))
+    (tmp_path / "r18.pt").write_bytes(b"2")
+    assert _changed(nothing, before) == _changed(before, _digests(written(tmp_path, text))) == {"teacher"}
+
+
+def test_another_network_of_the_same_tensors_has_another_file(photos: Path) -> None:
+    """Else nothing that was made from a network would be made anew from another."""
+    for name in ("net", "other"):
+        (photos / f"{name}.py").write_text(f"def make(): {name}\n")
+    ours: Json = {"arch": "resnet8", "stages": [], "own": None}
+    others: list[Json] = [
+        ours,
+        {**ours, "own": [[0.1], [1.0]]},
+        {**ours, "own": [[0.2], [1.0]]},
+        {**ours, "arch": "timm:resnet18"},
+        {**ours, "arch": "timm:resnet18", "stages": ["layer1"]},
+        {**ours, "arch": f"{photos / 'net.py'}:make"},
+        {**ours, "arch": f"{photos / 'other.py'}:make"},
+    ]
+    kept = {"w": torch.zeros(2)}
+    files = [photos / f"{number}.safetensors" for number in range(len(others))]
+    for file, network in zip(files, others, strict=True):
+        save_weights(file, kept, facts_beside_weights(network))
+    assert len({sha256_of(file) for file in files}) == len(others)
+    save_weights(photos / "again.safetensors", kept)
+    assert sha256_of(photos / "again.safetensors") == sha256_of(files[0])
+
+
+def test_a_teacher_taken_in_otherwise_is_another_teacher(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = build_model("resnet8", num_classes=10, in_channels=1, image_size=(28, 28)).state_dict()
+    save_weights(tmp_path / "w.safetensors", state)
+    found = []
+    for mean in (0.2, 0.3):
+        text = 'extends = "default"\n[teacher]\narch = "resnet8"\nweights = "w.safetensors"\nstd = [1.0]\n'
+        recipe = written(tmp_path, f"{text}mean = [{mean}]\n", f"taken{mean}.toml")
+        record = train_teacher(open_run(recipe, tmp_path / "runs"))
+        found.append(record["outputs"]["model.safetensors"])
+    assert len(set(found)) == 2
 
 
 def test_the_images_of_a_record_are_those_of_its_recipe(photos: Path) -> None:
