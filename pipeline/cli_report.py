@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pipeline.report.regression import Change
 
 _MANY = ("--recipes", "--devices")
+ASKED = "asked"
+"""Below the whole report: the folder of one for a budget or for some devices."""
 
 
 class ManyValues(TyperCommand):
@@ -48,7 +50,10 @@ def report(
         typer.Option("--devices", help="Only these devices: x y.", autocompletion=device_completions),
     ] = None,
     runs: RunsOption = Path("runs"),
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write; else beside the run's records.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where to write; else beside the records, in asked/ with a budget or devices."),
+    ] = None,
     max_latency_ms: Annotated[float | None, typer.Option("--max-latency-ms", help="p90 a file may need.")] = None,
     min_accuracy: Annotated[float | None, typer.Option("--min-accuracy", help="Top-1 in percent it must have.")] = None,
     as_json: JsonOption = False,
@@ -60,8 +65,11 @@ def report(
 
     with graph.stage_call("report", runs) as inside_a_run:
         found = [open_run(name, runs) for name in dict.fromkeys(recipes or [recipe])]
-        where = out or (found[0].folder if len(found) == 1 else runs / COMPARISON)
         budget = {"max_latency_ms": max_latency_ms, "min_accuracy": min_accuracy}
+        where = found[0].folder if len(found) == 1 else runs / COMPARISON
+        if devices or any(asked is not None for asked in budget.values()):
+            where /= ASKED  # the whole report stays as it is
+        where = out or where
         paths = stages.report(found, where, devices=devices or (), **budget)
     if as_json:
         _print(json.dumps(paths, indent=2))
@@ -111,9 +119,9 @@ def compare(
 
 
 def _change_line(change: Change) -> str:
-    from pipeline.report.wording import NONE
+    from pipeline.report.wording import METRICS, NONE
 
-    unit = "points" if change.quantity.startswith("top-1") else "%"
+    unit = "points" if change.quantity.partition(" ")[0] in METRICS.values() else "%"
     moved = NONE
     if change.change is not None:
         value, low, high = change.change

@@ -25,7 +25,7 @@ from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
 from pipeline.recipe import Distill
 from pipeline.recipe_detection import CocoData, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
-from pipeline.recipe_reader import teacher_weights
+from pipeline.recipe_reader import RECIPES, teacher_weights
 from pipeline.report.wording import judged
 from pipeline.workspace import WEIGHTS, Run, Workspace
 
@@ -258,7 +258,24 @@ def report(
     found = []
     for run in runs:
         expected = {name: dataclasses.asdict(published) for name, published in run.recipe.expected.items()}
-        words = run.recipe.description
-        found.append(read_records(run.folder, run.name, description=words, expected=expected, devices=devices))
+        found.append(
+            read_records(
+                run.folder,
+                run.name,
+                description=run.recipe.description,
+                expected=expected,
+                devices=devices,
+                variables=_make_variables(run),
+                out=out,
+            )
+        )
     written = write_report(found, out, Budget(max_latency_ms, min_accuracy))
     return {kind: str(path) for kind, path in written.items()}
+
+
+def _make_variables(run: Run) -> dict[str, str]:
+    """RECIPE and RUNS as make was or would be told, seen from where the folder of runs lies."""
+    runs = run.folder.parent
+    shipped = run.recipe_file.parent == RECIPES
+    file = run.recipe_file.relative_to(runs.parent) if run.recipe_file.is_relative_to(runs.parent) else run.recipe_file
+    return {"RECIPE": run.name if shipped else str(file), **({} if runs.name == "runs" else {"RUNS": str(runs)})}

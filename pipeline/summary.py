@@ -13,6 +13,7 @@ from pipeline.plan import COMPARISON
 from pipeline.progress import QUIET_VARIABLE
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
+from pipeline.report.records import read_profile
 
 _WHAT = {
     "distill": "train the teacher, the prompts, the student and the undistilled control",
@@ -42,7 +43,7 @@ def facts(folder: Path) -> Json:
         if (folder / role / "record.json").is_file():
             record = read_record(folder / role / "record.json")
             roles[role] = {key: record[key] for key in ("arch", "num_params", "metrics")}
-    profiles = [read_record(path) for path in sorted(folder.glob("profiles/*/[!.]*.json"))]
+    profiles = [read_profile(path) for path in sorted(folder.glob("profiles/*/[!.]*.json"))]
     keys = ("device", "role", "precision", "latency_ms", "throughput_ips", "macs", "top1", "verdict", "reasons")
     report = folder / "report.html"
     return {

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipeline.report.candidates import Candidate, Estimate
 from pipeline.report.tables import Table
 from pipeline.report.tradeoff import NEAR_POINTS, Budget, choose, upper_end
-from pipeline.report.wording import METRICS, NONE, milliseconds, percent, si, signed, span, times
+from pipeline.report.wording import METRICS, NONE, metric_words, milliseconds, percent, si, signed, span, times
 
 _NAMED = 3  # of others, before the rest is a count
 
@@ -41,7 +41,8 @@ def devices_table(candidates: Sequence[Candidate], budget: Budget) -> Table:
         row = [device, data]
         row += [choice.file, *_figures(choice), choice.verdict] if choice else ["none fits", NONE, NONE, NONE, NONE]
         rows.append(row)
-    columns = ["Device", "Data set", "Take", "Top-1", "p50 (ms)", "p90 (ms)", "Verdict"]
+    metric = metric_words({c.metric for c in candidates} or {"top1"})
+    columns = ["Device", "Data set", "Take", metric[0].upper() + metric[1:], "p50 (ms)", "p90 (ms)", "Verdict"]
     shown = rows if len(rows) > 1 else []
     return Table("On each device", columns, shown, frozenset({3, 4, 5}), [asked_words(budget)])
 

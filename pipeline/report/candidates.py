@@ -87,8 +87,9 @@ class Candidate:
 
 def candidates_of(runs: Sequence[Records]) -> list[Candidate]:
     """Give one for each profile that has both an accuracy and a median latency, in the order of runs and profiles."""
+    names = _data_names(runs)
     return [
-        _candidate(run, profile, run.name if len(runs) > 1 else "")
+        _candidate(run, profile, run.name if len(runs) > 1 else "", names[run.name])
         for run in runs
         for profile in run.profiles
         if profile["latency_ms"]["p50"] is not None and accuracy_of_profile(profile) is not None
@@ -122,7 +123,16 @@ def energy_mj(row: Json) -> float | None:
     return None if joules is None else 1e3 * joules
 
 
-def _candidate(run: Records, profile: Json, of: str) -> Candidate:
+def _data_names(runs: Sequence[Records]) -> dict[str, str]:
+    """Each run's data set, told apart by its images where others have the same name: `folder`, `coco`."""
+    contents: dict[str, set[str]] = {}
+    for run in runs:
+        contents.setdefault(run.data(), set()).add(run.data_sha256())
+    several = {name for name, found in contents.items() if len(found) > 1}
+    return {r.name: f"{r.data()} {r.data_sha256()[:8]}" if r.data() in several else r.data() for r in runs}
+
+
+def _candidate(run: Records, profile: Json, of: str, data: str) -> Candidate:
     p50 = latency_of(profile, "p50")
     accuracy = accuracy_of_profile(profile)
     assert p50 is not None, "candidates_of leaves out what was not timed"
@@ -131,7 +141,7 @@ def _candidate(run: Records, profile: Json, of: str) -> Candidate:
     return Candidate(
         recipe=run.name,
         of=of,
-        data=run.data(),
+        data=data,
         device=profile["device"],
         role=profile["role"],
         arch=profile["arch"],

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of
 from pipeline.report.records import Records, metric_of_record, score_of
-from pipeline.report.wording import METRICS, ROLES, VERDICTS, command, milliseconds, percent, si, signed, times
+from pipeline.report.wording import METRICS, ROLES, VERDICTS, milliseconds, percent, si, signed, times
 
 SAME_RULES = ("scenario", "batch", "threads", "preset")  # of a row: only rows that agree in these compare
 
@@ -77,21 +77,19 @@ class Gap(NamedTuple):
 def missing(run: Records) -> list[Gap]:
     """Say what is not there yet, or is there but outdated."""
     gaps = [
-        Gap(f"{words}: not trained", command(run.name, "distill"))
-        for role, words in ROLES.items()
-        if role not in run.records
+        Gap(f"{words}: not trained", run.command("distill")) for role, words in ROLES.items() if role not in run.records
     ]
     failed = dict.fromkeys((row["device"], row["error"]) for row in run.failures)
-    gaps += [Gap(f"failed: {error}", command(run.name, "profile", device=device)) for device, error in failed]
+    gaps += [Gap(f"failed: {error}", run.command("profile", device=device)) for device, error in failed]
     if not run.profiles:
-        return [*gaps, Gap("latency, throughput, memory: nothing is measured yet", command(run.name, "profile"))]
+        return [*gaps, Gap("latency, throughput, memory: nothing is measured yet", run.command("profile"))]
     have = {(p["role"], p["device"], p["precision"]): p["stale"] for p in run.profiles}
     for device, precision in run.places():
         for state, value in (("not measured", None), ("outdated", True)):
             roles = [words for role, words in ROLES.items() if have.get((role, device, precision)) is value]
             if roles:
                 what = f"{' and '.join(roles)} at {precision} on {device}: {state}"
-                gaps.append(Gap(what, command(run.name, "profile", device=device)))
+                gaps.append(Gap(what, run.command("profile", device=device)))
     return gaps
 
 

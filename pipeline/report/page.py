@@ -25,7 +25,6 @@ from pipeline.report.tables import (
     together,
 )
 from pipeline.report.tradeoff import Budget, Standing, standing_by_key
-from pipeline.report.wording import command
 
 _OF_EACH: tuple[Callable[[Records], Table], ...] = (
     speedup_table,
@@ -103,5 +102,5 @@ def _named(name: str, words: str, runs: Sequence[Records]) -> str:
 def _commands(run: Records) -> list[str]:
     """Write what makes all this again: the whole job, then the profile of each further device."""
     others = sorted({profile["device"] for profile in run.profiles} - {"local"})
-    whole = command(run.name, "distill", "export", "profile")
-    return [whole, *(command(run.name, "profile", device=device) for device in others)]
+    whole = run.command("distill", "export", "profile")
+    return [whole, *(run.command("profile", device=device) for device in others)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from afpkd.errors import UserError
@@ -13,6 +14,7 @@ from pipeline.failures import failures
 from pipeline.report.wording import NONE, ROLES, command
 
 _MANIFEST = Path("bundle", "manifest.json")
+_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Records:
     """In the order of role, device, precision. An outdated one is INVALID and carries `stale`: True."""
     failures: Sequence[Json] = ()
     """Measurements that failed: `device` and `error`."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What make must be told to do it again, beside the goals: RECIPE, and RUNS where that is not its default."""
 
     def profile(self, role: str, device: str, precision: str) -> Json | None:
         """Give the role's profile of the file as it is exported now, or None."""
@@ -44,8 +48,16 @@ class Records:
         return next(found, None)
 
     def data(self) -> str:
-        """Name the data set: accuracies on different ones do not compare."""
+        """Name the data set."""
         return next((record["data"] for record in self.records.values() if "data" in record), NONE)
+
+    def data_sha256(self) -> str:
+        """Give the hash of its images: accuracies on others do not compare, whatever their name."""
+        return str(next((found["data"] for found in map(_inputs, self.records.values()) if "data" in found), NONE))
+
+    def command(self, *targets: str, device: str = "local") -> str:
+        """Write the make command that does `targets` of this run again."""
+        return command(self.variables, *targets, device=device)
 
     def places(self) -> list[tuple[str, str]]:
         """List each (device, precision) where something was measured."""
@@ -59,20 +71,24 @@ def read_records(
     description: str = "",
     expected: Mapping[str, Json] | None = None,
     devices: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    out: Path | None = None,
 ) -> Records:
     """Read what there is under `runs/<recipe>`; UserError where a record is broken, or where there is none at all.
 
-    devices: only profiles of these, all where none is named.
+    devices: only profiles of these, all where none is named. variables: default RECIPE=name. out: where the report will
+    lie, default: beside the records.
     """
+    variables = variables or {"RECIPE": name}
     records = {role: read_record(path) for role in ROLES if (path := run_dir / role / "record.json").exists()}
     if not records:
-        raise UserError("E_RUN_MISSING", f"{run_dir}: nothing to report yet: run `{command(name, 'distill')}`")
+        raise UserError("E_RUN_MISSING", f"{run_dir}: nothing to report yet: run `{command(variables, 'distill')}`")
     tuned = run_dir / "prompts" / "record.json"
     # those of an earlier method may still lie there
     prompts = read_record(tuned) if tuned.exists() and "prompts" in _inputs(records.get("student")) else None
     curves = {role: _epochs(path) for role in ROLES if (path := run_dir / role / "metrics.jsonl").exists()}
     manifests = {role: read_record(path) for role in ROLES if (path := run_dir / role / _MANIFEST).exists()}
-    profiles = [_profile(path, manifests) for path in run_dir.glob("profiles/*/[!.]*.json")]
+    profiles = [_judged(read_record(path), manifests, records) for path in run_dir.glob("profiles/*/[!.]*.json")]
     return Records(
         name=name,
         description=description,
@@ -81,13 +97,14 @@ def read_records(
         records=records,
         manifests=manifests,
         prompts=prompts,
-        pictures=_pictures(run_dir) if prompts else {},
+        pictures=_pictures(run_dir, out or run_dir) if prompts else {},
         curves={role: epochs for role, epochs in curves.items() if epochs},
         profiles=sorted(
             (p for p in profiles if not devices or p["device"] in devices),
             key=lambda p: (list(ROLES).index(p["role"]), p["device"], p["precision"]),
         ),
         failures=[row for row in failures(run_dir) if not devices or row["device"] in devices],
+        variables=variables,
     )
 
 
@@ -102,9 +119,19 @@ def score_of(record: Json) -> float | None:
     return score
 
 
-def _pictures(run_dir: Path) -> dict[str, bytes]:
+def read_profile(path: Path) -> Json:
+    """Read one profile as a report would: INVALID and `stale` where it is of a network or a file that is gone."""
+    profile = read_record(path)
+    role = str(profile.get("role"))
+    own = path.resolve().parent.parent.parent / role
+    beside = own / _MANIFEST, own / "record.json"
+    manifest, record = ({role: read_record(file)} if file.exists() else {} for file in beside)
+    return _judged(profile, manifest, record)
+
+
+def _pictures(run_dir: Path, out: Path) -> dict[str, bytes]:
     found = sorted((run_dir / "prompts").glob("level*.png"), key=lambda path: (len(path.name), path.name))
-    return {path.relative_to(run_dir).as_posix(): path.read_bytes() for path in found}
+    return {Path(os.path.relpath(path, out)).as_posix(): path.read_bytes() for path in found}
 
 
 def _inputs(record: Json | None) -> Json:
@@ -112,21 +139,27 @@ def _inputs(record: Json | None) -> Json:
     return found
 
 
-def _profile(path: Path, manifests: Mapping[str, Json]) -> Json:
-    """Read a profile; where the file it measured is no longer the exported one, say so in its verdict."""
-    profile = read_record(path)
-    stale = _is_stale(profile, manifests.get(profile["role"]))
-    if stale:
-        reason = "outdated: the exported file has changed since it was measured"
+def _judged(profile: Json, manifests: Mapping[str, Json], records: Mapping[str, Json]) -> Json:
+    """A profile; where what it measured is no longer what there is, its verdict says so."""
+    role = profile.get("role", "")
+    reason = _why_stale(profile, manifests.get(role), records.get(role))
+    if reason:
         rows = [{**row, "verdict": "INVALID", "reasons": [reason, *row["reasons"]]} for row in profile["rows"]]
         profile |= {"verdict": "INVALID", "reasons": [reason, *profile["reasons"]], "rows": rows}
-    return {**profile, "stale": stale}
+    return {**profile, "stale": bool(reason)}
 
 
-def _is_stale(profile: Json, manifest: Json | None) -> bool:
-    """Whether a file the profile read has another hash in the bundle now. Profiles of a bundle that is gone stay."""
-    now = {file["path"]: file["sha256"] for file in manifest["files"]} if manifest else {}
-    return any(now.get(path, sha256) != sha256 for path, sha256 in profile["inputs"].items())
+def _why_stale(profile: Json, manifest: Json | None, record: Json | None) -> str:
+    """Say why the profile is of something that is gone; nothing where it is not, or where the bundle itself is gone."""
+    if manifest is None:
+        return ""
+    now = {file["path"]: file["sha256"] for file in manifest.get("files", ())}
+    if any(now.get(path, sha256) != sha256 for path, sha256 in profile["inputs"].items()):
+        return "outdated: the exported file has changed since it was measured"
+    exported, trained = manifest.get("lineage", {}).get("weights"), (record or {}).get("outputs", {}).get(_WEIGHTS)
+    if exported and trained and exported != trained:
+        return "outdated: the network was trained anew and has not been exported since"
+    return ""
 
 
 def _epochs(path: Path) -> list[Json]:

@@ -15,6 +15,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of, metric_of
 from pipeline.report.findings import SAME_RULES, ratio_of
+from pipeline.report.records import read_profile
 from pipeline.report.wording import METRICS
 
 _NORMAL_95 = 1.959964  # quantile 0.975 of the normal distribution
@@ -60,7 +61,11 @@ def compare_runs(before: Path, after: Path, *, threshold: float, max_drop: float
         old, new = {"": next(iter(old.values()))}, {"": next(iter(new.values()))}
     changes: list[Change] = []
     for key, profile in old.items():
-        if key in new:
+        gone = [*filter(_is_gone, (profile, new.get(key, profile)))]
+        if gone:
+            note = f"{gone[0].path}: {gone[0].record['reasons'][0]}"
+            changes.append(Change(key or _name(profile), "all", None, None, None, Outcome.undecided, note))
+        elif key in new:
             changes += _changes(key, profile, new[key], threshold, max_drop)
         else:
             changes.append(Change(key, "all", None, None, None, Outcome.undecided, f"not measured in {after}"))
@@ -75,7 +80,7 @@ def _profiles(path: Path) -> dict[str, Profile]:
     files = [path] if path.is_file() else sorted(path.glob("profiles/*/[!.]*.json"))
     found = {}
     for file in files:
-        record = read_record(file)
+        record = read_profile(file)
         if not {"latency_ms", "role", "precision", "device"} <= record.keys():
             raise UserError(
                 "E_RECORD", f"{file}: not a profile record: name a run's folder or one of its profiles/*/*.json"
@@ -85,6 +90,12 @@ def _profiles(path: Path) -> dict[str, Profile]:
         raise UserError(
             "E_RUN_MISSING", f"{path}: no profiles there: name a run's folder (runs/<recipe>) or a profile record"
         )
+    return found
+
+
+def _is_gone(profile: Profile) -> bool:
+    """Whether what it measured is not there any more."""
+    found: bool = profile.record["stale"]
     return found
 
 

@@ -22,9 +22,10 @@ def metric_words(metrics: Iterable[str]) -> str:
     return names.pop() if len(names) == 1 else "accuracy"
 
 
-def command(name: str, *targets: str, device: str = "local") -> str:
-    """Write the make command for a recipe; the device only where it is not make's default."""
-    return shlex.join(["make", *targets, f"RECIPE={name}", *([f"DEVICE={device}"] if device != "local" else [])])
+def command(variables: Mapping[str, str], *targets: str, device: str = "local") -> str:
+    """Write the make command with these variables; the device only where it is not make's default."""
+    given = {**variables, **({"DEVICE": device} if device != "local" else {})}
+    return shlex.join(["make", *targets, *(f"{name}={value}" for name, value in given.items())])
 
 
 def percent(value: float | None) -> str:
@@ -42,7 +43,7 @@ def si(value: float | None, unit: str = "") -> str:
     if value is None:
         return NONE
     for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
+        if value >= 0.9995 * factor:  # which three digits round up
             return f"{value / factor:.3g} {prefix}{unit}"
     return f"{value:.3g} {unit}".rstrip()
 

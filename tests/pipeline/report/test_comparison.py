@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def verb(runs: Path, *arguments: object) -> str:
 def compared(runs: Path, *arguments: object) -> Report:
     recipes = [runs.parent / f"{name}.toml" for name in RECIPES]
     verb(runs, "--recipes", *recipes, *arguments)
-    return report_at(runs / "comparison")
+    return report_at(runs / "comparison" / "asked" if arguments else runs / "comparison")
 
 
 def test_recipes_stand_side_by_side(runs: Path) -> None:
@@ -57,7 +58,7 @@ def test_recipes_stand_side_by_side(runs: Path) -> None:
     assert "two: The distilled student (resnet8) reaches" in text
     assert "two/profiles/orin/student-int8.json" in text
     assert {row["recipe"] for row in csv.DictReader(report.csv.splitlines())} == {"one", "two"}
-    assert "make profile RECIPE=two DEVICE=orin" in text
+    assert "make profile RECIPE=two.toml DEVICE=orin" in text
     # training curves are in each run's own report
     assert 'id="training"' not in report.html
 
@@ -86,7 +87,8 @@ def test_the_verb_says_what_it_recommends_and_where_the_page_is(runs: Path, tmp_
     assert said.splitlines()[-1] == f"report: {tmp_path / 'elsewhere' / 'report.html'}"
     paths = json.loads(verb(runs, "--recipe", runs.parent / "one.toml", "--max-latency-ms", "0.0001", "--json"))
     assert sorted(paths) == sorted(KINDS)
-    assert Path(paths["json"]).parent == runs / "one"
+    assert Path(paths["json"]).parent == runs / "one" / "asked"  # the run's own report stays
+    assert not (runs / "one" / "report.json").exists()
     assert read_record(Path(paths["json"]))["recommended"][0]["file"] is None
 
 
@@ -107,6 +109,27 @@ def test_accuracies_on_different_data_do_not_compete(runs: Path) -> None:
     report = compared(runs)
     assert [found["data"] for found in report.json["recommended"]] == ["fashion_mnist_5k", "cifar100"]
     assert "Recommended for cifar100" in report.page().text
+
+
+def test_own_images_of_one_name_do_not_compete(runs: Path) -> None:
+    for name in RECIPES:
+        for role in ("teacher", "student", "undistilled"):
+            path = runs / name / role / "record.json"
+            record = read_record(path)
+            write_record(path, record | {"data": "folder", "inputs": record["inputs"] | {"data": f"{name}{'0' * 61}"}})
+    found = compared(runs).json["recommended"]
+    assert [advice["data"] for advice in found] == ["folder one00000", "folder two00000"]
+    assert [advice["file"]["recipe"] for advice in found] == ["one", "two"]
+
+
+def test_pictures_are_found_from_where_the_report_lies(runs: Path) -> None:
+    (runs / "one" / "prompts").mkdir(exist_ok=True)
+    write_record(runs / "one" / "prompts" / "record.json", {"metrics": {}})
+    (runs / "one" / "prompts" / "level0.png").write_bytes(b"png")
+    links = [
+        re.findall(r"!\[[^]]*\]\((.+level0\.png)\)", compared(runs, *more).md) for more in ((), ("--devices", "orin"))
+    ]
+    assert links == [["../one/prompts/level0.png"], ["../../one/prompts/level0.png"]]
 
 
 def test_json_says_each_candidates_standing(runs: Path) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from afpkd.errors import UserError
-from afpkd.record import Json
+from afpkd.record import Json, read_record, write_record
+from pipeline import summary
 from pipeline.report.candidates import candidates_of
 from pipeline.report.picture_data import curves_of
 from pipeline.report.plots import scatter_figures
@@ -99,6 +100,19 @@ def test_a_profile_of_an_earlier_export_is_not_used(made: HandMadeRun) -> None:
     assert "distilled at fp32 on local: outdated: make profile RECIPE=tiny" in report.md
     made.put_manifest("student", "bb" * 32)
     assert "outdated" not in made.report().md
+
+
+def test_a_profile_of_a_network_that_was_trained_anew_is_not_used(made: HandMadeRun) -> None:
+    made.put_manifest("student", "bb" * 32)
+    path = made.folder / "student" / "bundle" / "manifest.json"
+    for weights, outdated in (("beef" * 16, False), ("0ld0" * 16, True)):
+        write_record(path, {**read_record(path), "lineage": {"weights": weights}})
+        report = made.report()
+        assert ("outdated: the network was trained anew and has not been exported since" in report.md) == outdated
+        (told,) = [row for row in summary.facts(made.folder)["profiles"] if row["role"] == "student"]
+        assert (told["verdict"] == "INVALID") == outdated
+    assert report.tables()["Models"][1]["Verdict"] == "INVALID"
+    assert not [advice for advice in report.json["recommended"] if advice["file"]]
 
 
 def test_several_devices_each_have_their_rows_and_speedup(made: HandMadeRun) -> None:

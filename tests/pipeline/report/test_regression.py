@@ -15,6 +15,7 @@ from scipy.stats import binom
 
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record, write_record
+from pipeline.cli_report import compare
 from pipeline.report.regression import Change, Outcome, compare_runs, points_of_pairs
 from tests.pipeline.report.making import whole_run, with_intervals
 
@@ -97,6 +98,26 @@ def test_what_does_not_compare_is_undecided(runs: tuple[Path, Path], changes: Js
     found = one(compared(runs), "p50 (ms)")
     assert (found.outcome, found.note) == (Outcome.undecided, words)
     assert one(compared(runs), "top-1 (%)").outcome is Outcome.same  # accuracy does not depend on the clock
+
+
+def test_what_was_measured_before_its_network_was_trained_anew_is_undecided(runs: tuple[Path, Path]) -> None:
+    write_record(runs[1] / "student" / "bundle" / "manifest.json", {"files": [], "lineage": {"weights": "older"}})
+    gone = [change for change in compared(runs) if change.name.startswith("student")]
+    assert {change.outcome for change in gone} == {Outcome.undecided}
+    assert all("the network was trained anew" in change.note for change in gone)
+
+
+def test_points_are_called_points(runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, ap in zip(runs, (30.0, 28.8), strict=True):
+        change_profile(folder, ap=ap)
+    with pytest.raises(SystemExit):
+        compare(*runs, threshold=5, max_drop=1, as_json=False)
+    told = next(
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("student fp32 on local") and " AP " in line
+    )
+    assert "-1.20 points" in told
 
 
 def test_a_larger_file_and_a_broken_one_are_worse(runs: tuple[Path, Path]) -> None:
