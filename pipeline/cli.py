@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,7 @@ from pipeline.cli_options import (
     DeviceNameOption,
     DeviceNamesOption,
     DeviceOption,
+    DigestOption,
     Goal,
     JsonOption,
     ProcessesOption,
@@ -41,9 +42,13 @@ from pipeline.cli_options import (
     RecipesOption,
     RunsOption,
     TrainDevice,
+    require_unchanged,
 )
 from pipeline.parent import WORKER_VARIABLE, die_with_parent
 from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE
+
+if TYPE_CHECKING:
+    from pipeline.workspace import Run
 
 app = typer.Typer(
     help="Distil a vision teacher into a small student for edge devices, and prove how good and how fast it is.",
@@ -127,7 +132,7 @@ def run(
             goals,
             recipes=recipe,
             runs=runs,
-            devices=device.split(),
+            devices=list(dict.fromkeys(device.split())),
             train_device=train_device,
             train_processes=train_processes,
             cluster=cluster,
@@ -194,6 +199,7 @@ def export(
     ] = None,
     spec: Annotated[Path | None, typer.Option("--spec", help="SPEC.toml of a foreign model.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of a foreign model's bundle.")] = None,
+    digest: DigestOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stage: write one role's bundle (ONNX files, golden inputs, evaluation set, manifest); or a foreign model's."""
@@ -203,7 +209,11 @@ def export(
         manifest = export_foreign(onnx=onnx, weights=weights, arch=arch, spec_file=spec, out=out)
         _show(manifest, as_json, lambda _: f"bundle: {out}\nnext: afpkd evaluate {out}")
         return
-    _stage_with(f"export {role}", as_json, lambda stages, work: stages.export_bundle(work, role), recipe, runs)
+
+    def call(stages: Any, work: Run) -> Any:
+        return stages.export_bundle(require_unchanged(work, "export", digest), role)
+
+    _stage_with(f"export {role}", as_json, call, recipe, runs)
 
 
 @app.command()
@@ -213,12 +223,14 @@ def profile(
     device: DeviceNameOption = "local",
     recipe: RecipeOption = "default",
     runs: RunsOption = Path("runs"),
+    digest: DigestOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stage: measure latency, memory and accuracy of exported files on a device."""
 
-    def call(stages: Any, work: Any) -> Any:
-        records = stages.profile(work, [str(role) for role in roles], precision, device)
+    def call(stages: Any, work: Run) -> Any:
+        run = require_unchanged(work, "profile", digest)
+        records = stages.profile(run, [str(role) for role in roles], precision, device)
         return records[0] if len(records) == 1 else records
 
     _stage_with(f"profile {' '.join(roles)}", as_json, call, recipe, runs)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from afpkd.errors import UserError
 from pipeline.completion import device_completions, recipe_completions
+
+if TYPE_CHECKING:
+    from pipeline.workspace import Run
 
 
 class TrainDevice(StrEnum):
@@ -59,3 +63,14 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress: errors 
 ClusterOption = Annotated[
     str | None, typer.Option("--cluster", help="slurm, kubernetes, or a folder with Snakemake's config.yaml.")
 ]
+DigestOption = Annotated[str | None, typer.Option("--digest", hidden=True)]
+"""What a run expects of the stages that it starts: they read the recipe themselves."""
+
+
+def require_unchanged(run: Run, stage: str, digest: str | None) -> Run:
+    """The run; UserError where its recipe is no longer that of the graph which started this stage."""
+    if digest is not None and run.recipe.stage_digest(stage) != digest:
+        raise UserError(
+            "E_RUN_CHANGED", f"{run.recipe_file}: changed while the run went on: give the same command again"
+        )
+    return run

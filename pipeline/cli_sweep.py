@@ -18,12 +18,14 @@ from pipeline.cli_options import (
     ClusterOption,
     DeviceNamesOption,
     DeviceOption,
+    DigestOption,
     Goal,
     JsonOption,
     ProcessesOption,
     RecipeOption,
     RunsOption,
     TrainDevice,
+    require_unchanged,
 )
 from pipeline.lineage import STAGES
 
@@ -62,7 +64,7 @@ def sweep(
             goals,
             recipes=write_points(points, runs),
             runs=runs,
-            devices=device.split(),
+            devices=list(dict.fromkeys(device.split())),
             train_device=train_device,
             train_processes=train_processes,
             cluster=cluster,
@@ -82,6 +84,7 @@ def share_stage(
     maker: Annotated[str, typer.Option("--from", help="The run, in the same folder, that has made it.")],
     recipe: RecipeOption = "default",
     runs: RunsOption = Path("runs"),
+    digest: DigestOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stage: take a finished stage of another run where this recipe would make the same of the same inputs."""
@@ -94,7 +97,7 @@ def share_stage(
     if stage not in STAGES:
         raise UserError("E_UNKNOWN_NAME", unknown("stage", stage, STAGES))
     with graph.stage_call(stage, runs):
-        work = open_run(recipe, runs)
+        work = require_unchanged(open_run(recipe, runs), stage, digest)
         with stage_lock(work.role(stage)):
             record = share_stage(stage, work.recipe, work.folder, runs.resolve() / maker)
         StageProgress(stage).say(f"the same as that of {maker}: copied")

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 from afpkd.record import Json, read_record
 from pipeline.cli_options import (
     DeviceOption,
+    DigestOption,
     JsonOption,
     ProcessesOption,
     RecipeOption,
     RunsOption,
     ThreadsOption,
     TrainDevice,
+    require_unchanged,
 )
 from pipeline.progress import EVENTS_VARIABLE
 
@@ -44,13 +46,14 @@ def _function(verb: str) -> Callable[..., None]:
         train_device: DeviceOption = TrainDevice.auto,
         train_processes: ProcessesOption = 1,
         threads: ThreadsOption = 0,
+        digest: DigestOption = None,
         as_json: JsonOption = False,
     ) -> None:
         from pipeline.workspace import open_run
 
         with _guard(stage, runs, train_processes):
             run = open_run(recipe, runs, device=train_device, threads=threads, processes=train_processes)
-            made = _made(verb, stage, run)
+            made = _made(verb, stage, require_unchanged(run, stage, digest))
             if as_json:
                 sys.stdout.write(json.dumps(made, indent=2) + "\n")
 

@@ -40,13 +40,13 @@ def reproduce(
     as_json: JsonOption = False,
 ) -> None:
     """Measure or train it again: does the number come back? Exit 0: within; 1: not; 3: cannot be told; 2: a mistake."""
+    from pipeline.reproduce import exit_code
     from pipeline.reproduce import reproduce as made_again
     from pipeline.screen import waiting
 
     with tempfile.TemporaryDirectory(prefix="afpkd-again-") as folder, waiting("reproduce", f"{record} once more"):
         found = made_again(record, recipe, Path(folder))
-    judged = [one.within for one in found]
-    code = 1 if False in judged else 3 if None in judged and True not in judged else 0
+    code = exit_code(found)
     if as_json:
         rows = [one._asdict() for one in found]
         sys.stdout.write(json.dumps({"record": str(record), "exit": code, "quantities": rows}, indent=2) + "\n")

@@ -11,10 +11,10 @@ from afpkd.data.dataset import DatasetSpec, data_root
 from afpkd.errors import UserError
 from afpkd.names import look_up
 from afpkd.record import Json, read_record
+from pipeline.lineage import WEIGHTS
 from pipeline.networks import build_network, recorded_network
 from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
-from pipeline.workspace import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record, sha256_of
 
+WEIGHTS = "model.safetensors"
 STAGES = ("teacher", "prompts", "student", "undistilled")
 _FEEDS = ("teacher", "prompts")  # stages that another stage names among its inputs
 
@@ -29,6 +30,8 @@ class Lineage(NamedTuple):
 def lineage(run_dir: Path) -> Lineage:
     """Hash everything of `runs/<recipe>` again; UserError where there is no run."""
     stages = {stage: run_dir / stage for stage in STAGES if (run_dir / stage / "record.json").is_file()}
+    if "student" in stages and not _made_from(stages["student"], "prompts"):
+        stages.pop("prompts", None)  # of an earlier method: nothing is made from them
     if not stages:
         raise UserError("E_RUN_MISSING", f"{run_dir}: no record of a stage here: name a run, such as runs/default")
     hashes = {path: sha256_of(path) for path in _files(run_dir)}
@@ -71,7 +74,7 @@ def _stage_faults(run_dir: Path, stage: str, hashes: Mapping[Path, str]) -> Iter
         yield _fault(f"{path}: the record of {record['role']} lies in the folder of {stage}")
     yield from _changed(path, record.get("outputs", {}), hashes)
     for kind in _FEEDS:
-        made_from, there = record.get("inputs", {}).get(kind), hashes.get(run_dir / kind / "model.safetensors")
+        made_from, there = record.get("inputs", {}).get(kind), hashes.get(run_dir / kind / WEIGHTS)
         if made_from and made_from != there:
             yield _fault(
                 f"{path}: made from {kind} {made_from[:12]}, which is not what lies there: run the stage again"
@@ -87,6 +90,12 @@ def _data_faults(stages: Mapping[str, Path]) -> list[UserError]:
     said = " and ".join(f"{', '.join(names)} on {data[:12]}" for data, names in seen.items())
     run = next(iter(stages.values())).parent
     return [_fault(f"{run}: stages saw different data: {said}: run them again")] if len(seen) > 1 else []
+
+
+def _made_from(folder: Path, kind: str) -> bool:
+    with suppress(UserError):  # a broken record is named by its own stage
+        return kind in read_record(folder / "record.json").get("inputs", {})
+    return True
 
 
 def _fault(line: str) -> UserError:
@@ -107,8 +116,8 @@ def _bundle_faults(folder: Path, stage: str, hashes: Mapping[Path, str]) -> Iter
     if manifest["role"] != stage:
         yield _fault(f"{bundle}: the bundle of {manifest['role']} lies in the folder of {stage}")
     # the record also holds times and machines: a stage that ran again with the same result made no other network
-    if manifest["lineage"]["weights"] != hashes.get(folder / "model.safetensors"):
-        yield _fault(f"{bundle}: exported from other weights than {folder / 'model.safetensors'}: export it again")
+    if manifest["lineage"]["weights"] != hashes.get(folder / WEIGHTS):
+        yield _fault(f"{bundle}: exported from other weights than {folder / WEIGHTS}: export it again")
 
 
 def _profile_faults(path: Path, hashes: Mapping[Path, str]) -> Iterator[UserError]:

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record, sha256_of
-from pipeline.lineage import require_recorded
+from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.progress import StageProgress
-from pipeline.workspace import WEIGHTS, Run, open_run
+from pipeline.workspace import Run, open_run
 
 PROFILE, CHECKPOINT = "afpkd.profile/1", "afpkd.checkpoint/1"
+_OF_A_CALL = ("git_commit", "device", "threads", "processes")
 
 
 class Found(NamedTuple):
@@ -28,6 +29,15 @@ class Found(NamedTuple):
     now: str
     within: bool | None
     note: str = ""
+    decides: bool = True
+    """Whether the record is reproduced only where this is within."""
+
+
+def exit_code(found: Sequence[Found]) -> int:
+    """0: within; 1: not; 3: cannot be told."""
+    if any(one.within is False for one in found):
+        return 1
+    return 0 if all(one.within for one in found if one.decides) else 3
 
 
 def reproduce(path: Path, recipe: str | None, work: Path) -> list[Found]:
@@ -77,9 +87,11 @@ def profiles_compared(before: Json, now: Json) -> list[Found]:
     """Latencies whose 95 % intervals meet are within; accuracies likewise, of the same images."""
     doubts = [f"{when}: INVALID" for when, row in (("then", before), ("now", now)) if row["verdict"] == "INVALID"]
     found = [_percentile(before, now, name, doubts) for name in ("p50", "p90", "p99")]
-    if before["top1"] is not None and now["top1"] is not None:
+    if before.get("top1") is not None and now.get("top1") is not None:
         meet = _meet(before["top1_interval"], now["top1_interval"])
         found.append(Found("top-1 (%)", _told(before["top1"]), _told(now["top1"]), meet, "intervals of so many images"))
+    if before.get("ap") is not None and now.get("ap") is not None:
+        found.append(_without_interval("AP (%)", before["ap"], now["ap"]))
     return [one for one in found if one.before != "-" or one.now != "-"]
 
 
@@ -88,7 +100,7 @@ def _percentile(before: Json, now: Json, name: str, doubts: Sequence[str]) -> Fo
     ends = [[row["latency_ms"].get(f"{name}_{end}") for end in ("lo", "hi")] for row in (before, now)]
     known = not doubts and not any(end is None for pair in ends for end in pair)
     note = "; ".join(doubts) if doubts else "95 % intervals" if known else "no interval: too few samples"
-    return Found(f"{name} (ms)", values[0], values[1], _meet(*ends) if known else None, note)
+    return Found(f"{name} (ms)", values[0], values[1], _meet(*ends) if known else None, note, decides=name == "p50")
 
 
 def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> list[Found]:
@@ -108,7 +120,10 @@ def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> 
     same = again["outputs"][WEIGHTS] == record["outputs"][WEIGHTS]
     then, now = (row["outputs"][WEIGHTS][:12] for row in (record, again))
     note = "to the byte" if same else "; ".join(_differs(record, again)) or "same code, packages and machine"
-    return [Found("weights", then, now, True if same else None, note), *_scores(record, again, run.role(stage))]
+    return [
+        Found("weights", then, now, True if same else None, note, decides=False),
+        *_scores(record, again, run.role(stage)),
+    ]
 
 
 def _train(stage: str, run: Run) -> Json:
@@ -119,8 +134,10 @@ def _train(stage: str, run: Run) -> Json:
 
 
 def _differs(before: Json, now: Json) -> list[str]:
-    """What may make other bytes: the code, the packages, the machine, the number of threads."""
-    told = [f"{key} {before[key]} then, {now[key]} now" for key in ("git_commit", "threads") if before[key] != now[key]]
+    """What may make other bytes: the code, how it was called, the packages, the machine."""
+    told = [
+        f"{key} {before.get(key)} then, {now.get(key)} now" for key in _OF_A_CALL if before.get(key) != now.get(key)
+    ]
     for key in ("versions", "machine"):
         names = sorted(before[key].keys() | now[key].keys())
         told += [
@@ -146,8 +163,12 @@ def _scores(before: Json, now: Json, folder: Path) -> list[Found]:
             within = _meet(*(top1_interval(round(score / 100 * num), num) for score in (was, value)))
             found.append(Found("test top-1 (%)", _told(was), _told(value), within, f"intervals of {num:,} images"))
         else:
-            found.append(Found(key, _told(was), _told(value), True if was == value else None, "no interval is known"))
+            found.append(_without_interval(key, was, value))
     return found
+
+
+def _without_interval(name: str, before: float, now: float) -> Found:
+    return Found(name, _told(before), _told(now), True if before == now else None, "no interval is known")
 
 
 def _meet(one: Sequence[float], other: Sequence[float]) -> bool:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 from afpkd.errors import UserError
 from afpkd.record import Json, atomic_path, digest, read_record, write_record
-from pipeline.lineage import STAGES, require_recorded
+from pipeline.lineage import STAGES, WEIGHTS, require_recorded
 
 if TYPE_CHECKING:
     from pipeline.plan import Named
     from pipeline.recipe import Recipe
-
-_WEIGHTS = "model.safetensors"
 
 
 def shared_stages(found: Sequence[Named], runs: Path) -> dict[str, dict[str, str]]:
@@ -47,7 +45,7 @@ def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path) -> Json:
     The record keeps what it says of the making, and says in `shared_from` whose it was.
     """
     source, target = maker / stage, folder / stage
-    require_recorded(source, _WEIGHTS)
+    require_recorded(source, WEIGHTS)
     record = read_record(source / "record.json")
     if record["config_digest"] != recipe.stage_digest(stage):
         raise UserError(
@@ -55,18 +53,25 @@ def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path) -> Json:
         )
     for feed in _feeds(stage, recipe):
         made_from = record["inputs"].get(feed)  # no prompts where the masks are untrained
-        if made_from and made_from != require_recorded(folder / feed, _WEIGHTS):
+        if made_from and made_from != require_recorded(folder / feed, WEIGHTS):
             raise UserError(
                 "E_RUN_CHANGED", f"{source}: made from another {feed} than that of {folder.name}: run its own stage"
             )
     (target / "record.json").unlink(missing_ok=True)  # an old record must not vouch for new weights
+    for path in target.glob("*"):
+        if _travels(path):
+            path.unlink()  # of a longer run there may be more of them
     for path in sorted(source.iterdir()):
-        if path.suffix in (".safetensors", ".jsonl", ".png") and not path.name.startswith("."):
+        if _travels(path):
             with atomic_path(target / path.name) as copy:
                 shutil.copyfile(path, copy)
     shared: Json = {**record, "recipe": folder.name, "shared_from": maker.name}
     write_record(target / "record.json", shared)
     return shared
+
+
+def _travels(path: Path) -> bool:
+    return path.suffix in (".safetensors", ".jsonl", ".png") and not path.name.startswith(".")
 
 
 def _feeds(stage: str, recipe: Recipe) -> list[str]:
@@ -76,8 +81,8 @@ def _feeds(stage: str, recipe: Recipe) -> list[str]:
 
 
 def _is_done(runs: Path, name: str, stage: str) -> bool:
-    return all((runs / name / stage / file).is_file() for file in ("record.json", _WEIGHTS))
+    return all((runs / name / stage / file).is_file() for file in ("record.json", WEIGHTS))
 
 
 def _recorded(folder: Path) -> str:
-    return str(read_record(folder / "record.json").get("outputs", {}).get(_WEIGHTS))
+    return str(read_record(folder / "record.json").get("outputs", {}).get(WEIGHTS))

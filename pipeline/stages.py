@@ -17,7 +17,7 @@ from afpkd.record import Json, read_record, sha256_of
 from afpkd.settings import TrainSettings
 from pipeline.exporting import export_classifier, export_detector
 from pipeline.failures import clear_failure, note_failure
-from pipeline.lineage import require_recorded
+from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.live import forget_progress
 from pipeline.networks import facts_beside_weights, network_of, recorded_network
 from pipeline.progress import StageProgress
@@ -27,7 +27,7 @@ from pipeline.recipe_detection import CocoData, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import RECIPES, teacher_weights
 from pipeline.report.wording import judged
-from pipeline.workspace import WEIGHTS, Run, Workspace
+from pipeline.workspace import Run, Workspace
 
 if TYPE_CHECKING:
     from afpkd.learners import FrozenTeacher, Learner

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from afpkd.errors import UserError
 from afpkd.record import Json, digest, write_text
 from pipeline.recipe import ROLES
-from pipeline.recipe_reader import RECIPES, load_variant, recipe_path
+from pipeline.recipe_reader import RECIPES, load_variant, recipe_names, recipe_path
 from pipeline.summary import score_of
 
 _FILE_KEYS = ("path", "weights", "backbone", "annotations", "images", "arch", "student")
@@ -52,6 +52,8 @@ def points_of(recipe: str, settings: Sequence[str], seeds: int) -> list[Point]:
     first = load_variant(file, {})[1].seed
     if seeds < 1:
         raise UserError("E_USAGE", f"--seeds: at least 1, got {seeds}")
+    if not swept and seeds == 1 and recipe in recipe_names():  # its one point would bear the name of a shipped recipe
+        raise UserError("E_USAGE", "nothing to sweep: give --set KEY=VALUE,VALUE or --seeds N, or call make distill")
     if "seed" in swept and seeds > 1:
         raise UserError("E_USAGE", "--set seed=... and --seeds: give one of them")
     short = {key: key.rpartition(".")[2] for key in swept}

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from pipeline.holder import HOLDER, is_alive, read_object
+from pipeline.lineage import STAGES
 from pipeline.live import EPOCHS, NOW
 from pipeline.progress import heldout_of
 
-STAGES = ("teacher", "prompts", "student", "undistilled")
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 32  # of a curve
 

@@ -12,7 +12,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, provenance, read_record, sha256_of, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.event_files import event_files_of
-from pipeline.lineage import require_recorded
+from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.live import Live, Pictures, forget_progress
 from pipeline.memory import keep_freed_memory
 from pipeline.networks import build_network, facts_beside_weights, facts_of, label, network_in
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from afpkd.prompts import FrequencyPrompts
     from afpkd.train import Fitted, Fitting
 
-WEIGHTS = "model.safetensors"
 NUM_CALIBRATION = 500  # training images from which the amplitude of the teacher's bands is taken
 
 

@@ -21,6 +21,11 @@ class Estimate(NamedTuple):
     low: float | None = None
     high: float | None = None
 
+    def negative(self) -> Estimate:
+        """Give the number of the other sign: what shrinks grows."""
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return Estimate(-self.value, low, high)
+
     def surely_below(self, other: Estimate) -> bool:
         """Whether the whole interval lies below the other's."""
         return self.high is not None and other.low is not None and self.high < other.low

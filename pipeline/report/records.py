@@ -11,10 +11,10 @@ from pathlib import Path
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from pipeline.failures import failures
+from pipeline.lineage import WEIGHTS
 from pipeline.report.wording import NONE, ROLES, command
 
 _MANIFEST = Path("bundle", "manifest.json")
-_WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def _why_stale(profile: Json, manifest: Json | None, record: Json | None) -> str
     now = {file["path"]: file["sha256"] for file in manifest.get("files", ())}
     if any(now.get(path, sha256) != sha256 for path, sha256 in profile["inputs"].items()):
         return "outdated: the exported file has changed since it was measured"
-    exported, trained = manifest.get("lineage", {}).get("weights"), (record or {}).get("outputs", {}).get(_WEIGHTS)
+    exported, trained = manifest.get("lineage", {}).get("weights"), (record or {}).get("outputs", {}).get(WEIGHTS)
     if exported and trained and exported != trained:
         return "outdated: the network was trained anew and has not been exported since"
     return ""

@@ -155,7 +155,7 @@ def _accuracy_change(
 ) -> Change:
     paired = _paired_points(old, new)
     change = paired or _independent_points(*scores)
-    lost = Estimate(-change.value, _negative(change.high), _negative(change.low))
+    lost = change.negative()
     note = "on the same images" if paired else _note(change)
     values = scores[0].value, scores[1].value
     return Change(name, f"{METRICS[metric_of(old.record)]} (%)", *values, change, _outcome(lost, max_drop), note)
@@ -174,10 +174,6 @@ def _outcome(growth: Estimate, limit: float) -> Outcome:
 
 def _note(change: Estimate) -> str:
     return "" if change.low is not None else "no interval recorded: profile again"
-
-
-def _negative(value: float | None) -> float | None:
-    return None if value is None else -value
 
 
 def _independent_points(old: Estimate, new: Estimate) -> Estimate:

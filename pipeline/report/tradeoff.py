@@ -99,7 +99,7 @@ _Matrix = NDArray[np.bool_]
 
 def _standings(group: Sequence[Candidate]) -> list[Standing]:
     slow = _column([c.p50_ms for c in group])
-    wrong = _column([Estimate(-e.value, _negative(e.high), _negative(e.low)) for e in (c.accuracy for c in group)])
+    wrong = _column([c.accuracy.negative() for c in group])
     less_slow, less_wrong = _less(slow), _less(wrong)
     beats = ~less_slow.T & ~less_wrong.T & (less_slow | less_wrong)  # row i beats column j
     proven = beats & (_surely_less(slow) | ~less_slow) & (_surely_less(wrong) | ~less_wrong)
@@ -129,7 +129,3 @@ def _surely_less(column: NDArray[np.float64]) -> _Matrix:
     """[i, j]: the whole interval of i is below that of j."""
     found: _Matrix = column[2][:, None] < column[1][None, :]
     return found
-
-
-def _negative(value: float | None) -> float | None:
-    return None if value is None else -value

@@ -83,6 +83,13 @@ def test_a_stage_made_from_another_teacher_is_named(run: Path) -> None:
     assert lineage(run).faults == [f"{run / stage / 'record.json'}: {said}" for stage in ("prompts", "student")]
 
 
+def test_prompts_of_an_earlier_method_are_no_part_of_the_run(run: Path) -> None:
+    put(run, "student", b"student's weights", "teacher")
+    put(run, "teacher", b"another teacher")
+    put(run, "student", b"student's weights", "teacher")
+    assert lineage(run).faults == []
+
+
 def test_stages_that_saw_different_data_are_named(run: Path) -> None:
     change(run / "undistilled" / "record.json", inputs={"data": "0" * 64})
     (fault,) = lineage(run).faults

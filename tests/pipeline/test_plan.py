@@ -79,6 +79,9 @@ def test_a_shared_stage_is_the_makers_and_its_run_is_whole(tmp_path: Path) -> No
     finished(tmp_path / "a", a, "teacher", b"teacher")
     finished(tmp_path / "a", a, "prompts", b"prompts", "teacher")
     (tmp_path / "a" / "prompts" / "level0.png").write_bytes(b"picture")
+    finished(tmp_path / "b", b, "teacher", b"an older teacher")
+    finished(tmp_path / "b", b, "prompts", b"older prompts", "teacher")
+    (tmp_path / "b" / "prompts" / "level1.png").write_bytes(b"of the older prompts")
     for stage in ("teacher", "prompts"):
         share_stage(stage, b.recipe, tmp_path / "b", tmp_path / "a")
         record = read_record(tmp_path / "b" / stage / "record.json")

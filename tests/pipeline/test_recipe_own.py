@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from afpkd.checkpoint import save_weights
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.record import Json, sha256_of
+from pipeline.cli import app
 from pipeline.networks import facts_beside_weights
 from pipeline.recipe_folder import FolderData, folder_in
 from pipeline.recipe_networks import TrainedTeacher
@@ -186,3 +188,17 @@ def test_a_class_without_images_is_said_before_anything_starts(photos: Path) -> 
     done = subprocess.run([*command, str(photos / "runs")], capture_output=True, text=True, check=False)
     assert (done.returncode, "cow: no image in this class" in done.stderr) == (2, True)
     assert not (photos / "runs").exists()
+
+
+def test_a_recipe_that_changes_while_its_run_goes_on_stops_it(tmp_path: Path) -> None:
+    recipe = written(tmp_path, 'extends = "default"\n')
+    decoded = load_recipe(recipe)[1]
+    verbs = {"train-teacher": "teacher", "share-stage teacher --from x": "teacher", "export": "export"}
+    verbs |= {"train-undistilled": "undistilled", "profile": "profile"}
+    digests = {verb: decoded.stage_digest(stage) for verb, stage in verbs.items()}
+    written(tmp_path, 'extends = "default"\nseed = 3\n[profile]\npreset = "standard"\n')
+    for verb, digest in digests.items():
+        words = [*verb.split(), "--recipe", recipe, "--runs", str(tmp_path / "runs"), "--digest", digest]
+        done = CliRunner().invoke(app, words)
+        assert "mine.toml: changed while the run went on" in str(done.exception), verb
+    assert not list((tmp_path / "runs").glob("*/*/record.json"))

@@ -15,7 +15,7 @@ from afpkd.record import Json, read_record, write_record
 from pipeline import stages
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe
-from pipeline.reproduce import profiles_compared, reproduce
+from pipeline.reproduce import exit_code, profiles_compared, reproduce
 from pipeline.workspace import open_run
 from tests.deploy.conftest import hand_made_bundle, instant  # noqa: F401 (a fixture)
 from tests.deploy.test_measure import measured
@@ -151,3 +151,18 @@ def row(p50: float | None, low: float | None, high: float | None, **changes: Any
 def test_intervals_decide(before: Json, now: Json, within: bool | None) -> None:
     (found,) = profiles_compared(before, now)
     assert (found.quantity, found.within) == ("p50 (ms)", within)
+    assert exit_code([found]) == {True: 0, False: 1, None: 3}[within]
+
+
+def test_an_accuracy_that_comes_back_does_not_vouch_for_a_latency() -> None:
+    scored = {"top1": 90.0, "top1_interval": [88.0, 92.0]}
+    sound, invalid = row(1.0, 0.9, 1.1, **scored), row(1.0, 0.9, 1.1, **scored, verdict="INVALID")
+    assert exit_code(profiles_compared(sound, sound)) == 0
+    assert exit_code(profiles_compared(sound, invalid)) == 3
+    assert exit_code(profiles_compared(sound, {**invalid, "top1": 10.0, "top1_interval": [8.0, 12.0]})) == 1
+
+
+def test_the_ap_of_a_detector_is_compared() -> None:
+    found = profiles_compared(row(1.0, 0.9, 1.1, ap=30.0), row(1.0, 0.9, 1.1, ap=30.5))
+    assert [(one.quantity, one.within) for one in found] == [("p50 (ms)", True), ("AP (%)", None)]
+    assert exit_code(found) == 3

@@ -40,6 +40,11 @@ def test_every_combination_with_every_seed_is_a_point_and_a_recipe(tmp_path: Pat
     assert all(recipe["teacher"] == base["teacher"] for _, recipe in found)
 
 
+def test_a_sweep_over_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing to sweep: give --set"):
+        points_of("default", [], 1)
+
+
 def test_one_seed_needs_no_name_and_seeds_start_at_the_recipes(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('extends = "default"\nseed = 7\n')
@@ -93,8 +98,8 @@ def test_keys_with_one_last_word_keep_their_sections() -> None:
         (["--set", "seed=1,2", "--seeds", "2"], "give one of them"),
         (["--set", "description=a", "--set", "description.x=b"], "description has a value of its own"),
         (["--seeds", "0"], "--seeds: at least 1"),
-        (["--cluster", "slrum"], "unknown cluster 'slrum': did you mean 'slurm'?"),
-        (["--device", "jetson9"], "jetson9"),
+        (["--seeds", "2", "--cluster", "slrum"], "unknown cluster 'slrum': did you mean 'slurm'?"),
+        (["--seeds", "2", "--device", "jetson9"], "jetson9"),
     ],
 )
 def test_a_mistake_names_its_key_and_nothing_starts(
