@@ -107,8 +107,13 @@ def _several_runs(found: Sequence[Json]) -> list[str]:
 
 def score_of(roles: Json) -> tuple[str, str]:
     """The key of the roles' score, and its title: AP where they detect."""
-    detects = any("test_ap_selected" in row["metrics"] for row in roles.values())
-    return ("test_ap_selected", "test AP") if detects else ("test_top1_selected", "test top-1")
+    metric = metric_of(roles)
+    return f"test_{metric}_selected", {"ap": "test AP", "top1": "test top-1"}[metric]
+
+
+def metric_of(roles: Json) -> str:
+    """What the roles are scored by: `ap` where they detect, else `top1`."""
+    return "ap" if any("test_ap_selected" in row["metrics"] for row in roles.values()) else "top1"
 
 
 def _profile_line(profile: Json) -> str:

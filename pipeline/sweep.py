@@ -18,7 +18,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, digest, write_text
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import RECIPES, load_variant, recipe_names, recipe_path
-from pipeline.summary import score_of
+from pipeline.summary import metric_of
 
 _FILE_KEYS = ("path", "weights", "backbone", "annotations", "images", "arch", "student")
 """Keys that may name a file beside the recipe."""
@@ -83,30 +83,38 @@ def write_points(points: Sequence[Point], runs: Path) -> list[str]:
 
 
 def rows_of(points: Sequence[Point], found: Sequence[Json]) -> list[Json]:
-    """A row a combination of settings: each role's score over its seeds: mean, std (null of one seed), n."""
+    """One row per combination of settings: its seeds, and of each role mean, std (null of one seed) and n of its score.
+
+    `heldout`: on the training images set aside, to choose by; `roles`: of the selected epoch on test.
+    """
     grouped: dict[str, list[tuple[Point, Json]]] = {}
     for point, facts in zip(points, found, strict=True):
         grouped.setdefault(digest(point.settings), []).append((point, facts))
     rows = []
     for group in grouped.values():
-        settings = group[0][0].settings
-        roles = {
-            role: _summary([_score(facts, role) for _, facts in group if role in facts["roles"]]) for role in ROLES
-        }
-        told = {role: scores for role, scores in roles.items() if scores}
-        rows.append({"settings": settings, "seeds": [point.seed for point, _ in group], "roles": told})
+        runs = [facts["roles"] for _, facts in group]
+        scores = {"roles": _by_role(runs, "test_{}_selected"), "heldout": _by_role(runs, "heldout_{}")}
+        rows.append({"settings": group[0][0].settings, "seeds": [point.seed for point, _ in group], **scores})
     return rows
 
 
 def table_of(rows: Sequence[Json]) -> list[str]:
-    """The rows for people."""
-    names = [label(row["settings"]) for row in rows]
-    width = max(map(len, names))
-    lines = [f"{'':<{width}} {'seeds':>5}{''.join(f'{role:>16}' for role in ROLES)}"]
-    for name, row in zip(names, rows, strict=True):
-        cells = "".join(f"{_cell(row['roles'].get(role)):>16}" for role in ROLES)
-        lines.append(f"{name:<{width}} {len(row['seeds']):>5}{cells}")
-    return lines
+    """The rows for people: held-out scores, then those on test; no column where no row has a score."""
+    splits = {"heldout": "held-out", "roles": "test"}
+    columns = [(split, role) for split in splits for role in ROLES if any(role in row[split] for row in rows)]
+    grid = [
+        ["", "", *(splits[split] for split, _ in columns)],
+        ["", "seeds", *(role for _, role in columns)],
+        *(
+            [label(row["settings"]), str(len(row["seeds"])), *(_cell(row[split].get(role)) for split, role in columns)]
+            for row in rows
+        ),
+    ]
+    first, *others = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    return [
+        f"{line[0]:<{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(line[1:], others, strict=True))
+        for line in grid
+    ]
 
 
 def label(settings: Mapping[str, Any]) -> str:
@@ -114,9 +122,18 @@ def label(settings: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in settings.items()) or "as it is"
 
 
+def _by_role(runs: Sequence[Json], form: str) -> Json:
+    """Role -> its score over the runs' seeds, of those that have one: a foreign teacher has none on held-out images."""
+    found: dict[str, list[float]] = {}
+    for roles in runs:
+        key = form.format(metric_of(roles))
+        for role in ROLES:
+            if role in roles and roles[role]["metrics"].get(key) is not None:
+                found.setdefault(role, []).append(float(roles[role]["metrics"][key]))
+    return {role: _summary(scores) for role, scores in found.items()}
+
+
 def _summary(scores: Sequence[float]) -> Json:
-    if not scores:
-        return {}
     std = statistics.stdev(scores) if len(scores) > 1 else None
     return {"mean": statistics.mean(scores), "std": std, "n": len(scores)}
 
@@ -125,10 +142,6 @@ def _cell(score: Json | None) -> str:
     if score is None:
         return "-"
     return f"{score['mean']:.2f}" + (f" ± {score['std']:.2f}" if score["std"] is not None else "")
-
-
-def _score(facts: Json, role: str) -> float:
-    return float(facts["roles"][role]["metrics"][score_of(facts["roles"])[0]])
 
 
 def _settings(given: Sequence[str]) -> dict[str, list[Any]]:
