@@ -29,7 +29,8 @@ def require_tensorboard() -> None:
     """UserError where the package is missing."""
     if find_spec("tensorboard") is None:
         raise UserError(
-            "E_PACKAGE", "event files: the package tensorboard is not installed: pip install 'afpkd-edge[tensorboard]'"
+            "E_PACKAGE",
+            "event files: tensorboard is not installed: pip install '.[tensorboard]' in this program's folder",
         )
 
 

@@ -107,7 +107,7 @@ def _files(folder: str) -> Iterator[Path]:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainedDetector(TrainSettings):
-    """A teacher that is trained here first."""
+    """A detector as teacher, trained here first (`data.name = "coco"`)."""
 
     weights: ClassVar[str] = "none"
     stages: ClassVar[tuple[str, ...]] = ()
@@ -129,7 +129,7 @@ class TrainedDetector(TrainSettings):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ForeignDetector:
-    """A teacher whose weights come from elsewhere."""
+    """A detector as teacher whose weights come from elsewhere (`data.name = "coco"`)."""
 
     stages: ClassVar[tuple[str, ...]] = ()
     mean: ClassVar[None] = None
@@ -149,7 +149,7 @@ class ForeignDetector:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DistillDetector(Distill):
-    """Phase 2: the student, how it is trained, and the method with its options."""
+    """Phase 2 of a detector (`data.name = "coco"`): the student, how it is trained, and the method with its options."""
 
     student: Arch
     """Detector."""
@@ -170,7 +170,7 @@ class DistillDetector(Distill):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ExpectedAp:
-    """A published number."""
+    """A published number of a detector (`data.name = "coco"`)."""
 
     ap: float
     """AP in percent."""

@@ -20,7 +20,7 @@ import typer
 from afpkd.distillers.options import OPTIONS
 from pipeline.explain import ERRORS
 from pipeline.recipe import Data, Distill, Expected, Prompts, Recipe
-from pipeline.recipe_detection import CocoData, DistillDetector, ForeignDetector, Split, TrainedDetector
+from pipeline.recipe_detection import CocoData, DistillDetector, ExpectedAp, ForeignDetector, Split, TrainedDetector
 from pipeline.recipe_folder import FolderData
 from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_outputs import Export, Profile
@@ -35,7 +35,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "[distill]": (Distill, DistillDetector),
     "[export]": (Export,),
     "[profile]": (Profile,),
-    "[expected.NAME]": (Expected,),
+    "[expected.NAME]": (Expected, ExpectedAp),
 }
 
 

@@ -5,6 +5,7 @@ Their commands are run by tests/pipeline/test_stories.py, test_tutorial.py and t
 
 import ast
 import dataclasses
+import inspect
 import re
 import statistics
 import subprocess
@@ -246,6 +247,11 @@ def test_the_results_in_the_readme_are_those_of_the_rows() -> None:
 
 def test_the_reference_is_made_from_the_code() -> None:
     assert reference.FILE.read_text(encoding="utf-8") == reference.text(), "run: python -m pipeline.reference"
+
+
+def test_tables_of_the_reference_are_told_apart_by_their_titles() -> None:
+    titles = [inspect.getdoc(kind) for kinds in reference.SECTIONS.values() for kind in kinds]
+    assert len(set(titles)) == len(titles) >= 16
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)

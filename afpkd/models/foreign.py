@@ -129,7 +129,7 @@ def timm_library() -> Any:
     try:
         import timm
     except ImportError:
-        raise UserError("E_PACKAGE", "timm:NAME needs timm: pip install 'afpkd-edge[timm]'") from None
+        raise UserError("E_PACKAGE", "timm:NAME needs timm: pip install '.[timm]' in this program's folder") from None
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return timm
 

@@ -51,6 +51,12 @@ def test_what_cannot_be_used_is_one_line(arch: str, said: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
+def test_without_timm_its_networks_say_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"timm:NAME needs timm: pip install '\.\[timm\]' in this program's folder"):
+        wrapped("timm:resnet10t")
+
+
 def test_weights_keep_the_networks_own_names(tmp_path: Path) -> None:
     ours = wrapped("torchvision:resnet18")
     theirs = torchvision.models.resnet18(num_classes=5)
