@@ -106,7 +106,7 @@ CATALOGUE: dict[str, Entry] = {
         "delete the file or folder that the line names, then download or unpack it anew",
     ),
     "E_DATA_FOLDER": Entry(
-        "a folder of images is not laid out as one folder a class, with images in each",
+        "a folder of images is not laid out as one folder per class, with images in each",
         "arrange it as docs/own-images.md shows",
     ),
     "E_DATA_CLASSES": Entry(

@@ -16,7 +16,7 @@ class TrainSettings:
     epochs: float
     """Passes over the train split without its held-out part; a fraction is allowed (prompts need few steps)."""
     batch_size: int = 64
-    """Images a step. An epoch drops its last, incomplete batch."""
+    """Images per step. An epoch drops its last, incomplete batch."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """SGD with momentum, or Adam."""
     lr: float = 0.05

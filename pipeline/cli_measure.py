@@ -33,7 +33,7 @@ def measure(
         list[Scenario] | None, typer.Option("--scenario", help="Beside single_stream; may be given again.")
     ] = None,
     inputs: Annotated[
-        Path | None, typer.Option("--inputs", help="An .npz of real inputs, a call a row; else random ones.")
+        Path | None, typer.Option("--inputs", help="An .npz of real inputs, one call per row; else random ones.")
     ] = None,
     shapes: Annotated[
         list[str] | None, typer.Option("--shape", help="NAME=1x3x224x224, of an input whose sizes are open.")

@@ -63,7 +63,7 @@ class Data:
     heldout: int
     """Training images set aside at random (seeded): epochs and hyper-parameters are chosen on them, never on test."""
     crop_padding: int = 4
-    """Black pixels a side before the random crop; 0 = no crop."""
+    """Black pixels on each side before the random crop; 0 = no crop."""
     flip: bool = True
     """Mirror half of the training images."""
     rotation: float = 0.0
@@ -127,9 +127,9 @@ class Prompts(TrainSettings):
     schedule: Literal["multistep", "onecycle", "cosine"] = "cosine"
     """Learning-rate schedule."""
     tokens: int = 2
-    """T, prompts a band."""
+    """T, prompts per band."""
     scales: int = 3
-    """J, at most so many wavelet scales a level (fewer on small maps)."""
+    """J, at most so many wavelet scales per level (fewer on small maps)."""
     gate: bool = True
     """Adapt the tokens to each image by its own band energy."""
     objective: Literal["choose", "task"] = "choose"

@@ -41,7 +41,7 @@ class CocoData:
     train: Split
     """What is taught."""
     test: Split
-    """Read once a run."""
+    """Read at each training's end and to check files: it chooses nothing."""
     heldout: int | Split
     """What epochs and hyper-parameters are chosen on: a split, or so many training images at random (seeded)."""
     image_size: tuple[int, int]
@@ -61,7 +61,7 @@ class CocoData:
     iou: float = 0.6
     """Non-maximum suppression: of two boxes of one class that overlap more, the better one stays."""
     most: int = 100
-    """At most so many detections an image."""
+    """At most so many detections per image."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

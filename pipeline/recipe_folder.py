@@ -19,14 +19,14 @@ from pipeline.recipe_outputs import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FolderData:
-    """Photos in folders, one a class, and what happens to them before the network sees them."""
+    """Photos in folders, one folder per class, and what happens to them before the network sees them."""
 
     name: Literal["folder"]
     """Data set."""
     path: str
     """Folder: absolute, or relative to the recipe file, or to AFPKD_DATA."""
     image_size: int | tuple[int, int]
-    """Pixels a side, or [height, width]: images are scaled and cropped at the centre to it."""
+    """Pixels per side, or [height, width]: images are scaled and cropped at the centre to it."""
     channels: Literal[1, 3] = 3
     """3: colour; 1: grey."""
     train: str | None = None
@@ -48,7 +48,7 @@ class FolderData:
     crop_scale: float = 0.35
     """Least share of an image's area that a random crop keeps, scaled back to the whole size; 1 = no such crop."""
     crop_padding: int = 0
-    """Black pixels a side before a random crop of the image's size; 0 = none."""
+    """Black pixels on each side before a random crop of the image's size; 0 = none."""
     rotation: float = 0.0
     """Training images are turned by up to so many degrees either way."""
     flip: bool = True

@@ -245,6 +245,19 @@ def test_the_results_in_the_readme_are_those_of_the_rows() -> None:
         assert not found or rows.comparison(found) in README, protocol.result
 
 
+def test_the_gain_that_is_told_is_that_of_the_rows() -> None:
+    def gain(epoch: str) -> float:
+        means = [
+            statistics.mean(row[f"test_top1_{epoch}"] for row in rows.read("default") if row["method"] == method)
+            for method in ("afpkd", "none")
+        ]
+        return means[0] - means[1]
+
+    told = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    assert f"gains {gain('selected'):.1f} points by the selected epoch, {gain('last'):.1f} by the last" in told
+    assert f"By the last epoch the gain is {gain('last'):.1f} points, not {gain('selected'):.1f}." in README
+
+
 def test_the_reference_is_made_from_the_code() -> None:
     assert reference.FILE.read_text(encoding="utf-8") == reference.text(), "run: python -m pipeline.reference"
 

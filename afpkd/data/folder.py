@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class: the layout of torchvision's ImageFolder. Pillow decodes them.
+"""Images in folders, one folder per class: the layout of torchvision's ImageFolder. Pillow decodes them.
 
 FOLDER/<class>/<anything>.jpg        classes are numbered in the order of their sorted names
 """
@@ -125,10 +125,10 @@ def _fitted(image: Image, size: tuple[int, int]) -> Image:
 def listed(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     """Names of the classes, and (file, class) of every image; UserError where there are none."""
     if not folder.is_dir():
-        raise UserError("E_DATA_MISSING", f"{folder}: no such folder: one folder a class is expected below it")
+        raise UserError("E_DATA_MISSING", f"{folder}: no such folder: one folder per class is expected below it")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
-        raise UserError("E_DATA_FOLDER", f"{folder}: holds no folder: one folder a class is expected below it")
+        raise UserError("E_DATA_FOLDER", f"{folder}: holds no folder: one folder per class is expected below it")
     by_class = [[(path, label) for path in _image_files(folder / name)] for label, name in enumerate(names)]
     for name, files in zip(names, by_class, strict=True):
         if not files:

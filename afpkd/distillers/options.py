@@ -55,7 +55,7 @@ class DkdOptions(Options):
     alpha: float = 1.0
     """Weight of the target-class term."""
     beta: float = 2.0
-    """Weight of the non-target term; a value a pair: 2 (ResNet-56, 110), 6 (WRN, VGG), 8 (32x4)."""
+    """Weight of the non-target term; by pair: 2 (ResNet-56, 110), 6 (WRN, VGG), 8 (32x4)."""
     standardise: bool = False
     """Compare standardised logits (Sun et al. 2024)."""
     warm_up: float = WARM_UP
@@ -81,7 +81,7 @@ class ReviewKdOptions(Options):
     imitates_maps: ClassVar[bool] = True
     loss_weights: ClassVar[tuple[str, ...]] = ("gamma",)
     gamma: float = 0.6
-    """Weight of the HCL summed over levels; a value a pair: 0.6 (ResNet-56), 1 (110), 5 (WRN, 8x4), 8 (ShuffleV2)."""
+    """Weight of the HCL, summed over levels; by pair: 0.6 (ResNet-56), 1 (110), 5 (WRN, 8x4), 8 (ShuffleV2)."""
     warm_up: float = WARM_UP
     """Fraction of the schedule over which the weight rises from 0."""
 
@@ -93,7 +93,7 @@ class CatKdOptions(Options):
     loss_weights: ClassVar[tuple[str, ...]] = ("beta",)
     needs_logits: ClassVar[bool] = True
     beta: float = 0.7
-    """Weight of the class maps' squared error; a value a pair: 0.7 (R56-R20), 15 (32x4-8x4), 600 (32x4-Shuffle)."""
+    """Weight of the class maps' squared error; by pair: 0.7 (R56-R20), 15 (32x4-8x4), 600 (32x4-Shuffle)."""
     pooled_size: int = 2
     """Side in pixels to which maps are average-pooled (2; ShuffleNets 4)."""
     normalise: bool = False
@@ -142,7 +142,7 @@ class AfpkdOptions(Options):
     position_weight: bool = True
     """Weigh channels by omega."""
     fusion: Literal["top-down", "1x1"] = "top-down"
-    """The feature fusion module, or as a control a 1x1 adapter a level."""
+    """The feature fusion module, or as a control one 1x1 adapter per level."""
     local_branch: bool = False
     """A depthwise 3x3 convolution beside each fused map. It has not earned its place: held-out 47.20 with it, 47.04
     without (CIFAR-100, two epochs, one seed), for a tenth of a step's time."""

@@ -56,6 +56,14 @@ def test_my_photos_in_folders(home: Path) -> None:
     assert (getattr(data, "train", None), getattr(data, "val", None)) == ("train", "val")
 
 
+def test_a_sweep_over_my_photos_lists_its_students(home: Path) -> None:
+    (home / "photos.toml").write_text(blocks("own-images.md", "toml")[0])
+    (line,) = re.findall(r"^(afpkd sweep .+)# long: nine students$", (DOCS / "own-images.md").read_text(), re.MULTILINE)
+    points = run(f"{line} --dry-run", home).splitlines()
+    assert "photos.toml: 9 points" in points
+    assert sum(point.startswith("photos.mu=") for point in points) == 9
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_my_timm_teacher(home: Path) -> None:
