@@ -251,7 +251,7 @@ def test_the_gain_that_is_told_is_that_of_the_rows() -> None:
             statistics.mean(row[f"test_top1_{epoch}"] for row in rows.read("default") if row["method"] == method)
             for method in ("afpkd", "none")
         ]
-        return means[0] - means[1]
+        return float(means[0] - means[1])
 
     told = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
     assert f"gains {gain('selected'):.1f} points by the selected epoch, {gain('last'):.1f} by the last" in told
