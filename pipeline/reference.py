@@ -136,7 +136,8 @@ def _verbs_of(group: Any, name: str) -> Iterator[str]:
             continue
         yield f"### {name} {verb}"
         yield _joined(command.help or "")
-        rows = [f"| {_parameter(one)} | {_joined(getattr(one, 'help', None) or '')} |" for one in command.params]
+        shown = [one for one in command.params if not getattr(one, "hidden", False)]
+        rows = [f"| {_parameter(one)} | {_joined(getattr(one, 'help', None) or '')} |" for one in shown]
         if rows:
             yield "\n".join(["| argument | what |", "|---|---|", *rows])
 

@@ -71,7 +71,7 @@ def test_a_detector_sees_pixels_as_stored(
 ) -> None:
     path = tmp_path / "photo.jpg"
     _turned(_scene(97, 131), path)
-    boxes, labels = np.zeros((0, 4)), np.zeros(0, dtype=np.int64)
+    boxes, labels = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
     scene = Scene(1, path, (97, 131), boxes, labels, areas=np.zeros(0), crowds=boxes, crowd_labels=labels)
     wanted, scale = read_canvas(scene, canvas)
     if library == "cv2":
