@@ -106,7 +106,7 @@ def _bundle_faults(folder: Path, stage: str, hashes: Mapping[Path, str]) -> Iter
     from export.sealed import verify_bundle
 
     bundle = folder / "bundle"
-    if not bundle.is_dir():
+    if not bundle.is_dir() or not any(bundle.iterdir()):  # Snakemake makes the folder before anything is exported
         return
     try:
         manifest = verify_bundle(bundle)

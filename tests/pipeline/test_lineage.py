@@ -83,6 +83,14 @@ def test_a_stage_made_from_another_teacher_is_named(run: Path) -> None:
     assert lineage(run).faults == [f"{run / stage / 'record.json'}: {said}" for stage in ("prompts", "student")]
 
 
+def test_an_export_that_never_came_to_write_is_no_fault_and_half_of_one_is(run: Path) -> None:
+    bundle = run / "student" / "bundle"
+    bundle.mkdir()
+    assert lineage(run).faults == []
+    (bundle / "fp32.onnx").write_bytes(b"a graph")
+    assert any(str(bundle / "manifest.json") in fault for fault in lineage(run).faults)
+
+
 def test_prompts_of_an_earlier_method_are_no_part_of_the_run(run: Path) -> None:
     put(run, "student", b"student's weights", "teacher")
     put(run, "teacher", b"another teacher")
