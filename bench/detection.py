@@ -142,7 +142,7 @@ def teacher_ap50(run: Run) -> float:
 
 def table(found: list[Json]) -> str:
     """Markdown: mean ± standard deviation over the seeds, in percent."""
-    lines = ["| method | seeds | AP | AP50 | AP75 | CPU-minutes a run |", "|---|---:|---:|---:|---:|---:|"]
+    lines = ["| method | seeds | AP | AP50 | AP75 | CPU-minutes per run |", "|---|---:|---:|---:|---:|---:|"]
     for method in TRIALS:
         mine = [row for row in found if row["method"] == method]
         if mine:

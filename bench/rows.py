@@ -83,7 +83,7 @@ def comparison(rows: list[Json], ours: str = "afpkd") -> str:
     for row in rows:
         by_variant.setdefault(name_of(row), {})[row["seed"]] = row
     titles = "variant | seeds | last epoch | selected epoch | held-out"
-    lines = [f"| {titles} | `{ours}` minus it, 95 % | CPU-hours a run |", "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [f"| {titles} | `{ours}` minus it, 95 % | CPU-hours per run |", "|---|---:|---:|---:|---:|---:|---:|"]
     for name, found in by_variant.items():
         columns = [[row[key] for row in found.values()] for key in METRICS]
         hours = statistics.mean(row["cpu_s"] for row in found.values()) / 3600
