@@ -12,7 +12,7 @@ What N processes do otherwise than one:
 - Random numbers inside a network (dropout): a function of (seed, step, process).
 - Prompts with `dropped = "swapped"`: the next image is the next one of the part.
 
-In a single process every function here does nothing at all.
+In a single process nothing here exchanges or changes a value.
 """
 
 from __future__ import annotations
@@ -103,10 +103,14 @@ def averaged(value: Tensor) -> Tensor:
 
 
 def averaged_losses(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The values of the whole batch's losses, without gradients; one exchange for all of them."""
+    """The values of the whole batch's losses, without gradients; one exchange for all of them.
+
+    In float32, in which they are summed: a sum in bf16 stops growing at some 256 times its addend.
+    """
+    own = {name: loss.detach().float() for name, loss in losses.items()}
     if num_processes() == 1:
-        return {name: loss.detach() for name, loss in losses.items()}
-    values = averaged(torch.stack([loss.detach().float() for loss in losses.values()]))
+        return own
+    values = averaged(torch.stack(list(own.values())))
     return dict(zip(losses, values.unbind(), strict=True))
 
 

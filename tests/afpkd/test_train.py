@@ -61,10 +61,12 @@ def _fit(learner: Learner, checkpoint: Path, kill_at: int | None = None, setting
     return _fitting(learner, checkpoint, settings).run(report)
 
 
-def _fitting(learner: Learner, checkpoint: Path, settings: TrainSettings = SETTINGS) -> Fitting:
+def _fitting(
+    learner: Learner, checkpoint: Path, settings: TrainSettings = SETTINGS, train: Pixels | None = None
+) -> Fitting:
     return Fitting(
         learner,
-        _pixels(),
+        train or _pixels(),
         settings,
         augmentation=Augmentation(padding=1),
         seed=3,
@@ -184,6 +186,20 @@ def test_the_guard_leaves_no_trace_in_the_statistics(tmp_path: Path) -> None:
 def test_divergence_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="training diverged in epoch"):
         _fit(plain_learner(_network(), _pixels()), tmp_path / "g.pt", settings=dataclasses.replace(SETTINGS, lr=1e30))
+
+
+def test_the_losses_of_a_long_epoch_in_bf16_are_their_mean(tmp_path: Path) -> None:
+    """600 steps an epoch: a sum in bf16 would stand still from step 256 on."""
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(network.weight)
+
+    def losses(images: Tensor, target: Tensor, progress: float) -> dict[str, Tensor]:
+        return {"task": network.weight.bfloat16().sum()}
+
+    settings = TrainSettings(epochs=1, batch_size=2, lr=1e-9)
+    learner = Learner(network, network, losses, lambda: 0.0)
+    fitting = _fitting(learner, tmp_path / "c.pt", settings, train=_pixels(1200))
+    assert fitting.run(lambda *_: None).history[0]["losses"] == {"task": 1.0}
 
 
 def test_a_teacher_that_moves_is_caught(tmp_path: Path) -> None:
