@@ -82,6 +82,7 @@ def _shared(layout: Layout, splits: dict[str, Listed]) -> list[str]:
 
 def _splits(layout: Layout) -> tuple[list[str], dict[str, Listed]]:
     """Names of the classes, and the files of `train`, `test` and, where there is a folder for it, `val`."""
+    _require_below(layout)
     if layout.train is None:
         names, files = listed(layout.path)
         train, test = _drawn(layout, names, files)
@@ -92,6 +93,15 @@ def _splits(layout: Layout) -> tuple[list[str], dict[str, Listed]]:
         if folder is not None:
             splits[split] = _of_same_classes(layout.path / folder, names)
     return names, splits
+
+
+def _require_below(layout: Layout) -> None:
+    """UserError where a folder lies elsewhere: images are known by where they lie below `path`."""
+    for key in ("train", "val", "test"):
+        folder = layout.path / (getattr(layout, key) or "")
+        if not folder.is_relative_to(layout.path):
+            told = f"data.{key} = '{folder}' does not lie below data.path = '{layout.path}'"
+            raise UserError("E_RECIPE_VALUE", f"{told}: let path be the folder of both, and name {key} relative to it")
 
 
 def _drawn(layout: Layout, names: list[str], files: Listed) -> tuple[Listed, Listed]:

@@ -67,15 +67,15 @@ def _as_ours(
 
 
 def published_normalisation(arch: str) -> Normalisation:
-    """What the weights that a library publishes under `arch` want to see."""
-    kind, _, name = arch.partition(":")
+    """What the weights that a library publishes under `arch` want to see. UserError: unknown, none published."""
+    kind = arch.partition(":")[0]
     if kind == "timm":
-        found = timm_library().get_pretrained_cfg(name)
+        found = timm_library().get_pretrained_cfg(_timm_name(arch))
         return tuple(found.mean), tuple(found.std)
     if kind == "torchvision":
         import torchvision
 
-        transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        transforms = torchvision.models.get_model_weights(_torchvision_name(arch)).DEFAULT.transforms()
         return tuple(transforms.mean), tuple(transforms.std)
     raise UserError(
         "E_WEIGHTS_PUBLISHED", f"{arch}: weights = 'default': timm and torchvision publish weights: name a file"
@@ -83,9 +83,7 @@ def published_normalisation(arch: str) -> Normalisation:
 
 
 def _from_timm(arch: str, num_classes: int, in_channels: int, published: bool) -> nn.Module:
-    timm, name = timm_library(), arch.partition(":")[2]
-    if not timm.is_model(name):
-        raise UserError("E_NETWORK_NAME", unknown("timm model", name, timm.list_models()))
+    timm, name = timm_library(), _timm_name(arch)
     options = {"num_classes": num_classes, "in_chans": in_channels}
     return _downloaded(arch, published, lambda: timm.create_model(name, pretrained=published, **options))
 
@@ -93,10 +91,7 @@ def _from_timm(arch: str, num_classes: int, in_channels: int, published: bool) -
 def _from_torchvision(arch: str, num_classes: int, in_channels: int, published: bool) -> nn.Module:
     import torchvision
 
-    name, models = arch.partition(":")[2], torchvision.models
-    known = models.list_models(models)  # classifiers: detectors live in submodules
-    if name not in known:
-        raise UserError("E_NETWORK_NAME", unknown("torchvision model", name, known))
+    name, models = _torchvision_name(arch), torchvision.models
     parts = {
         "googlenet": {"init_weights": True, "aux_logits": False},
         "inception_v3": {"init_weights": True, "aux_logits": False},
@@ -105,7 +100,7 @@ def _from_torchvision(arch: str, num_classes: int, in_channels: int, published: 
         network = models.get_model(name, weights=None, num_classes=num_classes, **parts.get(name, {}))
     else:
         network = _downloaded(arch, True, lambda: models.get_model(name, weights="DEFAULT"))
-        _replace_last_linear(network, num_classes)
+        _replace_last_linear(arch, network, num_classes)
     _replace_first_convolution(network, in_channels)
     made: nn.Module = network
     return made
@@ -122,6 +117,28 @@ _BUILDERS: dict[str, Callable[[str, int, int, bool], nn.Module]] = {
     "torchvision": _from_torchvision,
     "file": _from_file,
 }
+
+
+def _timm_name(arch: str) -> str:
+    """NAME or NAME.TAG of `timm:`; the tag says which of several published weights."""
+    timm, name = timm_library(), arch.partition(":")[2]
+    if not timm.is_model(name):
+        raise UserError("E_NETWORK_NAME", unknown("timm model", name, timm.list_models()))
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # the model has no such tag
+        model = name.partition(".")[0]
+        raise UserError("E_NETWORK_NAME", unknown("timm model", name, timm.list_pretrained(f"{model}.*"))) from None
+    return name
+
+
+def _torchvision_name(arch: str) -> str:
+    import torchvision
+
+    name, known = arch.partition(":")[2], torchvision.models.list_models(torchvision.models)  # detectors: submodules
+    if name not in known:
+        raise UserError("E_NETWORK_NAME", unknown("torchvision model", name, known))
+    return name
 
 
 def timm_library() -> Any:
@@ -155,8 +172,12 @@ def _downloaded(arch: str, published: bool, make: Callable[[], Any]) -> nn.Modul
     return made
 
 
-def _replace_last_linear(network: nn.Module, num_classes: int) -> None:
-    name, last = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Linear)][-1]
+def _replace_last_linear(arch: str, network: nn.Module, num_classes: int) -> None:
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        told = "its class scores are not the output of an nn.Linear, which distillation needs to know"
+        raise UserError("E_NETWORK_FIT", f"{arch}: {told}: take another network")
+    name, last = layers[-1]
     if last.out_features != num_classes:
         _put(network, name, nn.Linear(last.in_features, num_classes, bias=last.bias is not None))
 

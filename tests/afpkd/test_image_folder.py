@@ -80,6 +80,19 @@ def test_splits_in_folders_are_taken_as_they_are(tmp_path: Path) -> None:
         _loaded(_layout(tmp_path, "train", "val", "test"))
 
 
+@pytest.mark.parametrize("place", ["train", "val", "test"])
+def test_a_split_that_lies_elsewhere_is_refused(place: str, photos: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    splits = {"train": "train", "val": None, "test": "test", place: str(elsewhere)}
+    layout = _layout(photos, splits["train"], splits["val"], splits["test"])
+    told = rf"^data\.{place} = '{elsewhere}' does not lie below data\.path = '{photos}': .* name {place} relative to it"
+    with pytest.raises(UserError, match=told):
+        folder_content(layout)
+    with pytest.raises(UserError, match=told):
+        folder_spec(layout, image_size=(8, 8), channels=3)
+
+
 def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
     for name in ("bus", "train"):
         for index in range(3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from afpkd.checkpoint import load_weights, save_weights, state_sha256
 from afpkd.errors import UserError
 from afpkd.models import build_model
+from afpkd.models.foreign import published_normalisation
 from afpkd.models.outputs import Outputs
 from afpkd.models.wrapped import renormalised
 from export.inference import logits_only
@@ -39,6 +41,7 @@ def test_a_new_network_is_ready_to_learn_and_draws_what_it_draws_alone() -> None
     ("arch", "said"),
     [
         ("timm:resnet10", "unknown timm model 'resnet10'"),
+        ("timm:resnet18.a4_in1k", r"unknown timm model 'resnet18\.a4_in1k': did you mean 'resnet18\.a\d_in1k'\?"),
         ("torchvision:resnet19", "unknown torchvision model 'resnet19': did you mean 'resnet18'?"),
         ("torchvision:squeezenet1_1", "not the output of an nn.Linear"),
         ("timm:vit_tiny_patch16_224", r"on images of 3x64x64: .*doesn't match model \(224\)"),
@@ -150,6 +153,7 @@ def test_a_users_file_makes_a_network(tmp_path: Path) -> None:
 OFFLINE = """
 import logging, sys, urllib.request
 from afpkd.models import build_model
+from afpkd.models.foreign import published_normalisation
 from afpkd.errors import UserError
 try:
     build_model(sys.argv[1], num_classes=5, in_channels=3, image_size=(64, 64), published=True)
@@ -172,6 +176,36 @@ def test_published_weights_that_cannot_be_fetched_are_one_line(arch: str, tmp_pa
     assert done.stdout.endswith("[E_WEIGHTS_PUBLISHED]\n")
     assert len(done.stdout.splitlines()) == 1
     assert ("Retrying" in done.stderr) == (not arch.startswith("timm"))  # one try after the other says nothing
+
+
+@pytest.mark.parametrize(
+    ("arch", "said"),
+    [
+        ("timm:reznet18", "unknown timm model 'reznet18': did you mean 'resnet18'?"),
+        ("timm:resnet18.a4_in1k", "unknown timm model 'resnet18.a4_in1k': did you mean"),
+        ("torchvision:reznet18", "unknown torchvision model 'reznet18': did you mean 'resnet18'?"),
+        ("torchvision:fcos_resnet50_fpn", "unknown torchvision model 'fcos_resnet50_fpn'"),
+        ("net.py:make", "timm and torchvision publish weights: name a file"),
+    ],
+)
+def test_what_publishes_no_weights_says_so_where_its_normalisation_is_asked_for(arch: str, said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        published_normalisation(arch)
+
+
+def test_the_normalisation_of_published_weights_is_that_of_their_tag() -> None:
+    imagenet, inception = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), ((0.5,) * 3, (0.5,) * 3)
+    assert published_normalisation("torchvision:resnet18") == imagenet
+    assert published_normalisation("timm:resnet18.a1_in1k") == imagenet
+    assert published_normalisation("timm:vit_base_patch16_224.augreg_in21k") == inception
+
+
+def test_a_published_network_without_a_linear_layer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torchvision.models.squeezenet1_0()  # stands for the download
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: network)
+    told = r"^torchvision:squeezenet1_0: its class scores are not the output of an nn\.Linear.*: take another network"
+    with pytest.raises(UserError, match=told):
+        build_model("torchvision:squeezenet1_0", num_classes=5, in_channels=3, image_size=SIZE, published=True)
 
 
 def test_published_weights_for_other_classes_and_grey_images(monkeypatch: pytest.MonkeyPatch) -> None:
