@@ -90,8 +90,9 @@ def student_learner(
     def losses(images: Tensor, target: Any, progress: float) -> Losses:
         outputs = student(images).in_float32()
         seen = outputs if levels is None else outputs._replace(features=[outputs.features[i] for i in levels])
-        own = {name: distiller.task_weight * loss for name, loss in task.losses(student, outputs, target).items()}
-        return {**own, **distiller(seen, teacher(images), target, progress)}
+        own = task.losses(student, outputs, target) if distiller.task_weight else {}
+        weighted = {name: distiller.task_weight * loss for name, loss in own.items()}
+        return {**weighted, **distiller(seen, teacher(images), target, progress)}
 
     trained = nn.ModuleDict({"student": student, "distiller": distiller})
     return Learner(trained, student, losses, heldout_score(task, student, heldout), teacher, task.metric)
@@ -117,7 +118,8 @@ def prompt_learner(
 
     task: L_prompt = CE + lambda L_overlap (FreeKD). On the teacher's own training images, where it is right already,
     the cross-entropy hardly moves the prompts. choose: L_prompt = KL(teacher || prompted teacher) + lambda L_overlap +
-    rho mean over levels of max(area - budget, 0)^2: what may be dropped without changing what the teacher says?
+    rho mean over levels of max(area - budget, 0)^2: what may be dropped without changing what the teacher says? No mask
+    keeps more than an area of 1: as a budget it is none. A weight of 0 is no loss rather than a zero one.
     """
 
     def losses(images: Tensor, target: Any, progress: float) -> Losses:
@@ -128,8 +130,9 @@ def prompt_learner(
             named.update(task.losses(teacher.model, outputs, target))
         else:
             named["teacher"] = task.changed(outputs, clean, CHOOSE_TEMPERATURE)
-            excess = averaged(torch.stack([report.areas.mean() for report in reports])) - area
-            named["area"] = area_weight * excess.clamp_min(0).square().mean()
+            if area_weight and area < 1:
+                excess = averaged(torch.stack([report.areas.mean() for report in reports])) - area
+                named["area"] = area_weight * excess.clamp_min(0).square().mean()
         if overlap_weight:
             named["overlap"] = overlap_weight * torch.stack([report.overlap for report in reports]).mean()
         return named

@@ -37,12 +37,12 @@ def _network(arch: str = "resnet8", seed: int = 0) -> torch.nn.Module:
     return build_model(arch, num_classes=4, in_channels=1)
 
 
-def _student_learner(method: str) -> Learner:
+def _student_learner(method: str, **changed: float) -> Learner:
     student, teacher = _network(), FrozenTeacher(_network("resnet20", seed=1))
     shapes = [probe_shapes(model, in_channels=1, image_size=(8, 8)) for model in (student, teacher.model)]
-    options: Json = vars(OPTIONS[method]())
+    options: Json = {**vars(OPTIONS[method]()), **changed}
     if OPTIONS[method].uses_prompts:
-        options = {**options, "prompts": FrequencyPrompts(shapes[1])}
+        options["prompts"] = FrequencyPrompts(shapes[1])
     return student_learner(student, teacher, build_distiller(method, *shapes, **options), _pixels(seed=9))
 
 
@@ -143,19 +143,32 @@ def test_selected_weights_are_those_of_the_best_heldout_epoch(tmp_path: Path) ->
     assert _equal(fitted.last, states[2])
 
 
+def _prompts() -> tuple[FrozenTeacher, FrequencyPrompts]:
+    teacher = FrozenTeacher(_network("resnet20"))
+    return teacher, FrequencyPrompts(probe_shapes(teacher.model, in_channels=1, image_size=(8, 8)))
+
+
 @pytest.mark.parametrize(("objective", "losses"), [("task", ["task"]), ("choose", ["teacher", "area"])])
 def test_prompts_train_inside_a_teacher_that_stays_bit_equal(
     objective: Literal["task", "choose"], losses: list[str], tmp_path: Path
 ) -> None:
-    teacher = FrozenTeacher(_network("resnet20"))
-    before = state_sha256(teacher.model)
-    prompts = FrequencyPrompts(probe_shapes(teacher.model, in_channels=1, image_size=(8, 8)))
-    start = state_sha256(prompts)
+    teacher, prompts = _prompts()
+    before, start = state_sha256(teacher.model), state_sha256(prompts)
     learner = prompt_learner(prompts, teacher, _pixels(), objective=objective, **BUDGET)
     fitted = _fit(learner, tmp_path / "p.pt", settings=dataclasses.replace(SETTINGS, optimizer="adam", lr=0.01))
     assert set(fitted.history[0]["losses"]) == {"overlap", *losses}
     assert state_sha256(prompts) != start
     assert state_sha256(teacher.model) == before
+
+
+def test_a_weight_of_0_switches_a_loss_off_and_the_others_train(tmp_path: Path) -> None:
+    row = _fit(_student_learner("kd", task_weight=0.0), tmp_path / "kd.pt").history[0]
+    assert set(row["losses"]) == {"kd"}
+    for number, off in enumerate(({"area_weight": 0.0}, {"area": 1.0}, {"overlap_weight": 0.0})):
+        teacher, prompts = _prompts()
+        learner = prompt_learner(prompts, teacher, _pixels(), objective="choose", **{**BUDGET, **off})
+        row = _fit(learner, tmp_path / f"{number}.pt", settings=dataclasses.replace(SETTINGS, epochs=1)).history[0]
+        assert set(row["losses"]) == {"teacher", "area", "overlap"} - {next(iter(off)).partition("_")[0]}
 
 
 def _with_extra_loss(network: torch.nn.Module, extra: Tensor) -> Learner:
