@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
+from afpkd.evaluate import MOST_PIXELS, in_passes
 from afpkd.learners import CLASSIFICATION, FrozenTeacher, prompted
+from afpkd.models.outputs import AnyOutputs, joined
 from afpkd.prompts import Change, FrequencyPrompts
 from afpkd.record import Json
 from afpkd.tasks.task import Task
@@ -19,28 +24,64 @@ LEAST_SPREAD = 0.1  # of the band whose mask varies most over its pixels: below,
 
 
 def phase_one_report(
-    prompts: FrequencyPrompts, teacher: FrozenTeacher, images: Tensor, task: Task = CLASSIFICATION
+    prompts: FrequencyPrompts,
+    teacher: FrozenTeacher,
+    images: Tensor,
+    task: Task = CLASSIFICATION,
+    *,
+    most_pixels: int = MOST_PIXELS,
 ) -> Json:
     """What the prompts do to the teacher on these normalised images, with three masks of the same area a level.
 
     `own`: the prompts' masks; `shuffled`: the same values at random bands and pixels; `constant`: their mean. For each
     `kl` (nats, temperature 1, the mean over images) and `agreement` (percent of equal answers) with the clean
     teacher. `overlap`: mean pairwise soft Jaccard of the tokens; `omega_std`: over channels; `masks`: mean and spread.
+
+    most_pixels: of the images of one pass; swapped bands are those of the pass's next image.
     """
+    parts = in_passes(images, most_pixels)
     with torch.no_grad():
-        clean = teacher(images)
-        found: Json = {}
-        for name, change in CHANGES.items():
-            outputs, reports = prompted(prompts, teacher, images, clean, change)
-            found[name] = {
-                "kl": float(task.changed(outputs, clean, 1.0)),
-                "agreement": task.agreement(outputs, clean),
-            }
-        found["overlap"] = float(torch.stack([report.overlap for report in reports]).mean())
-        omegas = [prompts.position_weight(level, clean.features) for level in prompts.banded_levels()]
-        found["omega_std"] = [float(omega.std(dim=1).mean()) for omega in omegas]
-        found["masks"] = mask_statistics(prompts, clean.features)
-    return found
+        passes = [_pass(prompts, teacher, part) for part in parts]
+    clean = joined([each.clean for each in passes])
+    found: Json = {}
+    for name in CHANGES:
+        outputs = joined([each.changed[name] for each in passes])
+        found[name] = {"kl": float(task.changed(outputs, clean, 1.0)), "agreement": task.agreement(outputs, clean)}
+    shares = [len(part) / len(images) for part in parts]
+    return {**found, **_mean([each.figures for each in passes], shares)}
+
+
+class _Pass(NamedTuple):
+    """What the teacher says of the images of one pass, clean and with each of `CHANGES`; figures that are means."""
+
+    clean: AnyOutputs
+    changed: dict[str, AnyOutputs]
+    figures: Json
+
+
+def _pass(prompts: FrequencyPrompts, teacher: FrozenTeacher, images: Tensor) -> _Pass:
+    clean = teacher(images)
+    changed: dict[str, AnyOutputs] = {}
+    for name, change in CHANGES.items():
+        outputs, reports = prompted(prompts, teacher, images, clean, change)
+        changed[name] = outputs.without_maps()
+    omegas = [prompts.position_weight(level, clean.features) for level in prompts.banded_levels()]
+    figures = {
+        "overlap": float(torch.stack([report.overlap for report in reports]).mean()),
+        "omega_std": [float(omega.std(dim=1).mean()) for omega in omegas],
+        "masks": mask_statistics(prompts, clean.features),
+    }
+    return _Pass(clean.without_maps(), changed, figures)
+
+
+def _mean(rows: Sequence[Any], shares: list[float]) -> Any:
+    """The weighted mean of each number of equal structures; names and numbers of levels stay."""
+    first = rows[0]
+    if isinstance(first, dict):
+        return {key: _mean([row[key] for row in rows], shares) for key in first}
+    if isinstance(first, list):
+        return [_mean(each, shares) for each in zip(*rows, strict=True)]
+    return sum(share * row for share, row in zip(shares, rows, strict=True)) if isinstance(first, float) else first
 
 
 def why_not_accepted(report: Json) -> str | None:

@@ -16,6 +16,7 @@ from afpkd.checkpoint import state_sha256
 from afpkd.data.batches import Samples
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.distributed import averaged
+from afpkd.evaluate import MOST_PIXELS, in_passes
 from afpkd.prompts import Change, FrequencyPrompts, Refined
 from afpkd.tasks.classification import Classification
 from afpkd.tasks.task import Forward, Task, model_scores
@@ -142,6 +143,12 @@ def prompt_learner(
         return task.scores(forward, heldout)[task.metric] or 0.0
 
     return Learner(prompts, prompts, losses, metric, teacher, task.metric)
+
+
+def calibrate(prompts: FrequencyPrompts, teacher: FrozenTeacher, samples: Samples, num: int) -> None:
+    """Take the amplitude of the teacher's bands from the first `num` images, in as many passes as memory asks for."""
+    parts = in_passes(samples.first(num), 2 * MOST_PIXELS)  # clean passes, without prompts, are half as large
+    prompts.calibrate(teacher(samples.normalised(part)).features for part in parts)
 
 
 def prompted(

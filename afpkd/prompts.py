@@ -20,7 +20,7 @@ token says so, and P_2 = -P_1 then marks large details of either sign. Both star
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -46,6 +46,14 @@ class Marked(NamedTuple):
     pixels: Tensor
 
 
+class Moments(NamedTuple):
+    """Mean and standard deviation, O values each, of `num` values a band."""
+
+    num: int
+    mean: Tensor
+    std: Tensor
+
+
 class BandPrompts(nn.Module):
     """Prompts of all bands that share a scale: `orientations` bands, `tokens` prompts each, over `channels`."""
 
@@ -60,10 +68,10 @@ class BandPrompts(nn.Module):
         self.gate_bias = nn.Parameter(start) if gate or united else None
         self.register_buffer("amplitude", torch.ones(orientations))
 
-    def calibrate(self, bands: Tensor) -> None:
-        """Take the bands' amplitude (standard deviation) from N, C, O, h, w; averaged tokens have no use for it."""
+    def calibrate(self, passes: Sequence[Moments]) -> None:
+        """Take the bands' amplitude (standard deviation); averaged tokens have no use for it."""
         if self.united:
-            self.amplitude.copy_(bands.float().std(dim=(0, 1, 3, 4)).clamp_min(1e-6))
+            self.amplitude.copy_(pooled_std(passes).clamp_min(1e-6))
 
     def forward(self, bands: Tensor) -> Marked:
         """Bands N, C, O, h, w -> masks in 0..1."""
@@ -99,11 +107,11 @@ class LevelPrompts(nn.Module):
         """Masks of each group of `haar_dwt` bands."""
         return [group(band) for group, band in zip(self.groups, bands, strict=True)]
 
-    def calibrate(self, bands: list[Tensor]) -> None:
-        """Take each band's amplitude from these."""
-        for group, band in zip(self.groups, bands, strict=True):
+    def calibrate(self, passes: Sequence[list[Moments]]) -> None:
+        """Take each band's amplitude from the moments of each group, a list a pass."""
+        for group, found in zip(self.groups, zip(*passes, strict=True), strict=True):
             assert isinstance(group, BandPrompts)
-            group.calibrate(band)
+            group.calibrate(found)
 
 
 class Refined(NamedTuple):
@@ -157,10 +165,17 @@ class FrequencyPrompts(nn.Module):
         assert isinstance(prompts, LevelPrompts)
         return prompts
 
-    def calibrate(self, features: list[Tensor]) -> None:
-        """Take the amplitude of each band from the teacher's features of some images, once, before phase 1."""
-        for level in self.banded_levels():
-            self.level(level).calibrate(haar_dwt(features[level], self.level_scales[level]))
+    def calibrate(self, passes: Iterable[list[Tensor]]) -> None:
+        """Take the amplitude of each band from the teacher's features of some images, once, before phase 1.
+
+        passes: the features of some of the images each, so that those of all need not be there at once.
+        """
+        found: dict[int, list[list[Moments]]] = {level: [] for level in self.banded_levels()}
+        for features in passes:
+            for level, seen in found.items():
+                seen.append([moments(bands) for bands in haar_dwt(features[level], self.level_scales[level])])
+        for level, seen in found.items():
+            self.level(level).calibrate(seen)
 
     def pixel_masks(self, level: int, bands: list[Tensor]) -> list[Tensor]:
         """The pixels of interest in the teacher's `bands` of `level`: N, O, h, w a group."""
@@ -201,3 +216,20 @@ class FrequencyPrompts(nn.Module):
             return omega[:, :, None, None] * haar_idwt(refined, (feature.shape[-2], feature.shape[-1]))
 
         return refine
+
+
+def moments(bands: Tensor) -> Moments:
+    """Of each of the bands N, C, O, h, w."""
+    values, axes = bands.float(), (0, 1, 3, 4)
+    return Moments(bands[:, :, 0].numel(), values.mean(dim=axes), values.std(dim=axes))
+
+
+def pooled_std(passes: Sequence[Moments]) -> Tensor:
+    """The standard deviation of the values of all passes, from the moments of each: O values."""
+    if len(passes) == 1:  # as it was computed, to the bit
+        return passes[0].std
+    nums = torch.tensor([each.num for each in passes], dtype=torch.float64, device=passes[0].mean.device)[:, None]
+    means, stds = (torch.stack(column).double() for column in list(zip(*passes, strict=True))[1:])
+    mean = (nums * means).sum(dim=0) / nums.sum()
+    squares = (nums - 1) * stds.square() + nums * (means - mean).square()
+    return (squares.sum(dim=0) / (nums.sum() - 1)).sqrt().float()

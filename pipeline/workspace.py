@@ -151,11 +151,11 @@ class Workspace:
 
     def new_prompts(self, teacher: FrozenTeacher, shapes: Shapes) -> FrequencyPrompts:
         """Untuned prompts, sized and calibrated on the teacher."""
+        from afpkd.learners import calibrate
         from afpkd.prompts import FrequencyPrompts
 
         prompts = FrequencyPrompts(shapes, **self.run.recipe.prompts.shape()).to(self.device)
-        num = min(NUM_CALIBRATION, self.task.num_judged)
-        prompts.calibrate(teacher(self.train.normalised(self.train.first(num))).features)
+        calibrate(prompts, teacher, self.train, min(NUM_CALIBRATION, self.task.num_judged))
         return prompts
 
     def prompts(self, teacher: FrozenTeacher, shapes: Shapes) -> FrequencyPrompts:

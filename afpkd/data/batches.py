@@ -66,6 +66,12 @@ class Samples(Protocol):
     def device(self) -> torch.device:
         """Where they are used."""
 
+    def first(self, num: int) -> Tensor:
+        """The first images, uint8 n, C, H, W."""
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 N, C, H, W -> float32, as the networks see them."""
+
     def batch(
         self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator, part: slice = WHOLE
     ) -> tuple[Tensor, Any]:

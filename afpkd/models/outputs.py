@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,6 +34,10 @@ class Outputs(NamedTuple):
         """Logits that mixed precision left in half precision as float32, where losses are computed; features stay."""
         return self._replace(logits=self.logits.float())
 
+    def without_maps(self) -> Outputs:
+        """What the network says, for keeping: the maps, which take the memory, without their channels."""
+        return self._replace(features=[_sized(each) for each in self.features], final=_sized(self.final))
+
     def imitated(self) -> list[Tensor]:
         """What a student imitates, shallow to deep: the maps, and the pooled vector as a 1x1 map (as ReviewKD)."""
         return [*self.features, self.pooled[:, :, None, None]]
@@ -57,12 +62,34 @@ class Detections(NamedTuple):
             logits=self.logits.float(), distances=self.distances.float(), centerness=self.centerness.float()
         )
 
+    def without_maps(self) -> Detections:
+        """What the network says, for keeping: the maps, which take the memory, without their channels."""
+        return self._replace(features=[_sized(each) for each in self.features])
+
     def imitated(self) -> list[Tensor]:
         """What a student imitates: the levels of the pyramid."""
         return self.features
 
 
 AnyOutputs = Outputs | Detections
+
+
+def joined(passes: Sequence[AnyOutputs]) -> Any:
+    """The outputs of several passes of one network as those of one, image after image."""
+    return type(passes[0])(*(_joined(fields) for fields in zip(*passes, strict=True)))
+
+
+def _joined(fields: Sequence[Any]) -> Any:
+    if isinstance(fields[0], Tensor):
+        return torch.cat(list(fields))
+    if isinstance(fields[0], list):
+        return [torch.cat(level) for level in zip(*fields, strict=True)]
+    return fields[0]  # the classifier
+
+
+def _sized(feature: Tensor) -> Tensor:
+    """N, 0, H, W: boxes are told from the sizes of the maps."""
+    return feature.new_empty(len(feature), 0, *feature.shape[-2:])
 
 
 class Shapes(NamedTuple):

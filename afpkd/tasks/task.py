@@ -24,7 +24,7 @@ class Task(Protocol):
 
     @property
     def num_judged(self) -> int:
-        """Images that phase 1 is judged on, and calibrated with, in one pass."""
+        """Images that phase 1 is judged on, and calibrated with."""
 
     def losses(self, model: nn.Module, outputs: Any, target: Any) -> dict[str, Tensor]:
         """The task's own losses by name: means over the batch, in natural units."""

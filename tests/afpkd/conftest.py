@@ -39,7 +39,7 @@ def prompts_of(pair: Pair, **form: Any) -> FrequencyPrompts:
     """Prompts that mark something, and gates that tell channels apart, as a phase 1 would leave them."""
     torch.manual_seed(7)
     prompts = FrequencyPrompts(pair.shapes[1], **form)
-    prompts.calibrate(pair.teacher.features)
+    prompts.calibrate([pair.teacher.features])
     for parameter in prompts.parameters():
         nn.init.normal_(parameter)
     return prompts

@@ -90,7 +90,7 @@ def prompts(objective: Literal["choose", "task"]) -> Learner:
     module = FrequencyPrompts(probe_shapes(teacher.model, in_channels=1, image_size=(8, 8)))
     images = pixels()
     seen = images.normalised(images.images)
-    module.calibrate(teacher(seen).features)
+    module.calibrate([teacher(seen).features])
     for name, parameter in module.named_parameters():
         if name.endswith(("prompts", "gate_weight")):
             nn.init.normal_(parameter, std=1.0)  # masks that differ from image to image
@@ -120,7 +120,7 @@ def detector(seed: int = 0) -> FcosDetector:
 def detector_prompts(samples: Scenes) -> Learner:
     teacher = FrozenTeacher(detector(seed=1))
     module = FrequencyPrompts(probe_shapes(teacher.model, in_channels=3, image_size=CANVAS))
-    module.calibrate(teacher(samples.normalised(samples.first(4))).features)
+    module.calibrate([teacher(samples.normalised(samples.first(4))).features])
     return prompt_learner(
         module, teacher, samples, objective="choose", overlap_weight=0.0, area=0.1, area_weight=30.0, task=TASK
     )

@@ -1,5 +1,6 @@
 """FCOS: torchvision's, opened up. Its loss, its decoded boxes, what prompts and students see of it, how it learns."""
 
+import math
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
@@ -247,7 +248,7 @@ def test_phase_one_runs_inside_a_frozen_detector(scenes: Scenes, tmp_path: Path)
     teacher = FrozenTeacher(FcosDetector("mobilenet_v3_small", width=64, num_convs=1, num_classes=3))
     prompts = FrequencyPrompts(probe_shapes(teacher.model, in_channels=3, image_size=CANVAS))
     images = scenes.normalised(scenes.first(4))
-    prompts.calibrate(teacher(images).features)
+    prompts.calibrate([teacher(images).features])
     objectives: tuple[Literal["choose", "task"], ...] = ("choose", "task")
     for objective in objectives:
         weights = {"overlap_weight": 0, "area": 0.1, "area_weight": 30}
@@ -258,6 +259,9 @@ def test_phase_one_runs_inside_a_frozen_detector(scenes: Scenes, tmp_path: Path)
     report = phase_one_report(prompts, teacher, images, TASK)
     assert report["own"]["kl"] > 0
     assert {row["level"] for row in report["masks"]} == {0, 1}
+    halves = phase_one_report(prompts, teacher, images, TASK, most_pixels=2 * math.prod(CANVAS))
+    for name in ("own", "shuffled", "constant"):
+        assert halves[name] == pytest.approx(report[name], rel=1e-4)
 
 
 def test_what_a_mask_drops_is_zero_or_the_next_images() -> None:
@@ -268,7 +272,7 @@ def test_what_a_mask_drops_is_zero_or_the_next_images() -> None:
     def refined(dropped: Literal["zero", "swapped"]) -> Tensor:
         torch.manual_seed(0)
         prompts = FrequencyPrompts(shapes, dropped=dropped)
-        prompts.calibrate([feature])
+        prompts.calibrate([[feature]])
         change = lambda masks: [torch.full_like(mask, kept) for mask in masks]  # noqa: E731
         omega = prompts.position_weight(0, [feature])
         return prompts.refiner([feature], [], change)(0, feature) / omega[:, :, None, None]

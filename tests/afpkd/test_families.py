@@ -73,7 +73,7 @@ def test_one_step_of_afpkd_between_any_two_families(
     images, labels = torch.randn(4, 3, *SIZE), torch.arange(4)
     heldout = Pixels(torch.zeros(1, 3, *SIZE, dtype=torch.uint8), labels[:1], *given)
     prompts = FrequencyPrompts(shapes[1])
-    prompts.calibrate(frozen(images).features)
+    prompts.calibrate([frozen(images).features])
     phase_one = prompt_learner(
         prompts, frozen, heldout, objective="choose", overlap_weight=0.0, area=0.25, area_weight=30.0
     )

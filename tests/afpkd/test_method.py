@@ -1,7 +1,9 @@
 """The parts of the method against their equations: position weight, prompts, their acceptance."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -9,14 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from afpkd import learners
 from afpkd.acceptance import banded, constant, mask_statistics, phase_one_report, shuffled, why_not_accepted
 from afpkd.data.batches import Pixels
+from afpkd.evaluate import in_passes, top1
 from afpkd.learners import FrozenTeacher
 from afpkd.losses import token_overlap
 from afpkd.models import build_model, probe_shapes
 from afpkd.models.outputs import Shapes
 from afpkd.position import position_relation
-from afpkd.prompts import BandPrompts, FrequencyPrompts, Refined
+from afpkd.prompts import BandPrompts, FrequencyPrompts, Refined, moments
 from afpkd.record import Json
 from afpkd.wavelet import haar_dwt
 
@@ -101,7 +105,7 @@ def test_the_pixel_mask_is_its_equation(*, united: bool) -> None:
     group = BandPrompts(3, 4, 2, united=united, gate=True).double()
     _set(group, std=1.0)
     bands = haar_dwt(torch.randn(5, 4, 8, 8, dtype=torch.float64), 1)[1]
-    group.calibrate(bands)
+    group.calibrate([moments(bands)])
     marked = group(bands)
     state = {name: tensor.detach().numpy() for name, tensor in group.state_dict().items()}
     for n, o in np.ndindex(5, 3):
@@ -128,7 +132,7 @@ def test_calibrated_united_masks_do_not_know_the_loudness_of_their_bands() -> No
         _set(group, std=1.0)
         masks = []
         for each in (bands, louder * bands):
-            group.calibrate(each)
+            group.calibrate([moments(each)])
             masks.append(group(each).pixels)
         assert torch.allclose(masks[0], masks[1], atol=1e-5) == united
 
@@ -170,7 +174,7 @@ def test_united_prompts_start_near_the_teacher(toy: Toy) -> None:
     torch.manual_seed(0)
     prompts = FrequencyPrompts(toy.shapes)
     assert prompts.united
-    prompts.calibrate(toy.teacher(toy.images).features)
+    prompts.calibrate([toy.teacher(toy.images).features])
     for refined, clean in _refined(prompts, toy)[0]:
         kept = float((refined * clean).sum() / clean.square().sum())
         assert 0.8 < kept < 1.0
@@ -200,7 +204,7 @@ def test_averaged_tokens_can_be_hollow_and_united_ones_cannot() -> None:
         overlaps = {}
         for united in (True, False):
             group = BandPrompts(3, 8, 2, united=united, gate=False).double()
-            group.calibrate(bands)
+            group.calibrate([moments(bands)])
             with torch.no_grad():
                 group.prompts.normal_(std=3.0)
                 for sign in (1.0, -1.0):
@@ -248,11 +252,80 @@ def test_shuffled_masks_keep_their_area_and_averaged_ones_have_no_spread() -> No
 def test_prompts_that_have_learned_nothing_are_not_accepted(seed: int, *, united: bool, zero: bool) -> None:
     toy = _toy(seed)
     prompts = FrequencyPrompts(toy.shapes, united=united)
-    prompts.calibrate(toy.teacher(toy.images).features)
+    prompts.calibrate([toy.teacher(toy.images).features])
     for parameter in prompts.parameters() if zero else ():
         nn.init.zeros_(parameter)
     report = phase_one_report(prompts, toy.teacher, toy.pixels.normalised(toy.pixels.images))
     assert why_not_accepted(report) is not None
+
+
+@contextmanager
+def _batches(toy: Toy) -> Iterator[list[int]]:
+    """How many images each pass of the teacher takes."""
+    seen: list[int] = []
+    hook = toy.teacher.model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    yield seen
+    hook.remove()
+
+
+def _numbers(found: Any) -> list[float]:
+    if isinstance(found, dict):
+        return [number for key in sorted(found) for number in _numbers(found[key])]
+    if isinstance(found, list):
+        return [number for each in found for number in _numbers(each)]
+    return [] if isinstance(found, str) else [float(found)]
+
+
+def test_judging_in_passes_says_what_judging_at_once_says(toy: Toy) -> None:
+    prompts = FrequencyPrompts(toy.shapes)
+    prompts.calibrate([toy.teacher(toy.images).features])
+    _set(prompts, std=1.0)
+    found = []
+    for most_pixels, largest in ((16 * 144, 16), (5 * 144, 4), (1, 2)):  # sixteen images of 12 x 12 in equal parts
+        with _batches(toy) as seen:
+            found.append(phase_one_report(prompts, toy.teacher, toy.images, most_pixels=most_pixels))
+        assert (max(seen), sum(seen)) == (largest, 4 * 16)  # clean, and with three masks
+    assert 0 < found[0]["own"]["agreement"] < 100
+    for other in found[1:]:
+        assert _numbers(other) == pytest.approx(_numbers(found[0]), rel=1e-4, abs=1e-6)
+
+
+def test_images_go_in_passes_of_two_or_more_in_their_order() -> None:
+    for num, most_pixels, sizes in ((7, 3 * 16, [3, 2, 2]), (3, 1, [3]), (4, 16, [2, 2]), (1, 16, [1]), (9, 1e9, [9])):
+        images = torch.arange(num).view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+        parts = in_passes(images, int(most_pixels))
+        assert [len(part) for part in parts] == sizes
+        assert torch.equal(torch.cat(parts), images)
+
+
+def test_calibrating_in_passes_finds_the_deviation_of_all_values(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for most_pixels, sizes in ((8 * 144, [16]), (2 * 144, [4, 4, 4, 4])):
+        monkeypatch.setattr(learners, "MOST_PIXELS", most_pixels)
+        prompts = FrequencyPrompts(toy.shapes)
+        with _batches(toy) as seen:
+            learners.calibrate(prompts, toy.teacher, toy.pixels, 16)
+        assert seen == sizes
+        found.append([group.amplitude for group in prompts.modules() if isinstance(group, BandPrompts)])
+    features = toy.teacher(toy.images).features
+    bands = [band for level, scales in ((0, 2), (1, 1)) for band in haar_dwt(features[level], scales)]
+    for at_once, in_parts, band in zip(*found, bands, strict=True):
+        assert torch.equal(at_once, band.std(dim=(0, 1, 3, 4)))  # to the bit: what was trained before starts the same
+        expected = [np.std(band[:, :, o].double().numpy(), ddof=1) for o in range(band.shape[2])]
+        assert in_parts.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("size", "batches"), [(32, [500, 100]), (64, [268, 268, 64]), (224, [21] * 28 + [12])])
+def test_a_split_is_scored_in_batches_that_memory_can_hold(size: int, batches: list[int]) -> None:
+    images = torch.arange(600).remainder(7).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, size, size)
+    pixels, seen = Pixels(images, torch.arange(600) % 7, (0.0,), (1 / 255,)), list[int]()
+
+    def forward(inputs: Tensor) -> Tensor:
+        seen.append(len(inputs))
+        return -(inputs[:, 0, :1, 0] - torch.arange(7)).abs()
+
+    assert top1(forward, pixels) == 100.0
+    assert seen == batches
 
 
 def _report(own: float, agreement: float, others: float, spread: float = 0.5) -> Json:

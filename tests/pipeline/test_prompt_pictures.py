@@ -74,7 +74,7 @@ def runs_of_masks(path: Path) -> list[tuple[bool, int]]:
 def test_a_picture_a_banded_level_always_the_same_and_not_large(tmp_path: Path, channels: int) -> None:
     torch.manual_seed(0)
     prompts, features = FrequencyPrompts(shapes(*SIZES)), features_of(*SIZES)
-    prompts.calibrate(features)
+    prompts.calibrate([features])
     noise = torch.randint(0, 256, (4, channels, 32, 32), dtype=torch.uint8)  # compresses worst
     written = []
     for name in ("one", "two"):
