@@ -198,7 +198,7 @@ class Fitting:
         """Take back what `state` gave."""
         self.learner.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.scaler.load_state_dict(state["scaler"] or self.scaler.state_dict())  # empty: begun where none is scaled
         torch.set_rng_state(state["rng"])
         self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self.step, self.history = state["step"], state["history"]
