@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from afpkd import train as training
-from afpkd.checkpoint import load_weights, save_weights, state_sha256
+from afpkd.checkpoint import state_sha256
 from afpkd.data.batches import Augmentation, Pixels
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
@@ -281,44 +281,3 @@ def test_multistep_drops_at_its_milestones() -> None:
     settings = TrainSettings(epochs=240, lr=0.05, milestones=(150, 180, 210))
     rates = [learning_rate(settings, epoch * 10, 2400) for epoch in (0, 149, 150, 179, 180, 210, 239)]
     assert rates == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.00005, 0.00005])
-
-
-def test_weights_survive_the_disk_bit_equal(tmp_path: Path) -> None:
-    network = _network()
-    save_weights(tmp_path / "m.safetensors", network.state_dict())
-    other = _network(seed=5)
-    assert load_weights(other, tmp_path / "m.safetensors").startswith("loaded ")
-    assert state_sha256(other) == state_sha256(network)
-
-
-def test_foreign_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
-    network, path = _network(), tmp_path / "w.pt"
-    state = network.state_dict()
-    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 3}, path)
-    other = _network(seed=5)
-    assert "(key 'state_dict') (without 'module.')" in load_weights(other, path)
-    assert state_sha256(other) == state_sha256(network)
-    cases: dict[str, Json] = {
-        "1 missing": {name: tensor for name, tensor in state.items() if name != "fc.bias"},
-        "1 unexpected": {**state, "extra": torch.zeros(1)},
-        "fc.bias is 9, expected 4": {**state, "fc.bias": torch.zeros(9)},
-        "NaN or infinite": {**state, "fc.bias": torch.full((4,), math.nan)},
-    }
-    third = _network(seed=6)
-    before = state_sha256(third)
-    for said, changed in cases.items():
-        torch.save(changed, path)
-        with pytest.raises(UserError, match=said):
-            load_weights(third, path)
-    assert state_sha256(third) == before
-
-
-def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self) -> tuple[object, tuple[str]]:
-            return (Path.touch, (tmp_path / "executed",))  # type: ignore[return-value]
-
-    torch.save({"fc.bias": Bomb()}, tmp_path / "bomb.pt")
-    with pytest.raises(UserError, match="not a file of plain tensors"):
-        load_weights(_network(), tmp_path / "bomb.pt")
-    assert not (tmp_path / "executed").exists()
