@@ -240,6 +240,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
         require_between("seed", self.seed, 0, 2**32 - 1)
+        OPTIONS[self.distill.method].require_prompts(united=self.prompts.united, gate=self.prompts.gate)
         num_train = self.data.num_fitted
         for section in ("teacher", "prompts", "distill"):
             batch_size = getattr(getattr(self, section), "batch_size", 0)

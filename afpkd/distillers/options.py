@@ -22,6 +22,10 @@ class Options:
     loss_weights: ClassVar[tuple[str, ...]] = ()
     """Its options that weigh a loss: with all of them at 0 it would distil nothing, and a recipe is refused."""
 
+    @classmethod
+    def require_prompts(cls, *, united: bool, gate: bool) -> None:
+        """ValueError where prompts of this form would not make the method of its name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions(Options):
@@ -102,7 +106,11 @@ class CatKdOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class FreeKdOptions(Options):
-    """`freekd`: frequency prompts, position weight, 1x1 adapters (Zhang et al. 2024), on classification."""
+    """`freekd`: frequency prompts, position weight, 1x1 adapters (Zhang et al. 2024).
+
+    Its prompts are averaged and have no gate, so [prompts] must say `united = false`, `gate = false`; the paper's also
+    have `objective = "task"`, `overlap_weight = 1`, `must_choose = false`.
+    """
 
     imitates_maps: ClassVar[bool] = True
     loss_weights: ClassVar[tuple[str, ...]] = ("mu",)
@@ -111,6 +119,13 @@ class FreeKdOptions(Options):
     """Weight of the frequency loss (unnormalised mean over tokens, bands, channels and positions)."""
     warm_up: float = WARM_UP
     """Fraction of the schedule over which the weight rises from 0."""
+
+    @classmethod
+    def require_prompts(cls, *, united: bool, gate: bool) -> None:
+        """ValueError for AFPKD's prompts."""
+        if united or gate:
+            keys = "prompts.united = false, prompts.gate = false"
+            raise ValueError(f"distill.method: 'freekd' has other prompts than these: set {keys} (docs/reference.md)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,17 @@ BAD = {
         'extends = "default"\n[distill]\nmethod = "afkpd"\n',
         "distill.method: unknown method 'afkpd': did you mean 'afpkd'?",
     ),
+    **{
+        f"FreeKD with prompts that {words}": (
+            f'extends = "default"\n[distill]\nmethod = "freekd"\n[prompts]\n{keys}',
+            "distill.method: 'freekd' has other prompts than these: set prompts.united = false, prompts.gate = false",
+        )
+        for words, keys in (
+            ("are AFPKD's", ""),
+            ("have a gate", "united = false\n"),
+            ("are united", "gate = false\n"),
+        )
+    },
     "unknown data set": (
         'extends = "default"\n[data]\nname = "cifar10"\n',
         "data.name: unknown data set 'cifar10': did you mean 'cifar100'?",

@@ -16,6 +16,7 @@ from afpkd.record import Json
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe, teacher_weights
 from pipeline.sweep import Point, points_of, rows_of, table_of, write_points
+from tests.pipeline.recipe_files import written
 
 
 def read_again(points: list[Point], runs: Path) -> list[tuple[str, Json]]:
@@ -24,20 +25,21 @@ def read_again(points: list[Point], runs: Path) -> list[tuple[str, Json]]:
 
 
 def test_every_combination_with_every_seed_is_a_point_and_a_recipe(tmp_path: Path) -> None:
-    points = points_of("default", ["distill.mu=1,2.5", "distill.method=afpkd,freekd"], 3)
+    base = written(tmp_path, 'extends = "default"\n[prompts]\nunited = false\ngate = false\n', "base.toml")
+    points = points_of(base, ["distill.mu=1,2.5", "distill.method=afpkd,freekd"], 3)
     assert [point.name for point in points][:4] == [
-        "default.mu=1.method=afpkd.seed=0",
-        "default.mu=1.method=afpkd.seed=1",
-        "default.mu=1.method=afpkd.seed=2",
-        "default.mu=1.method=freekd.seed=0",
+        "base.mu=1.method=afpkd.seed=0",
+        "base.mu=1.method=afpkd.seed=1",
+        "base.mu=1.method=afpkd.seed=2",
+        "base.mu=1.method=freekd.seed=0",
     ]
     assert len({point.name for point in points}) == 2 * 2 * 3
     found = read_again(points, tmp_path)
     assert [name for name, _ in found] == [point.name for point in points]
     wanted = [(mu, method, seed) for mu in (1, 2.5) for method in ("afpkd", "freekd") for seed in (0, 1, 2)]
     assert [(r["distill"]["mu"], r["distill"]["method"], r["seed"]) for _, r in found] == wanted
-    base = dataclasses.asdict(load_recipe("default")[1])
-    assert all(recipe["teacher"] == base["teacher"] for _, recipe in found)
+    default = dataclasses.asdict(load_recipe("default")[1])
+    assert all(recipe["teacher"] == default["teacher"] for _, recipe in found)
 
 
 def test_a_sweep_over_nothing_is_refused(tmp_path: Path) -> None:
