@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from afpkd.errors import UserError
 
@@ -64,6 +65,14 @@ def require_between(key: str, value: float, least: float, most: float) -> None:
     """ValueError naming `key` where `value` is outside least..most."""
     if not least <= value <= most:
         raise ValueError(f"{key}: must lie between {least:g} and {most:g}, got {value:g}")
+
+
+def require_defaults(section: Any, keys: Sequence[str], why: str) -> None:
+    """ValueError, with the cause, where a key of `section` that would do nothing has not its default."""
+    for key in keys:
+        default = getattr(type(section), key)
+        if getattr(section, key) != default:
+            raise ValueError(f"{key}: {why}: leave it at {default:g}")
 
 
 def require_equal_parts(batch_size: int, processes: int, key: str = "batch_size") -> None:

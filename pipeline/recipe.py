@@ -22,7 +22,7 @@ from afpkd.distillers.options import OPTIONS
 from afpkd.models.user_file import file_sha256, is_user_file
 from afpkd.names import unknown
 from afpkd.record import Json, digest, sha256_of
-from afpkd.settings import TrainSettings, require_between
+from afpkd.settings import TrainSettings, require_between, require_defaults
 from pipeline.recipe_folder import FolderData
 from pipeline.recipe_networks import Arch, ForeignTeacher, TrainedTeacher, check_network
 from pipeline.recipe_outputs import STRICT, Export, Profile
@@ -161,6 +161,8 @@ class Prompts(TrainSettings):
             require_between(key, getattr(self, key), least, most)
         if self.tokens == 1 and self.overlap_weight:
             raise ValueError("overlap_weight: a single token overlaps with nothing: set it to 0")
+        if self.objective == "task":
+            require_defaults(self, ("area", "area_weight"), "only objective = 'choose' has a budget of area")
         if self.compile:
             raise ValueError("compile: prompts act inside the teacher and are not compiled: leave it out")
 
@@ -188,7 +190,7 @@ class Distill(TrainSettings):
         check_network(self, self.student)
         if self.method not in OPTIONS:
             raise ValueError(f"method: {unknown('method', self.method, OPTIONS)}")
-        options = self.options()
+        options = vars(OPTIONS[self.method](**self.options()))
         for key, value in options.items():
             if isinstance(value, bool | str):
                 continue

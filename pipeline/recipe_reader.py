@@ -227,12 +227,14 @@ def _pair(raw: Json) -> list[Any]:
 
 
 def _still_valid(section: str, base: Json, top: Json) -> Json:
-    """The inherited keys of a section, less those of a variant that `top` leaves: another method, another teacher."""
+    """The inherited keys of a section, less those of a variant that `top` leaves: another method or teacher."""
     if section == "data" and "folder" in (base.get("name"), top.get("name")):
         return base if top.get("name", "folder") == base.get("name") else {}
     if section == "distill" and top.get("method", base.get("method")) != base.get("method"):
         left, kept = (OPTIONS.get(str(part.get("method"))) for part in (base, top))
         return {key: value for key, value in base.items() if not hasattr(left, key) or hasattr(kept, key)}
+    if section == "prompts" and top.get("objective") == "task":  # which has no budget
+        return {key: value for key, value in base.items() if key not in ("area", "area_weight")}
     if section == "teacher":
         training = {f.name for f in dataclasses.fields(TrainSettings)}
         if _is_adopted(top):

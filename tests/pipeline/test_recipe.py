@@ -84,6 +84,13 @@ def test_options_that_two_methods_share_are_inherited(tmp_path: Path) -> None:
     assert recipe.distill.options()["gamma"] == 5.0
 
 
+def test_prompts_of_another_objective_leave_the_budget_behind(tmp_path: Path) -> None:
+    written(tmp_path, 'extends = "default"\n[prompts]\narea = 0.5\nepochs = 2\n', "base.toml")
+    prompts = load_recipe(written(tmp_path, 'extends = "base.toml"\n[prompts]\nobjective = "task"\n'))[1].prompts
+    assert (prompts.objective, prompts.area, prompts.epochs) == ("task", 0.25, 2)
+    assert load_recipe(written(tmp_path, 'extends = "base.toml"\n[prompts]\nlr = 0.1\n'))[1].prompts.area == 0.5
+
+
 def test_foreign_weights_are_found_beside_the_recipe_or_under_afpkd_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,18 @@ BAD = {
             ("are united", "gate = false\n"),
         )
     },
+    "a local branch beside nothing": (
+        'extends = "default"\n[distill]\nfusion = "1x1"\nlocal_branch = true\n',
+        "distill.local_branch: stands beside a fused map: needs fusion = 'top-down'",
+    ),
+    "a budget that nothing asks for": (
+        'extends = "default"\n[prompts]\nobjective = "task"\narea = 0.5\n',
+        "prompts.area: only objective = 'choose' has a budget of area: leave it at 0.25",
+    ),
+    "the weight of a budget that nothing asks for": (
+        'extends = "default"\n[prompts]\nobjective = "task"\narea_weight = 0\n',
+        "prompts.area_weight: only objective = 'choose' has a budget of area: leave it at 30",
+    ),
     "unknown data set": (
         'extends = "default"\n[data]\nname = "cifar10"\n',
         "data.name: unknown data set 'cifar10': did you mean 'cifar100'?",
