@@ -4,10 +4,12 @@ Phase 1 (`refiner`): prompts interact with the wavelet bands *inside* the frozen
 Phase 2 (`pixel_masks`): the fixed prompts and the teacher's bands give the mask of the pixels of interest.
 
 For one band R of a level, T prompts P_i (C channels each) give logits M_i = P_i R / sqrt(C), and a gate computed from
-the image's own band energy gives an offset a token, o_i = W_i mean|R| + b_i: that is what is *adaptive*. Two forms:
+the image's own band energy gives an offset a token, o_i = W_i mean|R| + b_i: what we take *adaptive* for. Two forms:
 
-    averaged   m_i = sigmoid(M_i),  w = sum_i softmax(o)_i m_i,  R_hat = 2 w R  as FreeKD and AFPKD have it
+    averaged   m_i = sigmoid(M_i),  w = sum_i softmax(o)_i m_i,  R_hat = 2 w R
     united     m_i = sigmoid(M_i / s + o_i),  w = 1 - prod_i (1 - m_i),  R_hat = w R  s: amplitude of the band
+
+Two averaged tokens are FreeKD's R_hat = m_1 R + m_2 R, but for sqrt(C) and the gate; united ones are ours.
 
 What a mask drops becomes zero, or (`dropped="swapped"`) what the batch's next image has there. Zero tells nothing where
 the next layers normalise, as FCOS's head does with GroupNorm: any constant mask then leaves the teacher's answer as it

@@ -9,7 +9,7 @@ from afpkd.record import Json
 ALL: tuple[int, ...] = (0, 1, 2)
 ONE: tuple[int, ...] = (0,)
 
-# Phase 1 as FreeKD and AFPKD read: tokens averaged, the task's loss, an overlap penalty. Its masks need not choose.
+# Phase 1 as FreeKD, AFPKD's ancestor, reads: tokens averaged, the task's loss, an overlap penalty. It need not choose.
 AS_WRITTEN = {"objective": "task", "united": False, "overlap_weight": 1.0, "must_choose": False}
 
 METHODS: dict[str, Json] = {

@@ -133,7 +133,7 @@ class Prompts(TrainSettings):
     gate: bool = True
     """Adapt the tokens to each image by its own band energy."""
     objective: Literal["choose", "task"] = "choose"
-    """choose: keep the teacher's answers on a budget of mask area; task: the task's loss (FreeKD, AFPKD)."""
+    """choose: keep the teacher's answers on a budget of mask area; task: the task's loss (FreeKD)."""
     area: float = 0.25
     """Budget of `choose`: the share of a level that its masks may keep, the mean over its bands."""
     area_weight: float = 30.0

@@ -5,6 +5,9 @@
 
 a, b: wavelet bands of the teacher's map and of the fused student's; w: the prompts' pixel mask; omega: the position
 weights of both, multiplied. Only this file knows how the parts meet; each part is a file of its own.
+
+Of the paper the abstract alone is public. It names the parts (frequency prompts, wavelet bands, a position-sensitive
+weight of channels, the fusion of levels); every equation here is an inference from its ancestors, FreeKD and ReviewKD.
 """
 
 from __future__ import annotations

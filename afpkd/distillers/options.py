@@ -140,7 +140,7 @@ class AfpkdOptions(Options):
     gamma: float = 0.6
     """Weight of the spatial loss (HCL), ReviewKD's value for the pair."""
     kappa: float = 0.0
-    """Weight of an added logit term (KL); 0 is the paper's method."""
+    """Weight of an added logit term (KL); 0: none, since the paper's abstract names none."""
     temperature: float = 4.0
     """T of the logit term."""
     standardise: bool = False
