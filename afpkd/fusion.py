@@ -81,7 +81,10 @@ class FeatureFusion(nn.Module):
 
 
 class LevelAdapters(nn.Module):
-    """A 1x1 convolution and BatchNorm a level, nothing fused: what FreeKD has, and the control of the fusion module."""
+    """A 1x1 convolution and BatchNorm a level, nothing fused: the control of the fusion module, and in `freekd`.
+
+    Built as the projections of the fusion module are; FreeKD's own adapter is a plain 1x1 convolution with a bias.
+    """
 
     def __init__(self, student_channels: list[int], teacher_channels: list[int], teacher_sizes: list[Size]) -> None:
         super().__init__()

@@ -1,7 +1,8 @@
 """Feature imitation: Romero et al., "FitNets: hints for thin deep nets" (ICLR 2015), at every level.
 
 The plain baseline of detection: each level of the student's pyramid, brought to the teacher's channels by a 1x1
-convolution, against the teacher's by its mean squared error.
+convolution and BatchNorm (FitNets' regressor is a convolution without one), against the teacher's by its mean squared
+error.
 """
 
 from __future__ import annotations
