@@ -150,8 +150,8 @@ class AfpkdOptions(Options):
     normalise: Literal["level", "band", "none"] = "level"
     """What the frequency loss is divided by: the mask's area in the level, in the band, or nothing."""
     mask: Literal["prompts", "untrained", "shuffled", "banded", "constant"] = "prompts"
-    """Pixel masks: of the tuned prompts; as controls of untuned ones, the tuned ones' pixels shuffled over the level or
-    averaged over each band, or none."""
+    """Pixel masks: of the tuned prompts; as controls of untuned ones (their position weights are untuned, too), the
+    tuned ones' pixels shuffled over the level or averaged over each band, or none."""
     bands: Literal["all", "low", "details"] = "all"
     """Bands that are distilled."""
     position_weight: bool = True
