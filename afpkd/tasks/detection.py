@@ -28,6 +28,9 @@ given to the task, which lies below it.
 SEEN = 0.2
 """From this score on a location sees an object: torchvision's threshold of what it shows."""
 
+LEAST_AREA = 1e-3
+"""Square pixels of a box; below, 1 - GIoU of a box with itself is no 0: torchvision divides by the area + 1e-7."""
+
 _BATCH_SIZE = 8
 
 
@@ -56,7 +59,7 @@ class Detection:
         sure = classes.amax(dim=-1)
         of_classes = _bernoulli_kl(outputs.logits, clean.logits).sum(dim=-1)
         of_centres = _bernoulli_kl(outputs.centerness, clean.centerness).squeeze(-1)
-        of_boxes = generalized_box_iou_loss(boxes_of(outputs), boxes_of(clean)).clamp_min(0)
+        of_boxes = _moved(boxes_of(outputs), boxes_of(clean))
         weighted = of_classes + sure * (of_centres + of_boxes)
         seen = averaged((sure * centres.squeeze(-1)).sum())
         changed: Tensor = weighted.sum() / seen.clamp_min(1e-6)
@@ -92,6 +95,12 @@ def _raw(forward: Forward, samples: Scenes) -> Iterator[NDArray[np.float32]]:
         with torch.no_grad():
             raw = raw_detections(forward(samples.normalised(samples.pixels(chosen))).in_float32())
         yield from raw.cpu().numpy()
+
+
+def _moved(boxes: Tensor, clean: Tensor) -> Tensor:
+    """1 - GIoU of boxes N, A, 4: 0 where equal, and where the clean box has no area, so that no overlap is defined."""
+    area = (clean[..., 2:] - clean[..., :2]).clamp_min(0).prod(dim=-1)
+    return torch.where(area > LEAST_AREA, generalized_box_iou_loss(boxes, clean).clamp_min(0), 0.0)
 
 
 def _bernoulli_kl(logits: Tensor, clean: Tensor) -> Tensor:

@@ -158,6 +158,21 @@ def test_an_unchanged_answer_has_not_changed_and_any_change_counts() -> None:
     assert TASK.agreement(clean._replace(centerness=clean.centerness - 6), clean) < 50
 
 
+@pytest.mark.parametrize("distance", [0.0, 1e-5])
+def test_boxes_without_area_have_not_changed_where_they_are_equal(distance: float) -> None:
+    """Distances leave a ReLU: all four may be 0."""
+    clean = outputs()
+    clean.distances[:, ::3] = distance
+    same = clean._replace(distances=clean.distances.clone().requires_grad_())
+    found = TASK.changed(same, clean, 4.0)
+    assert float(found.detach()) == pytest.approx(0, abs=1e-5)
+    (gradient,) = torch.autograd.grad(found, same.distances)
+    assert bool(gradient[:, ::3].eq(0).all())
+    assert bool(gradient.isfinite().all())
+    collapsed = clean._replace(distances=torch.zeros_like(clean.distances))
+    assert float(TASK.changed(collapsed, clean, 4.0)) > 0.5
+
+
 def test_the_change_of_classes_is_the_kl_of_bernoulli_distributions() -> None:
     clean, other = outputs(1), outputs(2)
     other = clean._replace(logits=other.logits)
