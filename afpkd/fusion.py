@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 Size = tuple[int, int]
 
+MOST_CHANNELS = 512
+"""In which levels are mixed, as in ReviewKD; a student of fewer channels at its deepest level takes these."""
+
 
 def matched_levels(student_sizes: list[Size], teacher_sizes: list[Size]) -> list[int]:
     """For each level of the teacher the level of the student that imitates it.
@@ -45,7 +48,6 @@ class FeatureFusion(nn.Module):
         student_channels, teacher_channels: channels of each level, shallow to deep.
         teacher_sizes: (H, W) of the teacher's map at each level.
         local_branch: add the depthwise branch (AFPKD); without it this is ReviewKD's ABF.
-        max_mid: cap of the channels in which levels are mixed (ReviewKD: 512).
     """
 
     def __init__(
@@ -55,11 +57,10 @@ class FeatureFusion(nn.Module):
         teacher_sizes: list[Size],
         *,
         local_branch: bool,
-        max_mid: int = 512,
     ) -> None:
         assert len(student_channels) == len(teacher_channels) == len(teacher_sizes)
         super().__init__()
-        mid = min(max_mid, student_channels[-1])
+        mid = min(MOST_CHANNELS, student_channels[-1])
         last = len(student_channels) - 1
         self.levels = nn.ModuleList(
             FusionLevel(

@@ -93,7 +93,8 @@ def student_learner(
         seen = outputs if levels is None else outputs._replace(features=[outputs.features[i] for i in levels])
         own = task.losses(student, outputs, target) if distiller.task_weight else {}
         weighted = {name: distiller.task_weight * loss for name, loss in own.items()}
-        return {**weighted, **distiller(seen, teacher(images), target, progress)}
+        taught = distiller(seen, teacher(images), target, progress) if distiller.uses_teacher else {}
+        return {**weighted, **taught}
 
     trained = nn.ModuleDict({"student": student, "distiller": distiller})
     return Learner(trained, student, losses, heldout_score(task, student, heldout), teacher, task.metric)

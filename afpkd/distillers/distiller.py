@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -18,6 +18,8 @@ class Distiller(nn.Module):
     """
 
     task_weight: float = 1.0
+    uses_teacher: ClassVar[bool] = True
+    """Whether it looks at the teacher's outputs: else no step takes a pass of it."""
 
     def forward(self, student: Any, teacher: Any, target: Any, progress: float) -> Losses:
         """Weighted losses by name, of the `Outputs` of both (of `Detections`, where it only looks at features).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.models.outputs import AnyOutputs, Shapes
@@ -10,6 +10,8 @@ from afpkd.models.outputs import AnyOutputs, Shapes
 
 class NoDistillation(Distiller):
     """The task loss alone."""
+
+    uses_teacher: ClassVar[bool] = False
 
     def __init__(self, student: Shapes, teacher: Shapes) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from afpkd import train as training
 from afpkd.checkpoint import state_sha256
 from afpkd.data.batches import Augmentation, Pixels
 from afpkd.distillers import build_distiller
+from afpkd.distillers.none import NoDistillation
 from afpkd.distillers.options import OPTIONS
 from afpkd.errors import UserError
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, student_learner
@@ -146,6 +147,21 @@ def test_the_teacher_is_never_in_the_checkpoint(tmp_path: Path) -> None:
 
 def test_the_student_starts_the_same_with_and_without_a_teacher() -> None:
     assert state_sha256(_student_learner("none").product) == state_sha256(_student_learner("afpkd").product)
+
+
+def test_without_distillation_no_step_takes_a_pass_of_the_teacher_and_the_weights_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for uses in (False, True):
+        if uses:
+            monkeypatch.setattr(NoDistillation, "uses_teacher", True)
+        learner, passes = _student_learner("none"), list[int]()
+        assert learner.frozen is not None
+        learner.frozen.model.register_forward_hook(lambda *_, seen=passes: seen.append(1))
+        found.append(_fit(learner, tmp_path / f"{uses}.pt").last)
+        assert bool(passes) == uses
+    assert _equal(*found)
 
 
 def test_selected_weights_are_those_of_the_best_heldout_epoch(tmp_path: Path) -> None:
