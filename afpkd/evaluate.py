@@ -22,9 +22,8 @@ _BATCH_SIZE = 500
 
 def in_passes(images: Tensor, most_pixels: int = MOST_PIXELS) -> tuple[Tensor, ...]:
     """N, C, H, W in equal parts of at most so many pixels, but of two images at least: dropped bands are swapped."""
-    least = 2
-    size = max(least, most_pixels // math.prod(images.shape[-2:]))
-    num = min(math.ceil(len(images) / size), len(images) // least)
+    size = max(1, most_pixels // math.prod(images.shape[-2:]))
+    num = min(math.ceil(len(images) / size), len(images) // 2)
     return torch.tensor_split(images, max(num, 1))
 
 

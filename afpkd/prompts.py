@@ -227,9 +227,7 @@ def moments(bands: Tensor) -> Moments:
 
 
 def pooled_std(passes: Sequence[Moments]) -> Tensor:
-    """The standard deviation of the values of all passes, from the moments of each: O values."""
-    if len(passes) == 1:  # as it was computed, to the bit
-        return passes[0].std
+    """The standard deviation of the values of all passes, from the moments of each: O values. Of one it is its own."""
     nums = torch.tensor([each.num for each in passes], dtype=torch.float64, device=passes[0].mean.device)[:, None]
     means, stds = (torch.stack(column).double() for column in list(zip(*passes, strict=True))[1:])
     mean = (nums * means).sum(dim=0) / nums.sum()

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 from afpkd import learners
-from afpkd.acceptance import banded, constant, mask_statistics, phase_one_report, shuffled, why_not_accepted
+from afpkd.acceptance import CHANGES, banded, constant, mask_statistics, phase_one_report, shuffled, why_not_accepted
 from afpkd.data.batches import Pixels
 from afpkd.evaluate import in_passes, top1
 from afpkd.prompts import BandPrompts, FrequencyPrompts
@@ -85,11 +86,16 @@ def test_judging_in_passes_says_what_judging_at_once_says(toy: Toy) -> None:
     prompts.calibrate([toy.teacher(toy.images).features])
     drawn(prompts, std=1.0)
     found = []
-    for most_pixels, largest in ((16 * 144, 16), (5 * 144, 4), (1, 2)):  # sixteen images of 12 x 12 in equal parts
+    for most_pixels, largest in ((16 * 144, 16), (6 * 144, 6), (1, 2)):  # sixteen images of 12 x 12 in equal parts
         with _batches(toy) as seen:
             found.append(phase_one_report(prompts, toy.teacher, toy.images, most_pixels=most_pixels))
         assert (max(seen), sum(seen)) == (largest, 4 * 16)  # clean, and with three masks
     assert 0 < found[0]["own"]["agreement"] < 100
+    clean = toy.teacher(toy.images)
+    for name, change in CHANGES.items():
+        logits = learners.prompted(prompts, toy.teacher, toy.images, clean, change)[0].logits.detach().double().numpy()
+        kl = rel_entr(softmax(clean.logits.double().numpy(), axis=1), softmax(logits, axis=1))
+        assert found[0][name]["kl"] == pytest.approx(kl.sum(axis=1).mean(), rel=1e-4)
     for other in found[1:]:
         assert _numbers(other) == pytest.approx(_numbers(found[0]), rel=1e-4, abs=1e-6)
 

@@ -109,19 +109,25 @@ def test_a_killed_run_continues_bit_equal(
     assert all(min(row["gradient_norms"].values()) > 0 for row in whole.history)
 
 
-@pytest.mark.parametrize("dtypes", [(None, torch.float16), (torch.float16, None)])
+HALF = torch.float16
+
+
+@pytest.mark.parametrize("dtypes", [(None, HALF), (HALF, None), (HALF, HALF)])
 def test_a_run_continues_on_a_device_that_scales_its_losses_and_on_one_that_does_not(
-    dtypes: tuple[torch.dtype | None, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtypes: tuple[torch.dtype | None, torch.dtype | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CPU and a GPU without bf16, which a CPU in fp16 stands for."""
     monkeypatch.setattr(training, "_amp_dtype", lambda device, settings: dtypes[0])
     with pytest.raises(_KilledError):
         _fit(_student_learner("kd"), tmp_path / "c.pt", kill_at=4)
-    saved = torch.load(tmp_path / "c.pt", weights_only=True)["scaler"]
-    assert bool(saved) == (dtypes[0] is not None)
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    if dtypes[0] is not None:
+        state["scaler"]["scale"] = 1024.0
+        torch.save(state, tmp_path / "c.pt")
     monkeypatch.setattr(training, "_amp_dtype", lambda device, settings: dtypes[1])
     fitting = _fitting(_student_learner("kd"), tmp_path / "c.pt")
     assert fitting.step == 3
+    assert fitting.scaler.get_scale() == {(None, HALF): 65536.0, (HALF, None): 1.0, (HALF, HALF): 1024.0}[dtypes]
     fitted = fitting.run(lambda *_: None)
     assert len(fitted.history) == 3
     assert fitted.precision == ("float16" if dtypes[1] else "float32")

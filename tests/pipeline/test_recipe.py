@@ -85,9 +85,9 @@ def test_options_that_two_methods_share_are_inherited(tmp_path: Path) -> None:
 
 
 def test_prompts_of_another_objective_leave_the_budget_behind(tmp_path: Path) -> None:
-    written(tmp_path, 'extends = "default"\n[prompts]\narea = 0.5\nepochs = 2\n', "base.toml")
+    written(tmp_path, 'extends = "default"\n[prompts]\narea = 0.5\narea_weight = 9\nepochs = 2\n', "base.toml")
     prompts = load_recipe(written(tmp_path, 'extends = "base.toml"\n[prompts]\nobjective = "task"\n'))[1].prompts
-    assert (prompts.objective, prompts.area, prompts.epochs) == ("task", 0.25, 2)
+    assert (prompts.objective, prompts.area, prompts.area_weight, prompts.epochs) == ("task", 0.25, 30, 2)
     assert load_recipe(written(tmp_path, 'extends = "base.toml"\n[prompts]\nlr = 0.1\n'))[1].prompts.area == 0.5
 
 
