@@ -8,7 +8,6 @@ record goes to stdout and to FOLDER/<role>-<precision>.json, samples and logits 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from .supervisor import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import IO
 
     Json = dict[str, Any]
 
@@ -53,20 +53,14 @@ _OPTIONS = {"precision": "fp32", "runtime": "auto", "preset": "quick", "threads"
 _BATCH = 1
 
 
-def main(words: Sequence[str]) -> int:
-    """Measure what the words say; exit code 0 where the golden check passed."""
-    # Runtimes print on the C level too: the record keeps the real stdout.
-    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def main(words: Sequence[str], output: IO[str]) -> int:
+    """Measure what the words say, into `output`; exit code 0 where the golden check passed. AgentError."""
     try:
         record = profile_by_hand(*_parsed(words))
-    except AgentError as error:
-        record = {"error": {"code": error.code, "message": error.message}}
     except OSError as error:
-        record = {"error": {"code": "E_DISK", "message": f"{error.filename}: {error.strerror}"}}
-    with output:
-        output.write(json.dumps(record, indent=1) + "\n")
-    return 0 if all(check["ok"] for check in record.get("golden", {"": {"ok": False}}).values()) else 1
+        raise AgentError("E_DISK", f"{error.filename}: {error.strerror}") from None
+    output.write(json.dumps(record, indent=1) + "\n")
+    return 0 if all(check["ok"] for check in record["golden"].values()) else 1
 
 
 def profile_by_hand(bundle: str, options: Json, use_dla: bool) -> Json:

@@ -9,7 +9,7 @@ import platform
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from . import PROTOCOL, cleaning, jobs, probe, releases, store, supervisor
 from .errors import AgentError
@@ -29,17 +29,13 @@ def main(arguments: Sequence[str]) -> int:
         return _for_people("predict", arguments[1:], Path(sys.argv[0]))
     if arguments[:1] == ["profile"] and len(arguments) > 1:  # without a host
         return _for_people("by_hand", arguments[1:])
-    # Runtimes print on the C level too: the answer keeps the real stdout, all other output goes to stderr.
-    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+    output = _kept_stdout()
     try:
         text, code = json.dumps(_answer(arguments), allow_nan=False), 0
-    except AgentError as error:
-        text, code = _error(error.code, error.message), 1
     except Exception as error:
-        text, code = _error("E_UNEXPECTED", _one_line(error)), 1
-    with answer:
-        answer.write(text + "\n")
+        text, code = _told(error), 1
+    with output:
+        output.write(text + "\n")
     return code
 
 
@@ -91,16 +87,26 @@ def _deploy(request: Json) -> Json:
 
 
 def _for_people(module: str, *arguments: Any) -> int:
-    try:
-        code: int = _with_numpy(module).main(*arguments)
-    except AgentError as error:
-        sys.stdout.write(_error(error.code, error.message) + "\n")
-        return 1
+    """Leave it to a module's `main`, which writes to the stream that it is given; its errors are told here."""
+    with _kept_stdout() as output:
+        try:
+            code: int = _with_numpy(module).main(*arguments, output)
+        except Exception as error:
+            output.write(_told(error) + "\n")
+            return 1
     return code
 
 
-def _error(code: str, message: str) -> str:
-    return json.dumps({"error": {"code": code, "message": message}})
+def _kept_stdout() -> IO[str]:
+    """The real stdout, a line at a time. Runtimes print on the C level too: all other output goes to stderr."""
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    return output
+
+
+def _told(error: Exception) -> str:
+    known = error if isinstance(error, AgentError) else AgentError("E_UNEXPECTED", _one_line(error))
+    return json.dumps({"error": {"code": known.code, "message": known.message}})
 
 
 def _one_line(error: Exception) -> str:

@@ -103,7 +103,8 @@ def watching(observe: bool) -> Iterator[Watch]:
 def single_stream(runtime: Runtime, inputs: Sequence[Any], preset: Json, watch: Watch) -> tuple[Json, Arrays]:
     """Warm up, then one call after the other; then, apart, what the calls are made of."""
     warmed = warm_up(runtime.infer, inputs, **preset["warm_up"])
-    load, finite = machine.ForeignLoad(), list[bool]()
+    load = machine.ForeignLoad()
+    finite: list[bool] = []
     with watch.window("timed"):
         timed = time_calls(
             runtime.infer,

@@ -7,7 +7,6 @@ detector how many boxes (all); `--draw FOLDER` leaves copies with the boxes ther
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -25,6 +24,7 @@ from .releases import CURRENT, FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from typing import IO
 
     from numpy.typing import NDArray
 
@@ -79,26 +79,21 @@ class Deployed:
         return [{"class": index, "label": self._labels[index], "probability": chance} for index, chance in found]
 
 
-def main(words: Sequence[str], archive: Path) -> int:
-    """Predict what the arguments say; exit code 0 exactly where every image was read."""
-    # Runtimes print on the C level too: only answers go to the real stdout.
-    output = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    code = 0
-    try:
-        arguments = _parsed(words)
-        deployed = Deployed(_release_of(archive))
-        for path in _asked(arguments):
-            try:
-                for answer in deployed.predict(path, arguments.top, arguments.draw):
-                    output.write(json.dumps(answer) + "\n")
-            except AgentError as error:  # the next image may be fine
-                output.write(json.dumps({"image": path, "error": _told(error)}) + "\n")
-                code = 1
-    except AgentError as error:
-        output.write(json.dumps({"error": _told(error)}) + "\n")
-        code = 1
-    output.close()
+def main(words: Sequence[str], archive: Path, output: IO[str]) -> int:
+    """Predict what the arguments say, a line an image to `output`; exit code 0 exactly where every image was read.
+
+    AgentError where it cannot even begin, or a line of stdin cannot be understood.
+    """
+    arguments, code = _parsed(words), 0
+    deployed = Deployed(_release_of(archive))
+    for path in _asked(arguments):
+        try:
+            for answer in deployed.predict(path, arguments.top, arguments.draw):
+                output.write(json.dumps(answer) + "\n")
+        except AgentError as error:  # the next image may be fine
+            told = {"code": error.code, "message": error.message}
+            output.write(json.dumps({"image": path, "error": told}) + "\n")
+            code = 1
     return code
 
 
@@ -142,7 +137,3 @@ def _release_of(archive: Path) -> Path:
     """An agent in a release speaks for it; one in the work folder speaks for the current release."""
     folder = archive.resolve().parent
     return folder if (folder / FACTS).exists() else folder / CURRENT
-
-
-def _told(error: AgentError) -> Json:
-    return {"code": error.code, "message": error.message}

@@ -197,6 +197,15 @@ def test_a_mistake_is_one_error(board: Path, bundle: HandMadeBundle, words: list
     assert not list(board.glob("*.json"))
 
 
+def test_what_nobody_foresaw_is_one_error_too(board: Path, bundle: HandMadeBundle) -> None:
+    manifest = bundle.manifest()
+    del manifest["golden"]["tolerances"]
+    (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
+    returned, answer = by_hand_at(board, str(bundle.folder), "--runtime", "onnxruntime")
+    assert (returned, answer["error"]["code"]) == (1, "E_UNEXPECTED")
+    assert answer["error"]["message"].startswith("KeyError: 'tolerances' (")
+
+
 def test_its_rules_are_the_hosts() -> None:
     for name, ours in by_hand.PRESETS.items():
         assert ours == {key: value for key, value in asdict(find_preset(name)).items() if key in ours}

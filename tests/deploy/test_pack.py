@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import functools
+import importlib
 import io
 import json
 import os
@@ -9,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +70,44 @@ def test_agent_is_written_in_python_3_8() -> None:
         ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 8))
     with pytest.raises(SyntaxError):  # the check can fail
         ast.parse("match 1:\n case _: pass", feature_version=(3, 8))
+
+
+def test_no_class_of_python_is_subscripted_where_it_is_evaluated() -> None:
+    """`list[int]` is Python 3.9: only annotations, which nothing evaluates, may hold it. vermin is blind to it."""
+    assert generics_at_run_time("x: list[int] = list()\ndef f(a: set[int]) -> list[int]: return a[0]") == []
+    assert generics_at_run_time("import subprocess as s\nx = list[int]()\nclass A(s.Popen[bytes]): ...") == [2, 3]
+    for path in sorted((ROOT / "deploy" / "agent").glob("*.py")):
+        assert generics_at_run_time(path.read_text(encoding="utf-8")) == [], path.name
+
+
+def generics_at_run_time(source: str) -> list[int]:
+    """Lines that subscript a class of Python's own library outside of annotations and of `if TYPE_CHECKING`."""
+    tree, known = ast.parse(source), dict(vars(builtins))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            known |= {name.asname or name.name: sys.modules.get(name.name) for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module in sys.stdlib_module_names:
+            module = importlib.import_module(node.module)
+            known |= {name.asname or name.name: getattr(module, name.name, None) for name in node.names}
+    found = []
+    for node in evaluated(tree):
+        if isinstance(node, ast.Subscript):
+            first, *rest = ast.unparse(node.value).split(".")
+            meant = functools.reduce(lambda thing, name: getattr(thing, name, None), rest, known.get(first))
+            if isinstance(meant, type) and hasattr(meant, "__class_getitem__"):
+                found.append(node.lineno)
+    return sorted(found)
+
+
+def evaluated(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all below it, but for annotations and what only type checkers read."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    yield node
+    for field, value in ast.iter_fields(node):
+        for child in value if isinstance(value, list) else [value]:
+            if field not in ("annotation", "returns") and isinstance(child, ast.AST):
+                yield from evaluated(child)
 
 
 def pythons() -> list[str]:
