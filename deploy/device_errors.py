@@ -181,7 +181,7 @@ DEVICE_CATALOGUE: dict[str, Entry] = {
         "deploy another precision; the release that was there before stays",
     ),
     "E_SUDO": Entry(
-        "clocks were to be locked, and sudo refuses it",
+        "clocks were to be locked or put back, and sudo refuses it",
         'allow jetson_clocks and nvpmodel in sudoers (docs/jetson.md), or set the device\'s clocks = "as-is"',
     ),
     # Measuring

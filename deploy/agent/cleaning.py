@@ -8,8 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import jobs, store
-from .clocks import STORED, STORED_MODE
+from . import clocks, jobs, store
 from .errors import AgentError
 
 if TYPE_CHECKING:
@@ -17,8 +16,9 @@ if TYPE_CHECKING:
 
     Json = dict[str, Any]
 
-OURS = ("agent.pyz", "blobs", "jobs", "engines", "releases", "current", "device.lock", STORED, STORED_MODE)
-"""All that the project ever makes in the work folder; anything else there is somebody else's, and stays."""
+OURS = ("agent.pyz", "blobs", "jobs", "engines", "releases", "current", "device.lock")
+"""What may be removed of all that the project makes in the work folder: what clocks there were before goes with putting
+them back alone (`clocks.put_back`). Anything else there is somebody else's, and stays."""
 
 _PARTIAL_S = 3600.0
 """An upload's temporary file that did not change for so long has lost its host."""
@@ -27,8 +27,11 @@ _PARTIAL_S = 3600.0
 def collect(document: Json) -> Json:
     """Drop ended jobs older than `older_than_s` and files nothing uses beyond `budget_bytes`; with `all`, everything.
 
-    Gives `freed_bytes` and `kept_bytes`. AgentError E_BUSY where all shall go and a job runs.
+    Gives `freed_bytes` and `kept_bytes`. AgentError where all shall go: E_BUSY while a job runs, E_SUDO where clocks or
+    a power mode that a crash left changed cannot be put back; nothing is removed then.
     """
+    if document["all"]:
+        _leave_nothing_changed()
     before = _size_bytes()
     for partial in [*Path().glob(".part-*"), *store.BLOBS.glob(".part-*")]:
         if document["all"] or time.time() - partial.stat().st_mtime > _PARTIAL_S:
@@ -38,11 +41,18 @@ def collect(document: Json) -> Json:
         store.drop_unused(document["budget_bytes"])
         kept = _size_bytes()
         return {"freed_bytes": before - kept, "kept_bytes": kept}
+    _remove_everything()
+    return {"freed_bytes": before, "kept_bytes": 0}
+
+
+def _leave_nothing_changed() -> None:
     running = jobs.holder()
     if running:
         raise AgentError("E_BUSY", f"in use by {running}: nothing was removed")
-    _remove_everything()
-    return {"freed_bytes": before, "kept_bytes": 0}
+    try:
+        clocks.put_back(Path())
+    except AgentError as error:
+        raise AgentError(error.code, f"clocks not put back, nothing was removed: {error.message}") from None
 
 
 def _remove_everything() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.agent import clocks, jobs, machine
+from deploy.agent import cleaning, clocks, jobs, machine
 from deploy.agent.errors import AgentError
 
 SUDO = r"""#!/bin/sh
@@ -110,3 +110,31 @@ def test_what_a_crash_left_is_put_back_at_the_next_contact(monkeypatch: pytest.M
     monkeypatch.setattr(jobs, "holder", lambda: None)
     assert jobs.restore({}) == {"restored": True}
     assert jobs.restore({}) == {"restored": False}
+
+
+def test_gc_all_puts_clocks_back_before_it_forgets_what_they_were(sudo: Path) -> None:
+    Path(clocks.STORED).write_text("before")
+    Path("agent.pyz").write_text("x")
+    cleaning.collect({"all": True})
+    assert sudo.read_text().splitlines() == [f"-n jetson_clocks --restore {clocks.STORED}"]
+    assert not clocks.left_changed(Path())
+    assert not Path("agent.pyz").exists()
+
+
+def test_gc_all_puts_a_power_mode_back_too(nvpmodel: Path) -> None:
+    Path(clocks.STORED_MODE).write_text("1")
+    cleaning.collect({"all": True})
+    assert nvpmodel.read_text().splitlines() == ["-n nvpmodel -m 1"]
+    assert not clocks.left_changed(Path())
+
+
+@pytest.mark.usefixtures("sudo")
+def test_gc_all_removes_nothing_where_clocks_stay_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_EXIT", "1")
+    names = [clocks.STORED, "agent.pyz", ".part-of-a-file"]
+    for name in names:
+        Path(name).write_text("before")
+    with pytest.raises(AgentError, match="clocks not put back, nothing was removed: sudo -n jetson_clocks") as caught:
+        cleaning.collect({"all": True})
+    assert caught.value.code == "E_SUDO"
+    assert [Path(name).read_text() for name in names] == ["before"] * 3

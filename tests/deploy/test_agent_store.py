@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from deploy import ssh
-from deploy.agent import cleaning, clocks, jobs, store
+from deploy.agent import cleaning, jobs, store
 from deploy.agent.errors import AgentError
 
 
@@ -127,7 +127,7 @@ def test_gc_drops_old_jobs_lost_uploads_and_what_is_over_budget() -> None:
 def test_gc_all_leaves_nothing_of_ours_and_all_that_is_not(work: Path) -> None:
     ended_job("a", 0)
     added(b"blob")
-    for name in ("agent.pyz", "device.lock", clocks.STORED, clocks.STORED_MODE):
+    for name in ("agent.pyz", "device.lock"):
         Path(name).write_text("x")
     Path("releases/1").mkdir(parents=True)
     Path("current").symlink_to("releases/1")
