@@ -72,7 +72,7 @@ def measure_file(document: Json) -> Json:
     feeds = [dict(zip(given, values)) for values in zip(*given.values())]  # noqa: B905 (strict= is Python 3.10)
     subject = Subject(
         lambda batch: _load(request, list(given), list(expected), batch),
-        lambda batch: feeds if batch == 1 else [_together(feeds, start, batch) for start in range(len(feeds))],
+        lambda batch, num: feeds if batch == 1 else [_together(feeds, at * batch, batch) for at in range(num)],
         lambda runtime: _check(runtime, feeds, expected, request.tolerances),
         lambda runtime, inputs: {},
         BATCHES if request.batched else (),

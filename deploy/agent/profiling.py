@@ -11,7 +11,7 @@ from . import PROTOCOL, events, quantities, runtimes
 from .bundle import Bundle
 from .errors import AgentError
 from .golden import golden_check
-from .measuring import BATCHES, SINGLE_STREAM, STEPS, Subject, measure
+from .measuring import BATCHES, NUM_INPUTS, SINGLE_STREAM, STEPS, Subject, measure
 from .objects import found_in_evaluation, is_detector
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from .runtimes import Runtime
 
     Json = dict[str, Any]
-
-NUM_INPUTS = 64
-"""Distinct inputs cycled while timing (protocol 4.3): one input repeated, or zeros, would sit in caches and lie."""
 
 _EVALUATION_BATCH = 100
 
@@ -88,7 +85,7 @@ class _Opened:
         """It as something to be measured."""
         return Subject(
             self._load,
-            lambda batch: prepared_inputs(self.bundle, batch)[0],
+            lambda batch, num: prepared_inputs(self.bundle, batch, num)[0],
             self._check,
             lambda runtime, inputs: quantities.around(self.bundle, runtime, inputs),
             BATCHES,
@@ -126,13 +123,13 @@ def _request(document: Json) -> Request:
     return request
 
 
-def prepared_inputs(bundle: Bundle, batch: int) -> tuple[list[NDArray[np.float32]], int]:
-    """Preprocess real images, spread over the evaluation set, into batches; and say how many images are distinct."""
+def prepared_inputs(bundle: Bundle, batch: int, num: int) -> tuple[list[NDArray[np.float32]], int]:
+    """Preprocess real images, spread over the evaluation set, into `num` batches; say how many images are distinct."""
     images = bundle.evaluation_images()
-    wanted = NUM_INPUTS * batch
+    wanted = num * batch
     chosen = np.linspace(0, len(images) - 1, num=min(wanted, len(images)), dtype=np.int64)
     ready = bundle.preprocess(np.asarray(images[chosen]))
-    rows = np.arange(wanted).reshape(NUM_INPUTS, batch) % len(ready)
+    rows = np.arange(wanted).reshape(num, batch) % len(ready)
     return [np.ascontiguousarray(ready[row]) for row in rows], len(chosen)
 
 
