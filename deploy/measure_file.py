@@ -16,6 +16,7 @@ from afpkd.record import Json, provenance, sha256_of
 from deploy.agent.measuring import SINGLE_STREAM
 from deploy.devices import Device, find_device, with_runtime
 from deploy.jobs import Progress, Work
+from deploy.onnx_checks import precision_of
 from deploy.presets import Preset, find_preset
 from deploy.profile_record import SCHEMA, facts_of, write_profile
 from deploy.rows import About, rows_of
@@ -80,7 +81,8 @@ def measure_file(
         path = Path(folder) / "feeds.npz"
         arrays = {f"in/{name}": array for name, array in feeds.inputs.items()}
         np.savez(path, allow_pickle=False, **arrays, **{f"out/{name}": one for name, one in feeds.expected.items()})
-        job = FileJob(model, path, feeds.batched, found, rules, threads, tuple(scenarios), observe)
+        precision = precision_of(model) if found.runtime == "tensorrt" else "fp32"
+        job = FileJob(model, precision, path, feeds.batched, found, rules, threads, tuple(scenarios), observe)
         ((runs,),) = (list(measured.values()) for measured in measured_in_turns([job], progress))
     remarks = ["random inputs: no real ones were given"] if feeds.random else []
     rows = rows_of(job.about(feeds), runs, remarks)
@@ -108,6 +110,8 @@ class FileJob:
     """An ONNX file as a job: see `turns.Job`."""
 
     model: Path
+    precision: str
+    """What the runtime may compute in where the file's types do not bind it."""
     feeds: Path
     batched: bool
     device: Device
@@ -124,6 +128,7 @@ class FileJob:
         """See `turns.Job.work`."""
         request = {
             "model": "model.onnx",
+            "precision": self.precision,
             "feeds": "feeds.npz",
             "batched": self.batched,
             "tolerances": _TOLERANCES,

@@ -36,6 +36,7 @@ _DLA_NATIVE = re.findall(
 TensorRT 8.5). Flatten, Identity, Squeeze and Unsqueeze are not in it, but become the Shuffle layers that are. Not
 native, among others: GlobalAveragePool, ReduceMean, Split, Div, Sqrt, Exp."""
 
+_FLOAT16 = 10  # onnx.TensorProto.FLOAT16: onnx is imported where a file is read
 _DLA_MAX_WINDOW, _DLA_MAX_SIZE = 8, 8192
 """NVIDIA's DLA restrictions: pooling windows of 1 to 8, dimensions of up to 8,192."""
 
@@ -57,6 +58,20 @@ def check_onnx(path: Path, tensorrt: str, *, dla: bool = False) -> list[Finding]
     model = _loaded(path)
     findings = [*_opset(model, tensorrt), *_inputs(model), *_quantisation(model)]
     return [*findings, *(_dla(model) if dla else ())]
+
+
+def precision_of(path: Path) -> str:
+    """Say what a weakly typed build (TensorRT 8) must allow to compute the file as it is written: int8, fp16 or fp32.
+
+    int8: it holds quantised tensors (Q/DQ); fp16: it has a weight of that type. UserError where it is no ONNX file.
+    """
+    model = _loaded(path)
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    if any(node.op_type == "DequantizeLinear" for node in nodes):
+        return "int8"
+    values = [entry.t for node in nodes if node.op_type == "Constant" for entry in node.attribute]
+    halves = [tensor for tensor in (*model.graph.initializer, *values) if tensor.data_type == _FLOAT16]
+    return "fp16" if halves else "fp32"
 
 
 def not_native_on_dla(path: Path) -> dict[str, int]:

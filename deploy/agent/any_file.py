@@ -37,6 +37,7 @@ class Request:
     threads: int
     preset: Json
     out: str
+    precision: str = "fp32"
     mode: str = runtimes.DEFAULT
     options: Json = field(default_factory=dict)
     scenarios: list[str] = field(default_factory=list)
@@ -70,14 +71,15 @@ def measure_file(document: Json) -> Json:
         given = {name[3:]: arrays[name] for name in arrays.files if name.startswith("in/")}
         expected = {name[4:]: arrays[name] for name in arrays.files if name.startswith("out/")}
     feeds = [dict(zip(given, values)) for values in zip(*given.values())]  # noqa: B905 (strict= is Python 3.10)
+    size = next(iter(given.values())).shape[1]  # images a call: where it is more than one, no calls are put together
     subject = Subject(
         lambda batch: _load(request, list(given), list(expected), batch),
-        lambda batch, num: feeds if batch == 1 else [_together(feeds, at * batch, batch) for at in range(num)],
+        lambda batch, num: feeds if batch == size else [_together(feeds, at * batch, batch) for at in range(num)],
         lambda runtime: _check(runtime, feeds, expected, request.tolerances),
         lambda runtime, inputs: {},
         BATCHES if request.batched else (),
     )
-    answer, arrays, _ = measure(subject, 1, request.preset, request.scenarios, request.observe)
+    answer, arrays, _ = measure(subject, size, request.preset, request.scenarios, request.observe)
     np.savez_compressed(request.out, **arrays)
     events.say("measured", done=STEPS, total=STEPS)
     answer["timing"]["num_inputs"] = len(feeds)
@@ -95,6 +97,7 @@ def _load(request: Request, inputs: list[str], outputs: list[str], batch: int) -
         input_name=inputs[0],
         output_name=outputs[0],
         threads=request.threads,
+        precision=request.precision,
         batch=batch,
         options=request.options,
     )

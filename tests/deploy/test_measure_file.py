@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -190,8 +191,6 @@ def request(onnx: Path, folder: Path, expected: NDArray[Any], **changes: Any) ->
 
 
 def answers(onnx: Path, count: int = 4) -> NDArray[Any]:
-    import onnxruntime
-
     given = np.random.default_rng(0).normal(size=(64, 1, 3, 4, 4)).astype(np.float32)
     session = onnxruntime.InferenceSession(str(onnx))
     return np.stack([session.run(None, {"input": feed})[0] for feed in given[:count]])
@@ -231,6 +230,27 @@ def test_tensorrt_measures_a_file_of_one_input(install: Install, onnx_path: Path
         measure_here(asked)
     with pytest.raises(AgentError, match="not a measure request"):
         measure_here({**asked, "nonsense": 1})
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_an_engine_is_built_for_all_images_of_a_call(
+    fixed: bool, install: Install, onnx_path: Path, cache: Path, tmp_path: Path
+) -> None:
+    install("10.3")
+    if fixed:
+        model = onnx.load(onnx_path)
+        for tensor in (*model.graph.input, *model.graph.output):
+            tensor.type.tensor_type.shape.dim[0].dim_value = 4
+        onnx.save(model, onnx_path)
+    options = {"cuda": "fake", "cache_dir": str(cache)}
+    asked = request(onnx_path, tmp_path, np.zeros(1), runtime="tensorrt", options=options, batched=False)
+    calls = np.random.default_rng(0).normal(size=(64, 4, 3, 4, 4)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(onnx_path))
+    logits = np.stack([session.run(None, {"input": feed})[0] for feed in calls[:3]])
+    np.savez(tmp_path / "feeds.npz", **{"in/input": calls, "out/logits": logits})  # type: ignore[arg-type]
+    found = measure_here(asked)
+    assert found["golden"]["after"]["ok"]
+    assert [shape[0] for shape in found["runtime"]["engine"]["inputs"]["input"]] == ([4] * 3 if fixed else [1, 4, 4])
 
 
 @pytest.mark.usefixtures("instant")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from afpkd.errors import UserError
-from deploy.onnx_checks import check_onnx, not_native_on_dla
+from deploy.onnx_checks import check_onnx, not_native_on_dla, precision_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -190,3 +190,22 @@ def test_a_dla_takes_neither_explicit_quantisation_nor_huge_inputs(tmp_path: Pat
     assert codes(quantised(tmp_path / "x.onnx", np.int8(0)), "10.3", dla=True) == ["dla"]
     wide = save(tmp_path / "x.onnx", [node("Relu", "input")], shape=["batch", 3, 8, 8193])
     assert codes(wide, dla=True) == ["dla"]
+
+
+def test_the_precision_of_a_file_is_that_of_its_weights_or_of_its_quantised_tensors(tmp_path: Path) -> None:
+    half, full = np.ones((3, 8, 1, 1), np.float16), np.ones((8, 3, 1, 1), np.float32)
+    weight = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(half))
+    scale, zero = np.float32(0.1), np.zeros((), np.int8)
+    quantised = [
+        node("QuantizeLinear", "input", "s", "z", output="q"),
+        node("DequantizeLinear", "q", "s", "z", output="d"),
+        node("Conv", "d", "w"),
+    ]
+    files = {
+        "fp32": save(tmp_path / "a", [node("Conv", "input", "w")], {"w": full}),
+        "fp16": save(tmp_path / "b", [node("Conv", "input", "w")], {"w": half}, kind=TensorProto.FLOAT16),
+        "int8": save(tmp_path / "c", quantised, {"w": half, "s": np.asarray(scale), "z": zero}),
+    }
+    assert {name: precision_of(path) for name, path in files.items()} == {name: name for name in files}
+    constant = save(tmp_path / "d", [weight, node("Conv", "input", "w")], kind=TensorProto.FLOAT16)
+    assert precision_of(constant) == "fp16"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 import deploy.agent
 from afpkd.record import sha256_of
@@ -21,8 +22,9 @@ from bench.loopback import Board, python_with
 from deploy.agent import fake_tensorrt
 from deploy.deployment import deploy_bundle
 from deploy.devices import open_target, probe
+from deploy.measure_file import measure_file
 from deploy.pack import agent_archive
-from tests.deploy.conftest import linear_weight, reference_logits
+from tests.deploy.conftest import linear_onnx, linear_weight, reference_logits
 from tests.deploy.ssh.conftest import profiled
 
 if TYPE_CHECKING:
@@ -130,3 +132,17 @@ def test_a_build_the_kernel_kills_is_tried_again_and_the_record_says_so(
     assert (told["asked_workspace_bytes"], told["workspace_bytes"]) == (None, 256 << 20)
     work = (tmp_path / "started").read_text().partition("agent.pyz profile\n")[2]
     assert work.count("-I -c \n") == 4  # two builds, a look at the engine, the sensors' reader: all through it
+
+
+@pytest.mark.usefixtures("instant")
+def test_any_file_is_built_for_the_images_of_its_call_and_in_its_own_precision(
+    board: Board, board_with: BoardWith, tmp_path: Path
+) -> None:
+    board_with("8.6")  # types are not binding there: what is not allowed is computed in fp32
+    model = tmp_path / "half.onnx"
+    model.write_bytes(linear_onnx(linear_weight(), TensorProto.FLOAT16))
+    record = measure_file(model, device="board", preset="instant", shapes={"input": [4, 3, 4, 4]})
+    engine = record["runtime"]["engine"]
+    assert engine["flags"] == ["FP16"]
+    assert [shape[0] for shape in engine["inputs"]["input"]] == [1, 4, 4]
+    assert (record["batch"], record["golden"]["after"]["ok"]) == (4, True)
