@@ -123,29 +123,43 @@ def _periodic(about: About, run: Run, single: Json) -> list[Json]:
 
 def _offline(run: Run, single: Json) -> list[Json]:
     """A row a batch: what keeping the runtime busy gives, latency being that of the whole batch."""
-    batches = sorted(int(name.split("_")[1]) for name in run.arrays if name.startswith("offline_"))
-    return [
-        {**_other(single, run.arrays[f"offline_{batch}_ns"], batch, []), "scenario": "offline"} for batch in batches
-    ]
+    rows = []
+    for found in run.answer["timing"].get("offline", ()):
+        batch, checks = found["batch"], [found["golden"]["ok"]]
+        row = _other(single, run.arrays[f"offline_{batch}_ns"], batch, [], golden=checks, steady=found["steady"])
+        rows.append({**row, "scenario": "offline"})
+    return rows
 
 
-def _other(single: Json, samples: NDArray[np.int64], batch: int, own: list[str]) -> Json:
-    """A scenario's row from its samples; what holds for the single stream's conditions holds for it."""
+def _other(
+    single: Json,
+    samples: NDArray[np.int64],
+    batch: int,
+    own: list[str],
+    *,
+    golden: Sequence[bool] = (True,),
+    steady: bool | None = None,
+) -> Json:
+    """A scenario's row from its samples; what holds for the single stream's conditions holds for it.
+
+    golden, steady: of a runtime and a warm-up of its own; by default those were the single stream's.
+    """
     drift, wander = series.drift(samples), series.wander_percent(samples)
     facts = Facts(
         n=len(samples),
         min_count=0,
-        steady=None,
+        steady=steady,
         drift=drift,
         wander_percent=wander,
-        golden=[True],
+        golden=golden,
         foreign_cpus=None,
         num_cpus=1,
         num_inputs=None,
         remarks=own,
     )
     judged, reasons = verdict(facts)
-    kept = [reason for reason in single["reasons"] if not reason.startswith(_OF_THE_STREAM)]
+    its_own = _OF_THE_STREAM if steady is None else (*_OF_THE_STREAM, "not steady")
+    kept = [reason for reason in single["reasons"] if not reason.startswith(its_own)]
     return {
         **single,
         "batch": batch,

@@ -74,8 +74,8 @@ def measure_file(document: Json) -> Json:
     size = next(iter(given.values())).shape[1]  # images a call: where it is more than one, no calls are put together
     subject = Subject(
         lambda batch: _load(request, list(given), list(expected), batch),
-        lambda batch, num: feeds if batch == size else [_together(feeds, at * batch, batch) for at in range(num)],
-        lambda runtime: _check(runtime, feeds, expected, request.tolerances),
+        lambda batch, num: feeds if batch == size else _together(feeds, np.arange(num * batch) % len(feeds), batch),
+        lambda runtime, batch: _check(runtime, feeds, expected, request.tolerances, batch // size),
         lambda runtime, inputs: {},
         BATCHES if request.batched else (),
     )
@@ -104,20 +104,26 @@ def _load(request: Request, inputs: list[str], outputs: list[str], batch: int) -
     return OneInput(runtimes.load(request.runtime, loading), inputs[0])
 
 
-def _together(feeds: list[Feed], start: int, batch: int) -> Feed:
-    """`batch` calls from `start` on, around the end, as one."""
-    chosen = [feeds[(start + number) % len(feeds)] for number in range(batch)]
-    return {name: np.concatenate([feed[name] for feed in chosen]) for name in feeds[0]}
+def _together(feeds: list[Feed], order: NDArray[np.int64], num: int) -> list[Feed]:
+    """The calls in this order, each `num` of them put together."""
+    groups = [[feeds[at] for at in order[start : start + num]] for start in range(0, len(order), num)]
+    return [{name: np.concatenate([feed[name] for feed in group]) for name in feeds[0]} for group in groups]
 
 
-def _check(runtime: Any, feeds: list[Feed], expected: Feed, tolerances: dict[str, float]) -> Json:
-    """The first answers against those that came along, each output as a row a call; the worst of the outputs."""
-    answers = [runtime.infer(feed) for feed in feeds[: len(next(iter(expected.values())))]]
+def _check(runtime: Any, feeds: list[Feed], expected: Feed, tolerances: dict[str, float], num: int) -> Json:
+    """The first answers against those that came along, `num` calls at once, a call a row; the worst output's report.
+
+    Calls that were made already fill the last group up.
+    """
+    count = len(next(iter(expected.values())))
+    order = np.arange(-(-count // num) * num) % count
+    answers = [runtime.infer(feed) for feed in _together(feeds, order, num)]
     reports = []
     for place, wanted in enumerate(expected.values()):
-        rows = wanted.reshape(len(wanted), -1).astype(np.float32)
-        got = [np.asarray(answer[place], np.float32).reshape(1, -1) for answer in answers]
+        rows = wanted.reshape(count, -1).astype(np.float32)[order]
+        got = [np.asarray(answer[place], np.float32) for answer in answers]
         scaled = dict(tolerances, max_abs=tolerances["max_abs"] * max(1.0, float(np.abs(rows).max(initial=0))))
-        same = all(row.shape[1] == rows.shape[1] for row in got)
-        reports.append(golden_check(np.concatenate(got) if same else np.zeros((0, 0), np.float32), rows, scaled))
+        same = all(array.size == num * rows.shape[1] for array in got)
+        found = np.concatenate([array.reshape(num, -1) for array in got]) if same else np.zeros((0, 0), np.float32)
+        reports.append(golden_check(found, rows, scaled))
     return min(reports, key=lambda report: (report["ok"], report["cosine"] or 0))

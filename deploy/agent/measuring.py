@@ -54,8 +54,8 @@ class Subject(NamedTuple):
     """batch -> a runtime of its own (`runtimes.Runtime`)."""
     inputs: Callable[[int, int], Sequence[Any]]
     """(batch, how many) -> what is cycled through it."""
-    check: Callable[[Any], Json]
-    """runtime -> the golden check's report."""
+    check: Callable[[Any, int], Json]
+    """(runtime, batch) -> the golden check's report, of whole batches."""
     around: Callable[[Any, Sequence[Any]], Arrays]
     """(runtime, inputs) -> samples of what stands before and after a call, by name."""
     batches: Sequence[int]
@@ -151,18 +151,27 @@ def frames(runtime: Runtime, inputs: Sequence[Any], preset: Json, call_ns: float
     return facts, {f"periodic_{found.fps:g}_ns": found.latencies_ns for found in fixed}
 
 
-def batches(subject: Subject, preset: Json) -> Arrays:
-    """Time one call after the other at every batch, each on a runtime of its own; a fifth of the time each."""
-    arrays = {}
+def batches(subject: Subject, preset: Json) -> tuple[list[Json], Arrays]:
+    """Time one call after the other at every batch, each on a runtime of its own; a fifth of the time each.
+
+    Nothing is timed where such a batch's golden check fails. Facts a batch: its `golden` report, whether `steady`.
+    """
+    facts: list[Json] = []
+    arrays: Arrays = {}
     for batch in subject.batches:
         # as many images as the single stream has, not as many batches: 64 of 32 photos would be gigabytes
         runtime, inputs = subject.load(batch), subject.inputs(batch, max(2, NUM_INPUTS // batch))
-        warm_up(runtime.infer, inputs, **dict(preset["warm_up"], max_seconds=preset["warm_up"]["max_seconds"] / 5))
+        facts.append({"batch": batch, "golden": subject.check(runtime, batch), "steady": None})
+        arrays[f"offline_{batch}_ns"] = []
+        if not facts[-1]["golden"]["ok"]:
+            continue
+        limit = dict(preset["warm_up"], max_seconds=preset["warm_up"]["max_seconds"] / 5)
+        facts[-1]["steady"] = warm_up(runtime.infer, inputs, **limit).steady
         timed = time_calls(
             runtime.infer, inputs, min_seconds=preset["min_seconds"] / 5, min_count=preset["min_count"] // 5
         )
         arrays[f"offline_{batch}_ns"] = timed.samples_ns
-    return arrays
+    return facts, arrays
 
 
 def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str], observe: bool) -> Measured:
@@ -184,7 +193,7 @@ def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str]
             "cold_load_ms": (loaded - begin) / 1e6,
             "first_inference_ms": (time.perf_counter_ns() - first) / 1e6,
         }
-        checks = {"before": subject.check(runtime)}
+        checks = {"before": subject.check(runtime, batch)}
         arrays: Arrays = {"samples_ns": [], "warmup_ns": []}
         if checks["before"]["ok"]:
             events.say("measuring", done=1, total=STEPS)
@@ -193,7 +202,7 @@ def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str]
         _, peak, source = machine.memory_bytes()  # here: what follows takes more, and is not what it is quoted with
         if checks["before"]["ok"]:
             timing.update(_scenarios(subject, runtime, inputs, preset, scenarios, arrays))
-            checks["after"] = subject.check(runtime)
+            checks["after"] = subject.check(runtime, batch)
         state, readings = watch.result()
     answer = {
         "protocol": PROTOCOL,
@@ -219,5 +228,6 @@ def _scenarios(
         facts["periodic"], found = frames(runtime, inputs, preset, median(arrays["samples_ns"]))
         arrays.update(found)
     if OFFLINE in scenarios:
-        arrays.update(batches(subject, preset))
+        facts["offline"], found = batches(subject, preset)
+        arrays.update(found)
     return facts

@@ -105,11 +105,15 @@ class _Opened:
         )
         return runtimes.load(request.runtime, loading)
 
-    def _check(self, runtime: Runtime) -> Json:
-        """Infer in the batches that are timed, so that the check covers that very path and memory stays the same."""
-        batch, inputs = self._request.batch, self._golden_inputs
-        parts = [runtime.infer(np.ascontiguousarray(inputs[at : at + batch])) for at in range(0, len(inputs), batch)]
-        return golden_check(np.concatenate(parts), self._expected, self.bundle.tolerances(self.entry))
+    def _check(self, runtime: Runtime, batch: int) -> Json:
+        """Infer in the batches that are timed, so that the check covers that very path and memory stays the same.
+
+        Golden images that were seen already fill the last batch up.
+        """
+        inputs = self._golden_inputs
+        order = np.arange(-(-len(inputs) // batch) * batch) % len(inputs)
+        parts = [runtime.infer(inputs[order[at : at + batch]]) for at in range(0, len(order), batch)]
+        return golden_check(np.concatenate(parts), self._expected[order], self.bundle.tolerances(self.entry))
 
 
 def _request(document: Json) -> Request:

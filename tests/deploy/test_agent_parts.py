@@ -60,7 +60,7 @@ def test_answers_that_change_while_it_runs_are_found_by_the_check_behind_it() ->
             return {}
 
     reports = iter([{"ok": True}, {"ok": False}])
-    subject = Subject(lambda batch: Network(), lambda *_: [0], lambda runtime: next(reports), lambda *_: {}, ())
+    subject = Subject(lambda batch: Network(), lambda *_: [0], lambda *_: next(reports), lambda *_: {}, ())
     warm_up = {"min_seconds": 0, "min_count": 1, "window": 1, "tolerance": 1e9, "max_seconds": 1}
     preset = {"min_seconds": 0, "min_count": 10, "warm_up": warm_up}
     answer = measure(subject, 1, preset, ["single_stream"], False).answer

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from afpkd.errors import UserError
@@ -28,12 +28,15 @@ from tests.deploy.test_measure import HEADLINE
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
-def two_inputs(folder: Path, length: Any = 6) -> Path:
-    """ids (batch, length) of int64, mask (batch, length) of float -> their product's sum, and the ids as floats."""
+def two_inputs(folder: Path, length: Any = 6, *, apart: bool = True) -> Path:
+    """ids (batch, length) of int64, mask (batch, length) of float -> their product's sum, and the ids as floats.
+
+    apart: a sum an entry of the batch, not one of all.
+    """
     nodes = [
         helper.make_node("Cast", ["ids"], ["floats"], to=FLOAT),
         helper.make_node("Mul", ["floats", "mask"], ["product"]),
-        helper.make_node("ReduceSum", ["product"], ["sum"], keepdims=1),
+        helper.make_node("ReduceSum", ["product", "axes"] if apart else ["product"], ["sum"], keepdims=1),
     ]
     graph = helper.make_graph(
         nodes,
@@ -43,9 +46,10 @@ def two_inputs(folder: Path, length: Any = 6) -> Path:
             helper.make_tensor_value_info("mask", FLOAT, ["batch", length]),
         ],
         [
-            helper.make_tensor_value_info("sum", FLOAT, [1, 1]),
+            helper.make_tensor_value_info("sum", FLOAT, ["batch" if apart else 1, 1]),
             helper.make_tensor_value_info("floats", FLOAT, ["batch", length]),
         ],
+        [numpy_helper.from_array(np.array([1]), "axes")] if apart else [],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     path = folder / "two.onnx"
@@ -88,6 +92,12 @@ def test_several_inputs_of_any_type_and_several_outputs(tmp_path: Path) -> None:
     record = measure_file(model, device="local", preset="instant", scenarios=scenarios)
     assert record["golden"]["before"]["ok"]
     assert [row["batch"] for row in record["rows"]] == [1, 1, 2, 4, 8, 16, 32]
+    assert all(found["golden"]["ok"] for found in record["timing"]["offline"])
+
+
+def test_calls_whose_answers_cannot_be_told_apart_are_not_put_together(tmp_path: Path) -> None:
+    assert feeds_for(two_inputs(tmp_path), None, {}).batched
+    assert not feeds_for(two_inputs(tmp_path, apart=False), None, {}).batched
 
 
 def test_each_output_is_held_to_its_answer(tmp_path: Path) -> None:
@@ -202,19 +212,6 @@ def test_another_answer_than_elsewhere_is_not_timed(onnx_path: Path, tmp_path: P
     for wrong in (right + 0.2 * np.abs(right).max(), -right, right[:, :, :3]):
         found = measure_here(request(onnx_path, tmp_path, wrong))
         assert (found["golden"]["before"]["ok"], "after" in found["golden"]) == (False, False)
-
-
-def test_batches_are_calls_put_together(onnx_path: Path, tmp_path: Path) -> None:
-    asked = request(onnx_path, tmp_path, answers(onnx_path), scenarios=["single_stream", "offline"])
-    measure_here(asked)
-    with np.load(tmp_path / "out.npz") as arrays:
-        assert {name for name in arrays if name.startswith("offline")} == {
-            f"offline_{batch}_ns" for batch in (1, 2, 4, 8, 16, 32)
-        }
-        assert "state_values" not in arrays  # nobody asked to observe
-    measure_here({**asked, "batched": False})
-    with np.load(tmp_path / "out.npz") as arrays:
-        assert not any(name.startswith("offline") for name in arrays)
 
 
 def test_tensorrt_measures_a_file_of_one_input(install: Install, onnx_path: Path, cache: Path, tmp_path: Path) -> None:

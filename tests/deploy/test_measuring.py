@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
+from deploy.agent import PROTOCOL
+from deploy.agent.any_file import measure_file
 from deploy.agent.measuring import BATCHES, OFFLINE, SINGLE_STREAM, Subject, measure
+from deploy.agent.profiling import Request, _Opened
+from tests.deploy.conftest import HandMadeBundle, linear_onnx, linear_weight
+from tests.deploy.test_measure_file import answers, request
 
 PRESET: dict[str, Any] = {
     "min_seconds": 0,
@@ -68,3 +76,70 @@ def test_batches_are_cycled_through_as_many_images_as_single_calls() -> None:
     asked: list[tuple[int, int]] = []
     measure(subject_of(lambda batch: Network(), asked), 1, PRESET, [SINGLE_STREAM, OFFLINE], False)
     assert asked == [(1, 64), (1, 64), (2, 32), (4, 16), (8, 8), (16, 4), (32, 2)]
+
+
+class Watched:
+    """A runtime that notes how many images each call has, and answers batches of 8 wrongly."""
+
+    def __init__(self, runtime: Any, batch: int) -> None:
+        self.calls: list[int] = []
+        self._runtime, self._batch = runtime, batch
+        self.trace, self.cross_check, self.describe = runtime.trace, runtime.cross_check, runtime.describe
+
+    def infer(self, images: NDArray[np.float32]) -> Any:
+        self.calls.append(len(images))
+        return self._runtime.infer(images) + 9 * (self._batch == 8)
+
+
+def test_each_batch_is_checked_in_whole_batches_before_it_is_timed(bundle: HandMadeBundle, tmp_path: Path) -> None:
+    """16 golden images: of the batch of 32 they fill one call twice over."""
+    asked = Request(
+        **{"protocol": PROTOCOL, "bundle": str(bundle.folder), "precision": "fp32", "runtime": "onnxruntime"},
+        **{"batch": 1, "threads": 1, "preset": PRESET, "evaluate": False, "out": str(tmp_path / "out.npz")},
+    )
+    subject, made = _Opened(asked).subject(), []
+
+    def load(batch: int) -> Watched:
+        made.append(Watched(subject.load(batch), batch))
+        return made[-1]
+
+    found = measure(subject._replace(load=load, batches=(3, 8, 32)), 1, PRESET, [OFFLINE], False)
+    facts = found.answer["timing"]["offline"]
+    assert [(one["batch"], one["golden"]["ok"], one["steady"]) for one in facts] == [
+        (3, True, True),
+        (8, False, None),
+        (32, True, True),
+    ]
+    assert [one["golden"]["num"] for one in facts] == [18, 16, 32]
+    assert [set(one.calls) for one in made] == [{1}, {3}, {8}, {32}]
+    assert len(made[2].calls) == 2  # the check, and nothing more
+    assert [len(found.arrays[f"offline_{batch}_ns"]) for batch in (3, 8, 32)] == [2, 0, 2]
+
+
+def mixed_up(folder: Path) -> Path:
+    """The linear layer, but the mean over the batch: right alone, and wrong beside others."""
+    model = onnx.load_from_string(linear_onnx(linear_weight()))
+    axis = numpy_helper.from_array(np.array([0]), "axis")
+    mean = helper.make_node("ReduceMean", ["logits_alone", "axis"], ["logits"], keepdims=1)
+    model.graph.node[-1].output[0] = "logits_alone"
+    model.graph.node.append(mean)
+    model.graph.initializer.append(axis)
+    onnx.save(model, folder / "mean.onnx")
+    return folder / "mean.onnx"
+
+
+def test_batches_are_calls_put_together(onnx_path: Path, tmp_path: Path) -> None:
+    asked = request(onnx_path, tmp_path, answers(onnx_path), scenarios=["single_stream", "offline"])
+    measure_file(asked)
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert {name for name in arrays if name.startswith("offline")} == {
+            f"offline_{batch}_ns" for batch in (1, 2, 4, 8, 16, 32)
+        }
+        assert "state_values" not in arrays  # nobody asked to observe
+    found = measure_file({**asked, "model": str(mixed_up(tmp_path))})["timing"]["offline"]
+    assert {one["batch"]: one["golden"]["ok"] for one in found} == {1: True, **dict.fromkeys((2, 4, 8, 16, 32), False)}
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert [len(arrays[f"offline_{batch}_ns"]) for batch in (1, 2, 32)] == [10, 0, 0]
+    measure_file({**asked, "batched": False})
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert not any(name.startswith("offline") for name in arrays)

@@ -191,6 +191,7 @@ def scenarios() -> list[dict[str, Any]]:
     )
     rates = [{"fps": 30.0, "missed": 1}, {"fps": 60.0, "missed": 300}]
     run.answer["timing"]["periodic"] = {"rates": rates, "sustainable_fps": 55.5, "most_missed": 0.01}
+    run.answer["timing"]["offline"] = [{"batch": batch, "golden": {"ok": True}, "steady": True} for batch in (1, 16)]
     return rows_of(ABOUT, [run], [])
 
 
@@ -210,6 +211,24 @@ def test_a_scenario_is_a_row_of_its_own() -> None:
     assert fast["reasons"] == ["deadlines missed: 100.0 % of 300 frames took longer than 16.7 ms"]
     assert (sixteen["batch"], sixteen["throughput_ips"], one["throughput_ips"]) == (16, 2000.0, 1000.0)
     assert sixteen["fps"] is None
+    assert sixteen["verdict"] == one["verdict"] == "VALID"
+
+
+def test_a_batch_is_judged_by_its_own_golden_check_and_warm_up() -> None:
+    run = run_of(steady(1.0), offline_1_ns=np.zeros(0, np.int64), offline_2_ns=steady(2.0), offline_4_ns=steady(4.0))
+    run.answer["timing"]["warm_up"] = {"steady": False}
+    run.answer["timing"]["offline"] = [
+        {"batch": 1, "golden": {"ok": False}, "steady": None},
+        {"batch": 2, "golden": {"ok": True}, "steady": False},
+        {"batch": 4, "golden": {"ok": True}, "steady": True},
+    ]
+    single, wrong, restless, right = rows_of(ABOUT, [run], [])
+    unsteady = "not steady: the warm-up ended before its windows agreed"
+    assert (single["verdict"], single["reasons"]) == ("WARN", [unsteady])
+    assert (wrong["verdict"], wrong["n"], wrong["latency_ms"]["p50"]) == ("INVALID", 0, None)
+    assert wrong["reasons"][0].startswith("golden mismatch: ")
+    assert (restless["verdict"], restless["reasons"]) == ("WARN", [unsteady])
+    assert (right["verdict"], right["reasons"]) == ("VALID", [])
 
 
 @pytest.mark.usefixtures("instant")
