@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,8 +73,12 @@ def summary(state: State) -> dict[str, Json]:
     return {**found, **counters}
 
 
-def slowed_by(state: State, *, locked: bool) -> list[str]:
-    """Name what slowed the machine down while it was timed. `locked`: its clocks should have stood at their highest."""
+def slowed_by(state: State, *, locked: bool, highest_hz: Mapping[str, float] | None = None) -> list[str]:
+    """Name what slowed the machine down while it was timed.
+
+    locked: its clocks should have stood at their highest, which `highest_hz` tells by GPU: one that was slow from the
+    beginning on does not fall meanwhile.
+    """
     found = []
     for kind, told in _EVENTS.items():
         growth = sum(state.growths(kind, "timed").values())
@@ -85,10 +90,20 @@ def slowed_by(state: State, *, locked: bool) -> list[str]:
     for column in state.series("slowed_by/", "timed").values():
         bits = int(np.bitwise_or.reduce(column.astype(np.int64))) if len(column) else 0
         found += [f"the GPU reports {told}" for bit, told in SLOWED_BY.items() if bits & bit]
-    for name, column in state.series("gpu_hz/", "timed").items():
-        if locked and len(column) and np.mean(column < _BELOW_LOCKED * column.max()) > _SHARE_BELOW:
-            found.append(f"{name.partition('/')[2]} fell from {column.max() / 1e6:.0f} to {column.min() / 1e6:.0f} MHz")
+    for name, column in state.series("gpu_hz/", "timed").items() if locked else ():
+        gpu = name.partition("/")[2]
+        found += _below_locked(gpu, column / 1e6, (highest_hz or {}).get(gpu, 0.0) / 1e6)
     return found
+
+
+def _below_locked(gpu: str, column: NDArray[np.float64], highest: float) -> list[str]:
+    """Say so where a locked clock, in MHz, was below where it should stand."""
+    most = column.max(initial=0.0)
+    if len(column) and most < _BELOW_LOCKED * highest:
+        return [f"{gpu} never came to its {highest:.0f} MHz, only to {most:.0f}"]
+    if len(column) and np.mean(column < _BELOW_LOCKED * most) > _SHARE_BELOW:
+        return [f"{gpu} fell from {most:.0f} to {column.min():.0f} MHz"]
+    return []
 
 
 _EVENTS = {

@@ -79,7 +79,8 @@ def quantities_ms(run: Run) -> dict[str, Json | None]:
 def facts_of_run(run: Run, *, runtime: str, threads: int) -> Facts:
     """What its verdict rests on; `runtime` and `threads` are what was asked for (0: the runtime's own number)."""
     timing, samples, state = run.answer["timing"], run.samples, run.state
-    cost = _cost(run)
+    cost, clocks = _cost(run), [seen.get("clocks", {}) for seen in _vitals(run)]
+    gpus = sorted((gpu for seen in clocks for gpu in seen.get("gpu", ())), key=lambda gpu: float(gpu["max_hz"]))
     return Facts(
         n=len(samples),
         min_count=run.preset.min_count,
@@ -93,15 +94,25 @@ def facts_of_run(run: Run, *, runtime: str, threads: int) -> Facts:
         num_cpus=run.answer["machine"]["num_cpus"],
         num_inputs=timing.get("num_inputs"),
         steal_cpus=machine_state.steal_share(state),
-        slowed_by=machine_state.slowed_by(state, locked=run.answer["clocks"] == "locked"),
+        slowed_by=machine_state.slowed_by(
+            state,
+            locked=run.answer["clocks"] == "locked",
+            highest_hz={gpu["name"]: gpu["max_hz"] for gpu in gpus},
+        ),
         clocks_asked=run.clocks,
         clocks=run.answer["clocks"],
+        clocks_free=any(seen.get("locked") is False for seen in clocks),
         wrong_runtime=_wrong_runtime(run.answer["runtime"], runtime, threads),
         observer_low_percent=cost and cost.low,
         unwatched_s=machine_state.unwatched_s(state),
         not_finite=timing.get("outputs", {}).get("not_finite", 0),
         cross_check_percent=_cross_check_percent(run),
     )
+
+
+def _vitals(run: Run) -> list[Json]:
+    """What the device read of itself before and after; `agent.vitals`."""
+    return [run.answer["machine"].get(when, {}).get("vitals", {}) for when in ("before", "after")]
 
 
 def _wrong_runtime(used: Json, runtime: str, threads: int) -> str | None:

@@ -46,6 +46,8 @@ class Facts:
     clocks_asked: str = "as-is"
     clocks: str = "as-is"
     """What became of it: `as-is: why not` where it was refused."""
+    clocks_free: bool = False
+    """Whether the device's own limits say that its clocks may move, whatever became of what was asked."""
     wrong_runtime: str | None = None
     """What is other than asked for: another library, another number of threads."""
     observer_low_percent: float | None = None
@@ -107,6 +109,8 @@ def _warn_reasons(facts: Facts) -> list[str]:
     if facts.clocks_asked != "as-is" and facts.clocks.startswith("as-is"):
         why = facts.clocks.partition(": ")[2] or "nobody set them"
         reasons.append(f"clocks not as asked: {facts.clocks_asked} was asked for, but {why}")
+    if facts.clocks == "locked" and facts.clocks_free:
+        reasons.append("clocks not as asked: locked was reported, but lowest and highest clock still differ")
     if facts.clocks != "locked":
         reasons += _throttled(facts)
     if facts.cross_check_percent is not None and abs(facts.cross_check_percent) > _CROSS_CHECK:

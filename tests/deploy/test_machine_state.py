@@ -67,6 +67,15 @@ def test_a_locked_clock_that_falls_is_throttling_and_a_free_one_is_not() -> None
     assert slowed_by(state({"gpu_hz/x": once}, timed=(0, 20)), locked=True) == []
 
 
+def test_a_locked_clock_that_never_came_to_its_highest_is_throttling_too() -> None:
+    slow = state({"gpu_hz/x": np.full(60, 900e6)}, timed=(1, 5))
+    assert slowed_by(slow, locked=True, highest_hz={"x": 1300e6}) == ["x never came to its 1300 MHz, only to 900"]
+    assert slowed_by(slow, locked=False, highest_hz={"x": 1300e6}) == []
+    assert slowed_by(slow, locked=True, highest_hz={"x": 910e6, "y": 1300e6}) == []
+    fell = state({"gpu_hz/x": steps(1300e6, 900e6, at=45)}, timed=(1, 5))
+    assert slowed_by(fell, locked=True, highest_hz={"x": 1300e6}) == ["x fell from 1300 to 900 MHz"]
+
+
 def test_steal_is_cpus_a_second() -> None:
     assert steal_share(state({"steal_s/all": np.arange(60) * 0.03}, timed=(1, 5))) == pytest.approx(0.3, rel=0.06)
     assert steal_share(state({}, timed=(1, 5))) is None

@@ -175,6 +175,24 @@ def test_a_reason_names_the_process_it_was_seen_in_and_the_worst_verdict_stands(
     assert rows_of(ABOUT, [few, few], [])[0]["reasons"] == ["too few samples: 99 of 100"]
 
 
+def test_what_the_device_read_of_itself_is_held_against_clocks_that_it_reports_as_locked() -> None:
+    run = run_of(
+        steady(1.0),
+        state_times_ns=np.array([[0, 1], [10, 11], [20, 21]]),
+        state_values=np.full((3, 1), 900e6),
+    )
+    run.answer["state"].update(names=["gpu_hz/17000000.gpu"], windows_ns={"timed": [0, 30]})
+    run.answer["clocks"] = "locked"
+    gpu = {"name": "17000000.gpu", "min_hz": 306_000_000, "max_hz": 1_300_500_000}
+    run.answer["machine"]["after"] = {"vitals": {"clocks": {"gpu": [gpu], "locked": False}}}
+    (row,) = rows_of(ABOUT, [run], [])
+    assert row["verdict"] == "INVALID"
+    assert row["reasons"] == [
+        "throttled: 17000000.gpu never came to its 1300 MHz, only to 900",
+        "clocks not as asked: locked was reported, but lowest and highest clock still differ",
+    ]
+
+
 def test_quantities_are_in_ms_and_none_where_the_runtime_has_no_such_part() -> None:
     found = quantities_ms(run_of(steady(1.0), gpu_ns=np.full(200, 500_000)))
     assert found["gpu"] == {"p50": 0.5, "p50_lo": 0.5, "p50_hi": 0.5, "p90": 0.5}

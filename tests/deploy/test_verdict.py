@@ -25,6 +25,7 @@ GOOD = Facts(
 
 def test_a_good_row_is_valid_without_a_reason() -> None:
     assert verdict(GOOD) == ("VALID", [])
+    assert verdict(replace(GOOD, clocks_free=True)) == ("VALID", [])  # nobody asked for anything else
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,8 @@ def test_a_good_row_is_valid_without_a_reason() -> None:
         ({"cross_check_percent": -5.1}, "WARN", "cross-check: trtexec's GPU time is -5.1 % from ours"),
         ({"foreign_cpus": 0.21}, "WARN", "foreign load: other processes kept 0.2 of 2 CPUs"),
         ({"num_inputs": 63}, "WARN", "few inputs: 63"),
+        ({"clocks": "locked", "clocks_free": True}, "WARN", "clocks not as asked: locked was reported, but lowest"),
+        ({"clocks": "locked", "slowed_by": ["x"]}, "INVALID", "throttled: x"),
         ({"remarks": ["over budget: x"]}, "WARN", "over budget: x"),
     ],
 )
