@@ -102,6 +102,7 @@ def facts_of_run(run: Run, *, runtime: str, threads: int) -> Facts:
         clocks_asked=run.clocks,
         clocks=run.answer["clocks"],
         clocks_free=any(seen.get("locked") is False for seen in clocks),
+        gpu_processes=_gpu_processes(run),
         wrong_runtime=_wrong_runtime(run.answer["runtime"], runtime, threads),
         observer_low_percent=cost and cost.low,
         unwatched_s=machine_state.unwatched_s(state),
@@ -113,6 +114,14 @@ def facts_of_run(run: Run, *, runtime: str, threads: int) -> Facts:
 def _vitals(run: Run) -> list[Json]:
     """What the device read of itself before and after; `agent.vitals`."""
     return [run.answer["machine"].get(when, {}).get("vitals", {}) for when in ("before", "after")]
+
+
+def _gpu_processes(run: Run) -> list[str]:
+    """Who else had the GPU open, `name (pid)`; nobody who would matter where the network runs on CPUs."""
+    if "GPU" not in run.answer["runtime"].get("providers", ()):
+        return []
+    found = [process for seen in _vitals(run) for process in seen.get("gpu_processes", ())]
+    return list(dict.fromkeys(f"{process['name']} ({process['pid']})" for process in found))
 
 
 def _wrong_runtime(used: Json, runtime: str, threads: int) -> str | None:

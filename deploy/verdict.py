@@ -39,6 +39,8 @@ class Facts:
     """How many independent samples the median rests on."""
     longest_share: float | None = None
     """Share of all time in calls that was spent in those 100 times longer than the median."""
+    gpu_processes: Sequence[str] = ()
+    """Others that had the GPU open before or after, `name (pid)`."""
     steal_cpus: float | None = None
     """CPUs that other guests of the machine's host took."""
     slowed_by: Sequence[str] = ()
@@ -128,6 +130,7 @@ def _disturbed(facts: Facts) -> list[str]:
     reasons = []
     if facts.foreign_cpus is not None and facts.foreign_cpus > _FOREIGN_SHARE * facts.num_cpus:
         reasons.append(f"foreign load: other processes kept {facts.foreign_cpus:.1f} of {facts.num_cpus} CPUs busy")
+    reasons += [f"foreign load: {process} has the GPU open" for process in facts.gpu_processes]
     if facts.steal_cpus is not None and facts.steal_cpus > _STEAL:
         reasons.append(f"foreign load: other guests of the machine's host took {facts.steal_cpus:.2f} CPUs")
     if facts.longest_share is not None and facts.longest_share > _STALLED_SHARE:

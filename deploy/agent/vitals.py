@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _GPU_NODES = re.compile(r"/dev/(nvgpu/|nvhost-(as-)?gpu|nvidia\d+$)")
 """What a process that computes on the GPU holds open: on Jetsons by generation, and on PCI cards."""
 
+_IDLE = ("nvidia-persiste",)
+"""Keeps the driver loaded and computes nothing (nvidia-persistenced; the kernel cuts names)."""
+
 GPU_DEVFREQ = re.compile(r"\d+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-0")
 
 
@@ -97,12 +100,26 @@ def _temperatures(root: Path) -> dict[str, float]:
 
 
 def _gpu_processes(root: Path) -> list[Json]:
-    """Processes with the GPU open, this one left out; those of other users are seen by root alone."""
+    """Processes with the GPU open, but this one and what it started; those of other users are seen by root alone."""
     found = []
     for folder in (root / "proc").glob("[0-9]*"):
-        if folder.name != str(os.getpid()) and any(_GPU_NODES.match(node) for node in _open_files(folder / "fd")):
-            found.append({"pid": int(folder.name), "name": text_of(folder / "comm").strip()})
+        name = text_of(folder / "comm").strip()
+        others = name not in _IDLE and any(_GPU_NODES.match(node) for node in _open_files(folder / "fd"))
+        if others and not _is_ours(folder):  # the sampler looks at the GPU too
+            found.append({"pid": int(folder.name), "name": name})
     return sorted(found, key=lambda process: int(process["pid"]))
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether this process is the one of the folder in /proc, or one of those above it."""
+    seen = set()
+    while folder.name not in ("0", *seen):
+        if folder.name == str(os.getpid()):
+            return True
+        seen.add(folder.name)
+        # `pid (name) state parent …`, where the name may hold anything
+        folder = folder.with_name((text_of(folder / "stat").rpartition(")")[2].split() or ["", "0"])[1])
+    return False
 
 
 def _open_files(folder: Path) -> Iterable[str]:

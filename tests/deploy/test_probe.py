@@ -126,6 +126,24 @@ def test_others_on_the_gpu_are_named(node: str, tmp_path: Path) -> None:
     assert probe.probe({"root": str(tmp_path)})["gpu_processes"] == [{"pid": 4242, "name": "detector"}]
 
 
+def test_what_we_started_and_what_computes_nothing_is_nobody_else(tmp_path: Path) -> None:
+    """A child of ours (the sampler reads NVML), a grandchild, NVIDIA's daemon, and a stranger."""
+    told = {
+        51: ("python3", os.getpid()),
+        52: ("a) S 4 (b", 51),
+        53: ("nvidia-persiste", 1),
+        54: ("game", 60),
+        60: ("sh", 1),
+    }
+    for process, (name, parent) in told.items():
+        folder = tmp_path / "proc" / str(process) / "fd"
+        folder.mkdir(parents=True)
+        (folder.parent / "comm").write_text(f"{name}\n")
+        (folder.parent / "stat").write_text(f"{process} ({name}) S {parent} {process} 1 34816\n")
+        (folder / "3").symlink_to("/dev/null" if name == "sh" else "/dev/nvidia0")
+    assert probe.probe({"root": str(tmp_path)})["gpu_processes"] == [{"pid": 54, "name": "game"}]
+
+
 def advice(monkeypatch: pytest.MonkeyPatch, root: Path, **versions: str | None) -> dict[str, Any]:
     monkeypatch.setattr(probe, "_module_version", versions.get)
     return probe.probe({"root": str(root)})

@@ -193,6 +193,18 @@ def test_what_the_device_read_of_itself_is_held_against_clocks_that_it_reports_a
     ]
 
 
+@pytest.mark.parametrize(("providers", "verdict"), [(["GPU"], "WARN"), (["CPUExecutionProvider"], "VALID")])
+def test_who_has_the_gpu_open_is_foreign_load_of_what_runs_there(providers: list[str], verdict: str) -> None:
+    run = run_of(steady(1.0))
+    run.answer["runtime"]["providers"] = providers
+    run.answer["machine"]["before"] = {"vitals": {"gpu_processes": [{"pid": 7, "name": "game"}]}}
+    both = [{"pid": 7, "name": "game"}, {"pid": 9, "name": "trainer"}]
+    run.answer["machine"]["after"] = {"vitals": {"gpu_processes": both}}
+    (row,) = rows_of(ABOUT, [run], [])
+    told = [f"foreign load: {name} has the GPU open" for name in ("game (7)", "trainer (9)")]
+    assert (row["verdict"], row["reasons"]) == (verdict, told if verdict == "WARN" else [])
+
+
 def test_quantities_are_in_ms_and_none_where_the_runtime_has_no_such_part() -> None:
     found = quantities_ms(run_of(steady(1.0), gpu_ns=np.full(200, 500_000)))
     assert found["gpu"] == {"p50": 0.5, "p50_lo": 0.5, "p50_hi": 0.5, "p90": 0.5}
