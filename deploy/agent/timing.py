@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _LOOKED_AT = 0.01  # of the outputs
+_SMALLEST_WINDOW = 5  # calls: a median of fewer is moved by two of them
 
 
 class Timed(NamedTuple):
@@ -45,7 +46,8 @@ def warm_up(
     """Call until `min_seconds` and `min_count` have passed and the last 3 windows' medians agree, or `max_seconds`.
 
     `tolerance` is the share by which the largest of the three medians may exceed the smallest. Clocks that scale with
-    load (DVFS) settle within seconds, not within a fixed few calls.
+    load (DVFS) settle within seconds, not within a fixed few calls. A network too slow for three windows by then is
+    judged by the thirds of the calls it made, 15 at least: else it could never be steady, however long it runs.
     """
     samples, begun = array("q"), array("q")
     stream = itertools.cycle(inputs)
@@ -56,8 +58,9 @@ def warm_up(
         due = len(samples) % window == 0 and len(samples) >= min_count and elapsed >= min_seconds
         if due and _steady(samples, window, tolerance):
             return Timed(samples, begun, elapsed, True)
-        if elapsed >= max_seconds:
-            return Timed(samples, begun, elapsed, False)
+        third = len(samples) // 3
+        if elapsed >= max_seconds and third >= min(window, _SMALLEST_WINDOW):
+            return Timed(samples, begun, elapsed, third < window and _steady(samples, third, tolerance))
 
 
 def time_calls(

@@ -143,6 +143,27 @@ def test_warm_up_that_never_settles_ends_at_its_limit_and_says_so() -> None:
     assert result.wall_s >= 1e-3
 
 
+@pytest.mark.parametrize(
+    ("costs", "calls", "steady"),
+    [
+        ([9_000] + [1000] * 99, 18, True),  # 26 us: thirds of 6 calls instead of windows of 10
+        ([1000] * 12 + [1200] * 99, 24, False),
+        ([1000] * 8 + [1100] * 8 + [1210] * 99, 24, False),
+        ([26_000] * 99, 15, True),  # one call fills the time: 15 are made all the same
+        ([26_000] * 10 + [13_000] * 99, 15, False),
+        ([1000 + 100 * (call // 10 % 2) for call in range(99)], 25, False),  # its thirds disagree, as its windows would
+    ],
+)
+def test_a_network_too_slow_for_three_windows_is_judged_by_thirds(costs: list[int], calls: int, steady: bool) -> None:
+    result = warmed(costs, max_seconds=26e-6, min_count=50)
+    assert (len(result.samples_ns), result.steady) == (calls, steady)
+
+
+def test_a_fast_network_is_judged_by_windows_alone() -> None:
+    """Every other ten calls take twice as long: thirds of a long run would all have the same median."""
+    assert not warmed([1000 + 1000 * (call // 10 % 2) for call in range(999)], max_seconds=9e-4).steady
+
+
 def test_warm_up_keeps_its_minima() -> None:
     assert len(warmed([1000] * 999, min_count=70).samples_ns) == 70
     assert len(warmed([1000] * 999, min_seconds=80e-6).samples_ns) == 80
