@@ -105,7 +105,7 @@ DEVICE_CATALOGUE: dict[str, Entry] = {
     ),
     "E_TIMEOUT": Entry(
         "the job took longer than the device allows",
-        "raise the device's `max_seconds` in devices.toml",
+        "take a shorter `profile.preset`, fewer `profile.scenarios`, or raise a board's `max_seconds` in devices.toml",
     ),
     "E_OOM": Entry(
         "the job was killed on the device, most likely for memory",

@@ -18,6 +18,9 @@ from deploy.local import local_target
 from deploy.ssh import Address, ssh_target
 from deploy.target import DeviceError, Target
 
+_A_DAY_S = 86_400.0
+"""Nobody waits for this machine but who asked, and Ctrl-C ends it: a limit for what hangs."""
+
 _ENGINES = "../../engines"
 """Where a board keeps its engines: in our own folder, seen from a job's, which is jobs/<id>."""
 
@@ -54,8 +57,8 @@ class Device:
 def devices() -> dict[str, Device]:
     """Give every device by name, the built-in ones first. UserError where `devices.toml` is wrong."""
     here = (sys.executable,)
-    local = Device(name="local", transport="local", runtime="onnxruntime", python=here)
-    local_gpu = Device(name="local-gpu", transport="local", runtime="tensorrt", python=here)
+    local = Device(name="local", transport="local", runtime="onnxruntime", python=here, max_seconds=_A_DAY_S)
+    local_gpu = dataclasses.replace(local, name="local-gpu", runtime="tensorrt")
     path = inventory_path()
     listed = {name: _device(name, entry, path) for name, entry in read_inventory(path).items()}
     return {local.name: local, local_gpu.name: local_gpu, **listed}

@@ -13,7 +13,7 @@ from deploy import statistics
 from deploy.agent.measuring import SINGLE_STREAM
 from deploy.devices import Device, find_device, open_target, probe, with_runtime
 from deploy.jobs import Progress
-from deploy.presets import find_preset
+from deploy.presets import check_time, find_preset
 from deploy.profile_job import ProfileJob
 from deploy.profile_record import SCHEMA, facts_of, write_profile
 from deploy.rows import rows_of
@@ -51,6 +51,7 @@ def profile_files(
     if threads < 0:
         raise UserError("E_MEASURE", f"threads = {threads}: expected 0 (the runtime's default) or more")
     found, rules = with_runtime(find_device(device)), find_preset(preset)
+    check_time(rules, scenarios, found.name, found.max_seconds)
     settings = list(_settings(found))
     jobs = [
         ProfileJob(one.bundle_dir, setting, one.precision, rules, threads, tuple(scenarios))

@@ -17,7 +17,7 @@ from deploy.agent.measuring import SINGLE_STREAM
 from deploy.devices import Device, find_device, with_runtime
 from deploy.jobs import Progress, Work
 from deploy.onnx_checks import precision_of
-from deploy.presets import Preset, find_preset
+from deploy.presets import Preset, check_time, find_preset
 from deploy.profile_record import SCHEMA, facts_of, write_profile
 from deploy.rows import About, rows_of
 from deploy.turns import measured_in_turns
@@ -74,6 +74,7 @@ def measure_file(
     if threads < 0:
         raise UserError("E_MEASURE", f"threads = {threads}: expected 0 (the runtime's default) or more")
     found, rules = with_runtime(find_device(device)), find_preset(preset) if isinstance(preset, str) else preset
+    check_time(rules, scenarios, found.name, found.max_seconds)
     if found.clocks == "sweep":  # a recipe's matter: here the machine is measured as it is
         found = replace(found, clocks="as-is")
     feeds = feeds_for(model, inputs, shapes or {})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from afpkd.errors import UserError
 from afpkd.names import look_up
+from deploy.agent.measuring import BATCHES, MOST_SECONDS, OFFLINE, PERIODIC, RATES_FPS, SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,20 @@ class Preset:
     warm_up: WarmUp
     repeats: int = 1
     """Fresh processes a file: a single one hides what differs from process to process."""
+
+
+def check_time(preset: Preset, scenarios: Sequence[str], device: str, max_seconds: float) -> None:
+    """UserError where not even the fastest network could be measured within the device's limit for a job."""
+    brief = min(MOST_SECONDS, SHARE * preset.min_seconds)
+    least = preset.warm_up.min_seconds + preset.min_seconds
+    least += len(RATES_FPS) * preset.min_seconds + brief if PERIODIC in scenarios else 0
+    least += len(BATCHES) * brief if OFFLINE in scenarios else 0
+    if least > max_seconds:
+        raise UserError(
+            "E_MEASURE",
+            f"device {device} ends a job after {max_seconds:g} s, preset {preset.name} takes {least:g} s at least for "
+            f"{', '.join(scenarios)}: raise its max_seconds, or take a shorter preset or fewer scenarios",
+        )
 
 
 def find_preset(name: str) -> Preset:

@@ -32,6 +32,12 @@ NUM_INPUTS = 64
 """Distinct inputs cycled while timing (protocol 4.3): one input repeated, or zeros, would sit in caches and lie."""
 
 
+SHARE = 0.2
+"""Of the preset's time and count: what a trial at a rate, or a batch, is given."""
+
+MOST_SECONDS, MOST_COUNT = 30.0, 662
+"""And at most: a search of a dozen trials must end, and 662 calls bound p99 (`deploy.statistics`)."""
+
 STEPS = 3
 """Of every measurement: loading, measuring, and what its verb does last."""
 
@@ -135,13 +141,13 @@ def is_finite(output: Any) -> bool:
 
 def frames(runtime: Runtime, inputs: Sequence[Any], preset: Json, call_ns: float) -> tuple[Json, Arrays]:
     """Play at 30 and 60 frames a second, and look for the largest rate that holds; `call_ns`: what one call takes."""
-    seconds = preset["min_seconds"]
 
-    def run(fps: float, share: float = 0.2) -> Frames:
-        return periodic.play(runtime.infer, inputs, fps=fps, seconds=seconds * share)
+    def run(fps: float, seconds: float) -> Frames:
+        return periodic.play(runtime.infer, inputs, fps=fps, seconds=seconds)
 
-    fixed = [run(fps, 1.0) for fps in RATES_FPS]
-    trials, largest = periodic.largest_rate(run, 1e9 / call_ns)
+    fixed = [run(fps, preset["min_seconds"]) for fps in RATES_FPS]
+    brief = min(MOST_SECONDS, SHARE * preset["min_seconds"])
+    trials, largest = periodic.largest_rate(lambda fps: run(fps, brief), 1e9 / call_ns)
     facts = {
         "rates": [{"fps": found.fps, "missed": found.missed} for found in fixed],
         "trials": [{"fps": found.fps, "n": len(found.latencies_ns), "missed": found.missed} for found in trials],
@@ -152,12 +158,18 @@ def frames(runtime: Runtime, inputs: Sequence[Any], preset: Json, call_ns: float
 
 
 def batches(subject: Subject, preset: Json) -> tuple[list[Json], Arrays]:
-    """Time one call after the other at every batch, each on a runtime of its own; a fifth of the time each.
+    """Time one call after the other at every batch, each on a runtime of its own; a fifth of the time
+    each, half a minute at most.
 
     Nothing is timed where such a batch's golden check fails. Facts a batch: its `golden` report, whether `steady`.
     """
     facts: list[Json] = []
     arrays: Arrays = {}
+    least = {
+        "min_seconds": min(MOST_SECONDS, SHARE * preset["min_seconds"]),
+        "min_count": min(MOST_COUNT, int(SHARE * preset["min_count"])),
+    }
+    limit = dict(preset["warm_up"], max_seconds=SHARE * preset["warm_up"]["max_seconds"])
     for batch in subject.batches:
         # as many images as the single stream has, not as many batches: 64 of 32 photos would be gigabytes
         runtime, inputs = subject.load(batch), subject.inputs(batch, max(2, NUM_INPUTS // batch))
@@ -165,12 +177,8 @@ def batches(subject: Subject, preset: Json) -> tuple[list[Json], Arrays]:
         arrays[f"offline_{batch}_ns"] = []
         if not facts[-1]["golden"]["ok"]:
             continue
-        limit = dict(preset["warm_up"], max_seconds=preset["warm_up"]["max_seconds"] / 5)
         facts[-1]["steady"] = warm_up(runtime.infer, inputs, **limit).steady
-        timed = time_calls(
-            runtime.infer, inputs, min_seconds=preset["min_seconds"] / 5, min_count=preset["min_count"] // 5
-        )
-        arrays[f"offline_{batch}_ns"] = timed.samples_ns
+        arrays[f"offline_{batch}_ns"] = time_calls(runtime.infer, inputs, **least).samples_ns
     return facts, arrays
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MOST_MISSED = 0.01
 """Share of the frames that may miss their deadline at a rate that is called sustainable."""
 
+_HOPELESS_S = 30.0
+"""Behind by more than this, a rate will not be caught up with."""
+
 _CLOSE = 1.02
 _WIDE = 10.0
 
@@ -48,7 +51,7 @@ def play(
     """Infer a frame every 1 / fps for `seconds`; the deadline of a frame is when the next one is due.
 
     A frame that comes while another is being worked on waits. The process sleeps between frames, as an application
-    does: what it takes to wake up is part of the latency. A run that falls behind by more than `seconds` ends.
+    does: what it takes to wake up is part of the latency. A run that falls behind by more than `seconds`, or 30, ends.
     """
     period_ns = 1e9 / fps
     stream = itertools.cycle(inputs)
@@ -59,7 +62,7 @@ def play(
         ahead = due - clock()
         if ahead > 0:
             sleep(ahead / 1e9)
-        elif -ahead > seconds * 1e9:
+        elif -ahead > min(seconds, _HOPELESS_S) * 1e9:
             break
         infer(next(stream))
         latencies.append(clock() - due)

@@ -87,7 +87,8 @@ def _watched(child: subprocess.Popen[bytes], job: Json, started: float) -> Json 
         if Path(CANCEL).exists():
             return _ended(child, "cancelled", "E_CANCELLED", "cancelled")
         if now - started > job["max_seconds"]:
-            message = f"not done after {job['max_seconds']:g} s, the limit: raise the device's max_seconds"
+            told = "take a shorter preset or fewer scenarios, or raise a board's max_seconds (devices.toml)"
+            message = f"not done after {job['max_seconds']:g} s, the limit: {told}"
             return _ended(child, "failed", "E_TIMEOUT", message)
         if job["tied_to"] is not None and not Path(f"/proc/{job['tied_to']}").exists():
             return _ended(child, "cancelled", "E_CANCELLED", "the process that asked is gone")

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from deploy.agent import PROTOCOL
+import deploy.measure
+from afpkd.errors import UserError
+from deploy.agent import PROTOCOL, measuring, periodic
 from deploy.agent.any_file import measure_file
 from deploy.agent.measuring import BATCHES, OFFLINE, SINGLE_STREAM, Subject, measure
 from deploy.agent.profiling import Request, _Opened
+from deploy.agent.timing import Timed
+from deploy.devices import find_device
+from deploy.presets import check_time, find_preset
 from tests.deploy.conftest import HandMadeBundle, linear_onnx, linear_weight
+from tests.deploy.test_measure import measured
 from tests.deploy.test_measure_file import answers, request
 
 PRESET: dict[str, Any] = {
@@ -143,3 +152,42 @@ def test_batches_are_calls_put_together(onnx_path: Path, tmp_path: Path) -> None
     measure_file({**asked, "batched": False})
     with np.load(tmp_path / "out.npz") as arrays:
         assert not any(name.startswith("offline") for name in arrays)
+
+
+def test_what_is_measured_beside_the_single_stream_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes are asked for: the two fixed rates get them, a trial and a batch get half a minute."""
+    played, timed = [], []
+
+    def play(infer: Any, inputs: Any, *, fps: float, seconds: float) -> periodic.Frames:
+        played.append(seconds)
+        return periodic.Frames(fps, array("q", [1]), int(fps > 100))
+
+    def time_calls(infer: Any, inputs: Any, **least: Any) -> Timed:
+        timed.append(least)
+        return Timed(array("q", [1]), array("q", [1]), 1.0, True)
+
+    monkeypatch.setattr(periodic, "play", play)
+    monkeypatch.setattr(measuring, "time_calls", time_calls)
+    preset = {**PRESET, "min_seconds": 600, "min_count": 24_576}
+    facts, _ = measuring.frames(Network(), [0], preset, 1e9 / 90)
+    assert facts["sustainable_fps"] == pytest.approx(100, rel=0.02)
+    assert played[:2] == [600, 600]
+    assert set(played[2:]) == {30}
+    measuring.batches(subject_of(lambda batch: Network()), preset)
+    assert timed == [{"min_seconds": 30, "min_count": 662}] * 6
+
+
+def test_no_measurement_begins_that_its_device_would_end(
+    bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = ("single_stream", "periodic", "offline")
+    for name in ("quick", "standard", "mlperf"):
+        check_time(find_preset(name), everything, "board", 3600.0)  # a board's default
+    check_time(find_preset("mlperf"), ("single_stream",), "board", 900.0)
+    brief = dataclasses.replace(find_device("local"), max_seconds=900.0)
+    monkeypatch.setattr(deploy.measure, "find_device", lambda name: brief)
+    with pytest.raises(
+        UserError, match=r"ends a job after 900 s, preset mlperf takes 2012 s at least for single_stream"
+    ):
+        measured(bundle, tmp_path / "row.json", preset="mlperf", scenarios=everything)
+    assert not list(tmp_path.glob("row*"))

@@ -52,6 +52,8 @@ def test_a_rate_above_the_networks_grows_a_queue_and_ends_when_hopeless() -> Non
     assert frames.missed == 100
     hopeless = Camera([500.0]).play(100, 1.0)
     assert len(hopeless.latencies_ns) < 10
+    long = Camera([500.0]).play(100, 600.0)
+    assert len(long.latencies_ns) == 62  # half a minute behind, at 490 ms a frame
 
 
 def test_a_deadline_is_met_to_the_nanosecond() -> None:

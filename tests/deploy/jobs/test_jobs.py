@@ -92,7 +92,7 @@ def test_what_was_lost_is_started_anew_by_the_same_call(target: LocalTarget, wor
 
 
 def test_the_device_itself_keeps_the_time_limit(target: LocalTarget, work: Work) -> None:
-    with pytest.raises(DeviceError, match=r"not done after 0\.5 s, the limit: raise the device's max_seconds"):
+    with pytest.raises(DeviceError, match=r"not done after 0\.5 s, the limit: take a shorter preset"):
         run_job(target, replace(lasting(work), max_seconds=0.5), Heard(), QUICK)
     assert not processes(target.folder, "profile")
 
