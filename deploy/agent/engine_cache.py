@@ -23,7 +23,7 @@ _SAME_FILE = ("onnx_sha256", "options")
 
 
 class EngineCache:
-    """The engines in `folder`. `identity`: all an engine depends on, plain JSON (see `tensorrt_runtime`)."""
+    """The engines in `folder`. `identity`: all an engine depends on, plain JSON (see `ready_engine`)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -35,7 +35,8 @@ class Runtime(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Name the runtime: `name` (it begins with that in `RUNTIMES`), `version`, `providers`, `threads` (really used;
-        None where it cannot be known), `cold_ms` with what `build` and `deserialise` took (None: no such step)."""
+        None where it cannot be known), `cold_ms` with what `build` and `deserialise` took (None: no such step), and
+        `children`, where other processes do the building: that is no part of a cold load."""
 
 
 @dataclass(frozen=True)

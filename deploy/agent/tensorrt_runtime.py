@@ -6,23 +6,21 @@ ONNX Runtime. **No engine was ever executed by us**: `make gpu-check` does it wh
 
 from __future__ import annotations
 
-import hashlib
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import machine
-from .child import run_in_child
 from .cuda import AUTO, open_cuda
 from .engine_cache import EngineCache, default_folder
 from .errors import AgentError
+from .ready_engine import identity_of, ready_engine
 from .runtimes import DEFAULT
 from .tensorrt_api import failure, made, open_tensorrt
-from .tensorrt_build import BUILDER, BuildOptions
+from .tensorrt_build import BuildOptions
 from .tensorrt_engine import batch_limits, check_names, numpy_type, open_engine
 from .trtexec import second_opinion
 
@@ -56,10 +54,6 @@ class DeviceOptions:
     use_dla: bool = False
     """See `BuildOptions`: never run by us."""
     dla_core: int = 0
-
-
-_LITTLE_WORKSPACE = 256 << 20
-"""Scratch memory for a second try: a thirtieth of an 8 GB board, and more than a layer of these networks asks for."""
 
 
 class TensorrtRuntime:
@@ -191,10 +185,12 @@ def load(loading: Loading) -> TensorrtRuntime:
         use_dla=options.use_dla,
         dla_core=options.dla_core,
     )
-    identity = _identity(api, loading.path, build, cuda_facts)
+    identity = identity_of(api, loading.path, build, cuda_facts)
     cache = EngineCache(Path(options.cache_dir) if options.cache_dir else default_folder())
     dla_core = options.dla_core if options.use_dla else None
-    engine_facts = _ready_engine(api, cache, identity, loading.path, build, dla_core)
+    begin = time.perf_counter()
+    engine_facts = ready_engine(api, cache, identity, loading.path, build, dla_core)
+    ready = time.perf_counter()
     facts = {
         "name": api.library,
         "version": api.version,
@@ -205,11 +201,11 @@ def load(loading: Loading) -> TensorrtRuntime:
         "engine": engine_facts,
     }
     plan = cache.plan_path(identity)
-    begin = time.perf_counter()
     opened = open_engine(api, plan.read_bytes(), dla_core)
     facts["cold_ms"] = {
         "build": engine_facts["build_seconds"] * 1e3,
-        "deserialise": (time.perf_counter() - begin) * 1e3,
+        "children": (ready - begin) * 1e3,
+        "deserialise": (time.perf_counter() - ready) * 1e3,
     }
     opinion = None if api.has_target else partial(second_opinion, plan, api.version, dla_core)  # RTX has another tool
     return TensorrtRuntime(api, cuda, opened, (loading.input_name, loading.output_name), facts, opinion)
@@ -225,62 +221,6 @@ def version(options: Json) -> str | None:
     except AgentError:
         return None
     return None if api.has_target else api.version
-
-
-def _ready_engine(
-    api: Api, cache: EngineCache, identity: Json, onnx: Path, options: BuildOptions, dla_core: int | None
-) -> Json:
-    """See that the cache holds an engine a child process could deserialise; give its facts."""
-    reason = cache.missing(identity)
-    if reason is None:
-        try:
-            return {"built_because": None, **_checked(api, cache, identity, dla_core)}
-        except AgentError as error:
-            if error.code not in ("E_ENGINE", "E_CRASH"):
-                raise
-            reason = f"the cached one did not open: {error.message}"
-    scratch = cache.scratch_path(identity)
-    try:
-        cache.add(identity, _built(api, onnx, options, scratch))
-    finally:
-        scratch.unlink(missing_ok=True)
-    return {"built_because": reason, **_checked(api, cache, identity, dla_core)}
-
-
-def _built(api: Api, onnx: Path, options: BuildOptions, scratch: Path) -> Json:
-    """Build in a child process; where memory runs out once more with little scratch memory, and say so in the facts."""
-    request = {"library": api.library, "onnx": str(onnx), "options": asdict(options), "plan": str(scratch)}
-    try:
-        return {**run_in_child("build_engine", request), "out_of_memory": None}
-    except AgentError as error:
-        if error.code != "E_OUT_OF_MEMORY":
-            raise
-        first = error.message
-    asked = options.workspace_bytes
-    little = _LITTLE_WORKSPACE if asked is None else asked // 4
-    again = {**request, "options": asdict(replace(options, workspace_bytes=little))}
-    facts = run_in_child("build_engine", again)
-    return {**facts, "out_of_memory": {"error": first, "asked_workspace_bytes": asked, "workspace_bytes": little}}
-
-
-def _checked(api: Api, cache: EngineCache, identity: Json, dla_core: int | None) -> Json:
-    request = {"library": api.library, "plan": str(cache.plan_path(identity)), "dla_core": dla_core}
-    said = run_in_child("check_engine", request)
-    record = cache.record(identity)
-    built = {**record["built"], **{key: value for key, value in said.items() if value is not None}}
-    return {**built, "sha256": record["sha256"], "identity": identity}
-
-
-def _identity(api: Api, onnx: Path, options: BuildOptions, cuda_facts: Json) -> Json:
-    """All an engine depends on."""
-    return {
-        "onnx_sha256": hashlib.sha256(onnx.read_bytes()).hexdigest(),
-        "options": {"builder": BUILDER, **asdict(options), "compute_capabilities": []},
-        "tensorrt": api.describe(),
-        "cuda": {key: cuda_facts[key] for key in ("driver", "compute_capability", "num_sms")},
-        "board": machine.describe()["processor"],
-        "power_mode": machine.power_mode(),
-    }
 
 
 def _device_options(options: Json) -> DeviceOptions:

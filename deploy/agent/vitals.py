@@ -28,10 +28,29 @@ def describe(root: Path) -> Json:
     return {
         "power_mode": _power_mode(root),
         "power_modes": _power_modes(root),
-        "clocks": _clocks(root),
+        "clocks": clocks(root),
         "memory": _memory(root),
         "temperatures_c": _temperatures(root),
         "gpu_processes": _gpu_processes(root),
+    }
+
+
+def clocks(root: Path) -> Json:
+    """Hz of the CPUs (one a frequency domain) and the GPU: now, lowest and highest allowed; `locked` where these meet.
+
+    `jetson_clocks` locks by raising the lowest to the highest.
+    """
+    cpus = [_frequencies(path, "scaling_{}_freq", 1000) for path in matching(root, "sys/devices/system/cpu/cpufreq/*")]
+    gpus = [
+        _frequencies(path, "{}_freq", 1)
+        for path in matching(root, "sys/class/devfreq/*")
+        if GPU_DEVFREQ.fullmatch(path.name)
+    ]
+    known = [clock for clock in (*cpus, *gpus) if clock]
+    return {
+        "cpu": [clock for clock in cpus if clock],
+        "gpu": [clock for clock in gpus if clock],
+        "locked": all(clock["min_hz"] == clock["max_hz"] for clock in known) if known else None,
     }
 
 
@@ -51,25 +70,6 @@ def _power_modes(root: Path) -> list[Json]:
         r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", text_of(root / "etc/nvpmodel.conf"), re.MULTILINE
     )
     return [{"id": int(number), "name": name} for number, name in found]
-
-
-def _clocks(root: Path) -> Json:
-    """Hz of the CPUs (one a frequency domain) and the GPU: now, lowest and highest allowed; `locked` where these meet.
-
-    `jetson_clocks` locks by raising the lowest to the highest.
-    """
-    cpus = [_frequencies(path, "scaling_{}_freq", 1000) for path in matching(root, "sys/devices/system/cpu/cpufreq/*")]
-    gpus = [
-        _frequencies(path, "{}_freq", 1)
-        for path in matching(root, "sys/class/devfreq/*")
-        if GPU_DEVFREQ.fullmatch(path.name)
-    ]
-    known = [clock for clock in (*cpus, *gpus) if clock]
-    return {
-        "cpu": [clock for clock in cpus if clock],
-        "gpu": [clock for clock in gpus if clock],
-        "locked": all(clock["min_hz"] == clock["max_hz"] for clock in known) if known else None,
-    }
 
 
 def _frequencies(folder: Path, pattern: str, unit: int) -> Json | None:

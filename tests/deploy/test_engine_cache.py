@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.agent import engine_cache, fake_cuda, machine
+from deploy.agent import engine_cache, fake_cuda, machine, vitals
 from deploy.agent.engine_cache import EngineCache
 from deploy.agent.errors import AgentError
 from tests.deploy.fakes import Install, expected, failure, images, load
@@ -95,7 +95,7 @@ def test_a_build_that_fails_half_way_leaves_nothing(
         raise AgentError("E_CRASH", f"{operation}: killed")
 
     install("10.3")
-    monkeypatch.setattr("deploy.agent.tensorrt_runtime.run_in_child", full_disk)
+    monkeypatch.setattr("deploy.agent.ready_engine.run_in_child", full_disk)
     assert failure(onnx_path, cache).code == "E_CRASH"
     assert list(cache.iterdir()) == []
 
@@ -136,6 +136,25 @@ def test_another_power_mode_board_gpu_or_batch_is_another_engine(
         "never built here",
     ]
     assert len(list(cache.glob("*.engine"))) == 4
+
+
+def test_an_engine_that_was_chosen_while_clocks_moved_is_built_anew_once_they_are_locked(
+    install: Install, onnx_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One chosen at locked clocks serves at any: a release that was measured is not built again when it predicts."""
+    install("10.3")
+    found = []
+    for locked in (None, False, True, True, False, None):
+        monkeypatch.setattr(vitals, "clocks", lambda root, locked=locked: {"locked": locked})
+        engine = load(onnx_path, cache).describe()["engine"]
+        found.append((engine["built_because"], engine["clocks_locked"]))
+    assert found == [
+        ("never built here", None),
+        (None, None),
+        ("it was built while clocks were free, and they are locked now", True),
+        *[(None, True)] * 3,
+    ]
+    assert len(list(cache.glob("*.engine"))) == 1
 
 
 def test_a_cached_engine_that_no_longer_opens_is_built_anew_once(

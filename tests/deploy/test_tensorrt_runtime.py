@@ -273,6 +273,9 @@ def test_profile_measures_tensorrt_like_any_runtime(
     assert answer["runtime"]["engine"]["inputs"]["input"][2][0] == 2
     assert answer["runtime"]["cold_ms"]["build"] > 0
     assert answer["runtime"]["cold_ms"]["deserialise"] > 0
+    # two processes were started to build and to try it: that is no cold load
+    load_ms, cold_ms = answer["timing"]["cold_load_ms"], answer["runtime"]["cold_ms"]
+    assert cold_ms["deserialise"] < load_ms < cold_ms["children"]
     with np.load(out) as arrays:
         labels = np.load(bundle.folder / "eval_labels.npy")
         assert (arrays["logits"].argmax(axis=1) != labels).sum() == bundle.wrong
