@@ -177,8 +177,14 @@ def test_without_tegrastats_there_is_none(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 FAKE_NVML = r"""
+#include <string.h>
+#ifndef GPUS
+#define GPUS 1
+#endif
 int nvmlInit_v2(void) { return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) { *d = (void *)0x9; return i; }
+int nvmlDeviceGetCount_v2(unsigned *n) { *n = GPUS; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) { *d = (void *)(GPUS == 1 ? 0x9L : 0x8L); return i; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char *id, void **d) { *d = (void *)0x9; return strcmp(id, "0000:3b:00.0"); }
 int nvmlDeviceGetClockInfo(void *d, int which, unsigned *mhz) {
   *mhz = which == 1 ? 1410 : which == 2 ? 5001 : 0; return d != (void *)0x9; }
 int nvmlDeviceGetPowerUsage(void *d, unsigned *mw) { *mw = 61234; return 0; }
@@ -207,6 +213,32 @@ def test_nvml_is_read_through_its_c_interface(tmp_path: Path) -> None:
     old = tmp_path / "libold.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", old, tmp_path / "nvml.c"], check=True, capture_output=True)
     assert "slowed_by/gpu0" not in dict(nvml.nvml_sensors(str(old)))
+
+
+FAKE_DRIVER = r"""
+#include <string.h>
+static int ready;
+int cuInit(unsigned flags) { ready = flags == 0; return NO_DEVICE; }
+int cuDeviceGet(int *device, int number) { *device = 5; return !ready || number; }
+int cuDeviceGetPCIBusId(char *id, int size, int device) {
+  if (size < 13 || device != 5) return 1; strcpy(id, "0000:3b:00.0"); return 0; }
+"""
+
+
+@pytest.mark.parametrize(("no_device", "num"), [(0, 5), (100, 0)])
+def test_of_several_gpus_the_one_that_computes_is_read_or_none(no_device: int, num: int, tmp_path: Path) -> None:
+    """By its place on the bus: the first of NVML is another, whose handle nothing here answers."""
+    for name, source in (("nvml", FAKE_NVML), ("cuda", FAKE_DRIVER)):
+        (tmp_path / f"{name}.c").write_text(source)
+        command = ["cc", "-shared", "-fPIC", "-DGPUS=2", f"-DNO_DEVICE={no_device}", "-o", tmp_path / f"lib{name}.so"]
+        try:
+            subprocess.run([*command, tmp_path / f"{name}.c"], check=True, capture_output=True)
+        except FileNotFoundError:
+            pytest.skip("cc: not installed")
+    found = dict(nvml.nvml_sensors(str(tmp_path / "libnvml.so"), str(tmp_path / "libcuda.so")))
+    assert len(found) == num
+    assert [found[name]() for name in found if name == "gpu_hz/gpu0"] == [1.41e9] * (num > 0)
+    assert nvml.nvml_sensors(str(tmp_path / "libnvml.so"), "libno-such-thing.so") == []
 
 
 def test_without_nvml_there_is_none() -> None:
