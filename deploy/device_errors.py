@@ -146,7 +146,7 @@ DEVICE_CATALOGUE: dict[str, Entry] = {
     ),
     "E_OUT_OF_MEMORY": Entry(
         "the memory of the GPU or of the device is full",
-        "end other programs there, or take a smaller batch or workspace",
+        "end other programs there, take a smaller batch, or set a smaller `workspace_mb` in devices.toml",
     ),
     "E_TENSORRT": Entry(
         "TensorRT refuses to start: no builder, network or runtime could be made",
@@ -158,7 +158,7 @@ DEVICE_CATALOGUE: dict[str, Entry] = {
     ),
     "E_BUILD": Entry(
         "TensorRT could not build an engine of the file",
-        "read TensorRT's first error in the line; try another precision, or more workspace",
+        "read TensorRT's first error in the line; try another precision, or leave `workspace_mb` out of devices.toml",
     ),
     "E_ENGINE": Entry(
         "an engine does not open on this device, or is of another network",
@@ -166,7 +166,7 @@ DEVICE_CATALOGUE: dict[str, Entry] = {
     ),
     "E_CACHE": Entry(
         "built engines cannot be kept on the device",
-        "make the folder that the line names writable, or free disk there",
+        "make the folder that the line names writable, or name another: `workdir` of a board, XDG_CACHE_HOME elsewhere",
     ),
     "E_SHAPE": Entry(
         "images or inputs have another shape than the file or the engine takes",

@@ -107,7 +107,7 @@ def _device(name: str, entry: Entry, path: Path) -> Device:
         transport="ssh",
         runtime=entry.runtime,
         python=entry.command(),
-        options={"use_dla": entry.use_dla, "cache_dir": _ENGINES} if entry.runtime in MAY_BE_TENSORRT else {},
+        options=_options(entry) if entry.runtime in MAY_BE_TENSORRT else {},
         address=Address(host=host, user=user, port=port, config=config),
         workdir=entry.workdir,
         clocks=entry.clocks,
@@ -115,3 +115,10 @@ def _device(name: str, entry: Entry, path: Path) -> Device:
         budget_bytes=entry.budget_mb * 10**6,
         tags=entry.tags,
     )
+
+
+def _options(entry: Entry) -> dict[str, Any]:
+    """What TensorRT is told there: see `deploy.agent.tensorrt_runtime.DeviceOptions`."""
+    workspace_bytes = None if entry.workspace_mb is None else entry.workspace_mb * 10**6
+    dla = {"use_dla": entry.use_dla, "dla_core": entry.dla_core}
+    return {**dla, "workspace_bytes": workspace_bytes, "cache_dir": _ENGINES}

@@ -45,6 +45,10 @@ class Entry:
     `sweep`: measured as it is and once in each other power mode (needs `sudo -n nvpmodel`), then restored."""
     use_dla: bool = False
     """Layers on a deep-learning accelerator where TensorRT can; never run by us."""
+    dla_core: int = 0
+    """Which of its accelerators, where there are two."""
+    workspace_mb: int | None = None
+    """The most scratch memory that TensorRT may take while it builds; by default all there is."""
     max_seconds: float = 3600.0
     """A job that takes longer is ended by the device itself."""
     budget_mb: int = 2048
@@ -66,11 +70,16 @@ class Entry:
             raise ValueError(f"workdir: a folder of its own is needed, got {json.dumps(self.workdir)}")
         if self.runtime not in ("auto", *RUNTIMES):
             raise ValueError(f"runtime: {unknown('runtime', self.runtime, ('auto', *RUNTIMES))}")
-        if self.use_dla and self.runtime not in MAY_BE_TENSORRT:
-            raise ValueError("use_dla: needs runtime = 'tensorrt' or 'auto'")
-        for key in ("max_seconds", "budget_mb"):
-            if getattr(self, key) <= 0:
+        for key in ("use_dla", "workspace_mb"):
+            if getattr(self, key) and self.runtime not in MAY_BE_TENSORRT:
+                raise ValueError(f"{key}: needs runtime = 'tensorrt' or 'auto'")
+        if self.dla_core and not self.use_dla:
+            raise ValueError("dla_core: needs use_dla = true")
+        for key in ("max_seconds", "budget_mb", "workspace_mb"):
+            if (getattr(self, key) or 0) <= 0 and getattr(self, key) is not None:
                 raise ValueError(f"{key}: expected more than 0, got {getattr(self, key)}")
+        if self.dla_core < 0:
+            raise ValueError(f"dla_core: expected 0 or more, got {self.dla_core}")
 
     def command(self) -> Sequence[str]:
         """The interpreter as a list of words; ValueError for none."""

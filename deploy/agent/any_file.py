@@ -50,7 +50,7 @@ class OneInput:
 
     def __init__(self, runtime: runtimes.Runtime, name: str) -> None:
         self._runtime, self._name = runtime, name
-        self.describe, self.cross_check = runtime.describe, runtime.cross_check
+        self.describe, self.cross_check, self.close = runtime.describe, runtime.cross_check, runtime.close
 
     def infer(self, feed: Feed) -> list[NDArray[Any]]:
         """Give the only output."""

@@ -58,7 +58,8 @@ class EngineCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            message = f"{self.folder}: {error.strerror}: engines cannot be kept there: set the device's cache_dir"
+            told = "make it writable, or name another: a board's workdir, XDG_CACHE_HOME for this machine or by hand"
+            message = f"{self.folder}: {error.strerror}: engines cannot be kept there: {told}"
             raise AgentError("E_CACHE", message) from None
         return self.plan_path(identity).with_suffix(f".{os.getpid()}.new")
 

@@ -41,6 +41,9 @@ class OnnxRuntime:
     def cross_check(self, batch: int) -> None:
         """No tool of the board's times it: `bench/measurement.py` holds our clock against a bare loop."""
 
+    def close(self) -> None:
+        """A session's memory goes with the session."""
+
     def describe(self) -> dict[str, Any]:
         """Name the runtime and what it runs on."""
         return self._facts

@@ -33,6 +33,9 @@ class Runtime(Protocol):
     def cross_check(self, batch: int) -> dict[str, Any] | None:
         """What another tool says of the same: `gpu_p50_ms`, `n`, `program`, `switches`, or `failed`; None: no tool."""
 
+    def close(self) -> None:
+        """Give back what is not given back with the object itself; nothing is inferred after it."""
+
     def describe(self) -> dict[str, Any]:
         """Name the runtime: `name` (it begins with that in `RUNTIMES`), `version`, `providers`, `threads` (really used;
         None where it cannot be known), `cold_ms` with what `build` and `deserialise` took (None: no such step), and

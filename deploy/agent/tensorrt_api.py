@@ -77,7 +77,10 @@ def failure(api: Api, code: str, what: str, otherwise: str) -> AgentError:
     """Make the error of a failed step from the first thing TensorRT logged: what follows it are consequences."""
     cause = next(iter(api.log.errors), otherwise)
     if any(sign in text.lower() for text in api.log.errors for sign in _OUT_OF_MEMORY):
-        code, cause = "E_OUT_OF_MEMORY", f"{cause}: end other programs, or take a smaller batch or workspace"
+        code, cause = (
+            "E_OUT_OF_MEMORY",
+            f"{cause}: end other programs, or take a smaller batch or workspace_mb (devices.toml)",
+        )
     return AgentError(code, f"{api.library} {api.version}: {what}: {cause}")
 
 

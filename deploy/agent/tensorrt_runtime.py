@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """What a device may set for TensorRT."""
+    """What is set for TensorRT: by `devices.toml` the last three, by the host where a board keeps its engines.
+
+    `library` and `cuda` are as good as any machine needs them; a request of one's own may name others.
+    """
 
     library: str | None = None
     """`tensorrt` or `tensorrt_rtx`; by default the first that is there."""
@@ -127,7 +130,7 @@ class TensorrtRuntime:
         return self._opinion(None if fixed else f"{self._input_name}:{sizes}")
 
     def close(self) -> None:
-        """Give the buffers back; nothing can be inferred after it."""
+        """Give the device's buffers back; nothing can be inferred after it."""
         for address in self._addresses:
             self._cuda.free(address)
 

@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_way_out(install: Install
     cache.write_text("a file")
     error = failure(onnx_path, cache / "below")
     assert error.code == "E_CACHE"
-    assert "set the device's cache_dir" in error.message
+    assert "name another: a board's workdir, XDG_CACHE_HOME" in error.message
 
 
 def test_a_build_that_fails_half_way_leaves_nothing(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from afpkd.errors import UserError
 from deploy import ssh
+from deploy.agent.tensorrt_runtime import DeviceOptions
 from deploy.devices import devices, find_device
 from deploy.inventory import parsed_host
 from deploy.ssh import Address
@@ -29,6 +31,8 @@ def test_every_key_is_taken(inventory: Path) -> None:
         runtime = "tensorrt"
         clocks = "locked"
         use_dla = true
+        dla_core = 1
+        workspace_mb = 512
         max_seconds = 60
         budget_mb = 100
         ssh_config = "ssh/config"
@@ -48,7 +52,15 @@ def test_every_key_is_taken(inventory: Path) -> None:
         "locked",
         ("lab", "orin"),
     )
-    assert orin.options["use_dla"] is True
+    told: dict[str, Any] = {
+        "use_dla": True,
+        "dla_core": 1,
+        "workspace_bytes": 512_000_000,
+        "cache_dir": "../../engines",
+    }
+    assert orin.options == told
+    assert DeviceOptions(**told) != DeviceOptions()  # the agent knows each by that name
+    assert nano.options == {**told, "use_dla": False, "dla_core": 0, "workspace_bytes": None}
     assert (orin.max_seconds, orin.budget_bytes) == (60, 100_000_000)
     assert nano.address == Address(host="nano")
     assert (nano.python, nano.runtime, nano.clocks) == (("/usr/bin/python3",), "auto", "as-is")
@@ -61,6 +73,13 @@ def test_every_key_is_taken(inventory: Path) -> None:
         ("[orin1]\n", "orin1.host: missing"),
         ('[orin1]\nhost = "a"\nworkdr = "x"', "orin1.workdr: unknown key: did you mean 'workdir'?"),
         ('[orin1]\nhost = "a"\nmax_seconds = "1"', 'orin1.max_seconds: input should be a valid number, got "1"'),
+        ('[orin1]\nhost = "a"\nworkspace_mb = 0', "orin1.workspace_mb: expected more than 0, got 0"),
+        ('[orin1]\nhost = "a"\ndla_core = 1', "orin1.dla_core: needs use_dla = true"),
+        ('[orin1]\nhost = "a"\nuse_dla = true\ndla_core = -1', "orin1.dla_core: expected 0 or more, got -1"),
+        (
+            '[orin1]\nhost = "a"\nruntime = "onnxruntime"\nworkspace_mb = 9',
+            "orin1.workspace_mb: needs runtime = 'tensorrt' or 'auto'",
+        ),
         ('[orin1]\nhost = "a"\nmax_seconds = 0', "orin1.max_seconds: expected more than 0, got 0"),
         ('[orin1]\nhost = "a"\nruntime = "trt"', "orin1.runtime: unknown runtime 'trt': did you mean 'tensorrt'?"),
         ('[orin1]\nhost = "a"\nuse_dla = 1', "orin1.use_dla: input should be a valid boolean, got 1"),

@@ -60,6 +60,9 @@ class Network:
     def cross_check(self, batch: int) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
     def describe(self) -> dict[str, Any]:
         return {}
 
@@ -94,6 +97,7 @@ class Watched:
         self.calls: list[int] = []
         self._runtime, self._batch = runtime, batch
         self.trace, self.cross_check, self.describe = runtime.trace, runtime.cross_check, runtime.describe
+        self.close = runtime.close
 
     def infer(self, images: NDArray[np.float32]) -> Any:
         self.calls.append(len(images))

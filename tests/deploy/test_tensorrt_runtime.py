@@ -250,7 +250,7 @@ def test_profile_measures_tensorrt_like_any_runtime(
     install: Install, bundle: HandMadeBundle, cache: Path, tmp_path: Path
 ) -> None:
     install("10.3")
-    out = tmp_path / "samples.npz"
+    out, before = tmp_path / "samples.npz", fake_cuda.allocated_bytes()
     answer = profile(
         {
             "protocol": PROTOCOL,
@@ -267,8 +267,11 @@ def test_profile_measures_tensorrt_like_any_runtime(
             "evaluate": True,
             "out": str(out),
             "options": {"cuda": "fake", "cache_dir": str(cache)},
+            "scenarios": ["single_stream", "offline"],
         }
     )
+    # of all the engines only that of the single stream goes on
+    assert fake_cuda.allocated_bytes() - before == 4 * 2 * (CHANNELS * SIDE * SIDE + CLASSES)
     assert [check["ok"] for check in answer["golden"].values()] == [True, True]
     assert answer["runtime"]["engine"]["inputs"]["input"][2][0] == 2
     assert answer["runtime"]["cold_ms"]["build"] > 0

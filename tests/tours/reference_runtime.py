@@ -33,6 +33,9 @@ class ReferenceRuntime:
     def cross_check(self, batch: int) -> None:
         """No other tool times it."""
 
+    def close(self) -> None:
+        """It holds nothing but memory."""
+
     def describe(self) -> dict[str, Any]:
         """Name the runtime and what it runs on."""
         return self._facts
