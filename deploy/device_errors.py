@@ -187,7 +187,7 @@ DEVICE_CATALOGUE: dict[str, Entry] = {
     # Measuring
     "E_MEASURE": Entry(
         "a setting of the measurement cannot be met on this device",
-        "mend what the line names: threads in the recipe or the option, clocks in devices.toml",
+        "mend what the line names: threads or preset in the recipe or option, clocks or max_seconds in devices.toml",
     ),
     "E_MEASURE_INPUT": Entry(
         "the inputs that were named for measuring do not fit those of the file",

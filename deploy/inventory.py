@@ -76,8 +76,9 @@ class Entry:
         if self.dla_core and not self.use_dla:
             raise ValueError("dla_core: needs use_dla = true")
         for key in ("max_seconds", "budget_mb", "workspace_mb"):
-            if (getattr(self, key) or 0) <= 0 and getattr(self, key) is not None:
-                raise ValueError(f"{key}: expected more than 0, got {getattr(self, key)}")
+            value = getattr(self, key)
+            if value is not None and value <= 0:
+                raise ValueError(f"{key}: expected more than 0, got {value}")
         if self.dla_core < 0:
             raise ValueError(f"dla_core: expected 0 or more, got {self.dla_core}")
 

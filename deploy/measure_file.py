@@ -47,7 +47,8 @@ class Feeds:
     inputs: dict[str, NDArray[Any]]
     expected: dict[str, NDArray[Any]]
     batched: bool
-    """Whether the first size of every input and output is free: then calls can be put together."""
+    """Whether the first size of every input is free: calls can be put together. What this makes of the answers, each
+    batch's golden check says."""
     random: bool
 
 
@@ -180,15 +181,13 @@ def feeds_for(model: Path, inputs: Path | None, shapes: Mapping[str, Sequence[in
         raise UserError("E_MEASURE_INPUT", f"{model}: no input {unknown[0]}: it has {', '.join(wanted)}")
     sizes = {name: _call_shape(model, one, shapes.get(name)) for name, one in wanted.items()}
     given = _random(wanted, sizes) if inputs is None else _read(inputs, wanted, sizes)
-    outputs = session.get_outputs()
-    names = [one.name for one in outputs]
+    names = [one.name for one in session.get_outputs()]
     answers = [
         _answers(session, model, {name: array[row] for name, array in given.items()})
         for row in range(min(_NUM_GOLDEN, len(next(iter(given.values())))))
     ]
     expected = {name: np.stack([answer[place] for answer in answers]) for place, name in enumerate(names)}
-    free = all(one.shape and not isinstance(one.shape[0], int) for one in (*wanted.values(), *outputs))
-    batched = free and all(size[0] == 1 for size in sizes.values())
+    batched = all(not isinstance(one.shape[0], int) and sizes[name][0] == 1 for name, one in wanted.items())
     return Feeds(given, expected, batched, inputs is None)
 
 

@@ -52,7 +52,7 @@ def _leave_nothing_changed() -> None:
     try:
         clocks.put_back(Path())
     except AgentError as error:
-        raise AgentError(error.code, f"clocks not put back, nothing was removed: {error.message}") from None
+        raise AgentError("E_SUDO", f"clocks not put back, nothing was removed: {error.message}") from None
 
 
 def _remove_everything() -> None:

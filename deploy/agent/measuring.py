@@ -31,7 +31,6 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 NUM_INPUTS = 64
 """Distinct inputs cycled while timing (protocol 4.3): one input repeated, or zeros, would sit in caches and lie."""
 
-
 SHARE = 0.2
 """Of the preset's time and count: what a trial at a rate, or a batch, is given."""
 
@@ -158,10 +157,10 @@ def frames(runtime: Runtime, inputs: Sequence[Any], preset: Json, call_ns: float
 
 
 def batches(subject: Subject, preset: Json) -> tuple[list[Json], Arrays]:
-    """Time one call after the other at every batch, each on a runtime of its own; a fifth of the time
-    each, half a minute at most.
+    """Time one call after the other at every batch, each on a runtime of its own.
 
-    Nothing is timed where such a batch's golden check fails. Facts a batch: its `golden` report, whether `steady`.
+    A fifth of the time each, half a minute at most. Nothing is timed where such a batch's golden check fails. Facts a
+    batch: its `golden` report, and whether its warm-up ended `steady`.
     """
     facts: list[Json] = []
     arrays: Arrays = {}

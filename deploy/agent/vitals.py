@@ -117,8 +117,8 @@ def _is_ours(folder: Path) -> bool:
         if folder.name == str(os.getpid()):
             return True
         seen.add(folder.name)
-        # `pid (name) state parent …`, where the name may hold anything
-        folder = folder.with_name((text_of(folder / "stat").rpartition(")")[2].split() or ["", "0"])[1])
+        words = text_of(folder / "stat").rpartition(")")[2].split()  # behind `pid (name)`, which may hold anything
+        folder = folder.with_name(words[1] if len(words) > 1 else "0")
     return False
 
 

@@ -95,9 +95,13 @@ def test_several_inputs_of_any_type_and_several_outputs(tmp_path: Path) -> None:
     assert all(found["golden"]["ok"] for found in record["timing"]["offline"])
 
 
-def test_calls_whose_answers_cannot_be_told_apart_are_not_put_together(tmp_path: Path) -> None:
-    assert feeds_for(two_inputs(tmp_path), None, {}).batched
-    assert not feeds_for(two_inputs(tmp_path, apart=False), None, {}).batched
+@pytest.mark.usefixtures("instant")
+def test_calls_whose_answers_cannot_be_told_apart_are_not_timed_together(tmp_path: Path) -> None:
+    scenarios = ("single_stream", "offline")
+    record = measure_file(two_inputs(tmp_path, apart=False), device="local", preset="instant", scenarios=scenarios)
+    assert [row["n"] for row in record["rows"]] == [200, 40, 0, 0, 0, 0, 0]
+    assert {row["verdict"] for row in record["rows"][2:]} == {"INVALID"}
+    assert all(row["reasons"][0].startswith("golden mismatch: ") for row in record["rows"][2:])
 
 
 def test_each_output_is_held_to_its_answer(tmp_path: Path) -> None:
