@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 import deploy.measure
+import deploy.measure_file
 from afpkd.errors import UserError
 from deploy.agent import PROTOCOL, measuring, periodic
 from deploy.agent.any_file import measure_file
@@ -24,6 +25,7 @@ from deploy.agent.measuring import BATCHES, OFFLINE, SINGLE_STREAM, Subject, mea
 from deploy.agent.profiling import Request, _Opened
 from deploy.agent.timing import Timed
 from deploy.devices import find_device
+from deploy.measure_file import measure_file as measure_any_file
 from deploy.presets import check_time, find_preset
 from tests.deploy.conftest import HandMadeBundle, linear_onnx, linear_weight
 from tests.deploy.test_measure import measured
@@ -188,10 +190,12 @@ def test_no_measurement_begins_that_its_device_would_end(
     for name in ("quick", "standard", "mlperf"):
         check_time(find_preset(name), everything, "board", 3600.0)  # a board's default
     check_time(find_preset("mlperf"), ("single_stream",), "board", 900.0)
-    brief = dataclasses.replace(find_device("local"), max_seconds=900.0)
+    assert [find_device(name).max_seconds for name in ("local", "local-gpu")] == [86_400, 86_400]
+    brief = dataclasses.replace(find_device("local"), max_seconds=1.0)
     monkeypatch.setattr(deploy.measure, "find_device", lambda name: brief)
-    with pytest.raises(
-        UserError, match=r"ends a job after 900 s, preset mlperf takes 2012 s at least for single_stream"
-    ):
-        measured(bundle, tmp_path / "row.json", preset="mlperf", scenarios=everything)
+    with pytest.raises(UserError, match=r"ends a job after 1 s, preset quick takes 23 s at least for single_stream"):
+        measured(bundle, tmp_path / "row.json", preset="quick", scenarios=everything)
+    monkeypatch.setattr(deploy.measure_file, "find_device", lambda name: brief)
+    with pytest.raises(UserError, match="ends a job after 1 s"):
+        measure_any_file(bundle.folder / "fp32.onnx", device="local", preset="quick", scenarios=everything)
     assert not list(tmp_path.glob("row*"))

@@ -209,3 +209,8 @@ def test_the_precision_of_a_file_is_that_of_its_weights_or_of_its_quantised_tens
     assert {name: precision_of(path) for name, path in files.items()} == {name: name for name in files}
     constant = save(tmp_path / "d", [weight, node("Conv", "input", "w")], kind=TensorProto.FLOAT16)
     assert precision_of(constant) == "fp16"
+    inside = helper.make_function("own", "Restore", ["q"], ["y"], [quantised[1]], [helper.make_opsetid("", 18)])
+    model = onnx.load(files["fp32"])
+    model.functions.append(inside)
+    onnx.save(model, tmp_path / "e")
+    assert precision_of(tmp_path / "e") == "int8"
