@@ -112,7 +112,7 @@ def _gpu_processes(root: Path) -> list[Json]:
 
 def _is_ours(folder: Path) -> bool:
     """Whether this process is the one of the folder in /proc, or one of those above it."""
-    seen = set()
+    seen: set[str] = set()
     while folder.name not in ("0", *seen):
         if folder.name == str(os.getpid()):
             return True

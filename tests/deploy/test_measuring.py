@@ -109,8 +109,15 @@ class Watched:
 def test_each_batch_is_checked_in_whole_batches_before_it_is_timed(bundle: HandMadeBundle, tmp_path: Path) -> None:
     """16 golden images: of the batch of 32 they fill one call twice over."""
     asked = Request(
-        **{"protocol": PROTOCOL, "bundle": str(bundle.folder), "precision": "fp32", "runtime": "onnxruntime"},
-        **{"batch": 1, "threads": 1, "preset": PRESET, "evaluate": False, "out": str(tmp_path / "out.npz")},
+        protocol=PROTOCOL,
+        bundle=str(bundle.folder),
+        precision="fp32",
+        runtime="onnxruntime",
+        batch=1,
+        threads=1,
+        preset=PRESET,
+        evaluate=False,
+        out=str(tmp_path / "out.npz"),
     )
     subject, made = _Opened(asked).subject(), []
 

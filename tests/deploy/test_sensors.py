@@ -230,9 +230,10 @@ def test_of_several_gpus_the_one_that_computes_is_read_or_none(no_device: int, n
     """By its place on the bus: the first of NVML is another, whose handle nothing here answers."""
     for name, source in (("nvml", FAKE_NVML), ("cuda", FAKE_DRIVER)):
         (tmp_path / f"{name}.c").write_text(source)
-        command = ["cc", "-shared", "-fPIC", "-DGPUS=2", f"-DNO_DEVICE={no_device}", "-o", tmp_path / f"lib{name}.so"]
+        made, source_file = str(tmp_path / f"lib{name}.so"), str(tmp_path / f"{name}.c")
+        command = ["cc", "-shared", "-fPIC", "-DGPUS=2", f"-DNO_DEVICE={no_device}", "-o", made, source_file]
         try:
-            subprocess.run([*command, tmp_path / f"{name}.c"], check=True, capture_output=True)
+            subprocess.run(command, check=True, capture_output=True)
         except FileNotFoundError:
             pytest.skip("cc: not installed")
     found = dict(nvml.nvml_sensors(str(tmp_path / "libnvml.so"), str(tmp_path / "libcuda.so")))
