@@ -39,7 +39,7 @@ run-goals: $(SETUP)
 	  --train-processes '$(TRAIN_PROCESSES)' --runs '$(RUNS)' $(if $(TENSORBOARD),--tensorboard) $(ARGS)
 
 distill: run-goals ## train the teacher, its prompts, the student, and the undistilled control
-export: run-goals ## write one ONNX bundle a network, checked against torch
+export: run-goals ## write one ONNX bundle per network, checked against torch
 profile: run-goals ## measure latency, memory and accuracy of each exported file; write the report
 report: run-goals ## write report.html, .md, .csv, .json, .png, .svg, .cdx.json of a recipe
 

@@ -132,7 +132,7 @@ def run(
             goals,
             recipes=recipe,
             runs=runs,
-            devices=list(dict.fromkeys(device.split())),
+            devices=device.split(),
             train_device=train_device,
             train_processes=train_processes,
             cluster=cluster,

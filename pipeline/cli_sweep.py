@@ -64,7 +64,7 @@ def sweep(
             goals,
             recipes=write_points(points, runs),
             runs=runs,
-            devices=list(dict.fromkeys(device.split())),
+            devices=device.split(),
             train_device=train_device,
             train_processes=train_processes,
             cluster=cluster,

@@ -55,6 +55,7 @@ def run_goals(
     Several recipes are compared in one report. cluster: `slurm`, `kubernetes` or a folder with Snakemake's config.yaml.
     UserError where a stage stopped.
     """
+    devices = list(dict.fromkeys(devices))
     # What is wrong or missing is said before anything starts.
     profile = require_known(devices, cluster)
     if "profile" in goals and "local-gpu" in devices and not cluster and not _has_gpu():

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afpkd.models import is_foreign
-from afpkd.models.user_file import file_sha256, is_user_file
+from afpkd.models.user_file import is_user_file, what_it_names
 from afpkd.record import Json, digest
 from pipeline.recipe import Recipe
 
@@ -50,9 +50,7 @@ def facts_beside_weights(network: Json | None) -> dict[str, str]:
     """
     if network is None or "network" not in facts_of(network):
         return {}
-    arch = network["arch"]
-    made_by = [arch.rpartition(":")[2], file_sha256(arch)] if is_user_file(arch) else arch
-    return {"network": digest([made_by, network["stages"], network["own"]])}
+    return {"network": digest([what_it_names(network["arch"]), network["stages"], network["own"]])}
 
 
 def label(arch: str) -> str:

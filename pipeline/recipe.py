@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from afpkd.data import DATASETS
 from afpkd.data.dataset import DatasetSpec
 from afpkd.distillers.options import OPTIONS
-from afpkd.models.user_file import file_sha256, is_user_file
+from afpkd.models.user_file import what_it_names
 from afpkd.names import unknown
 from afpkd.record import Json, digest, sha256_of
 from afpkd.settings import TrainSettings, require_between, require_defaults
@@ -291,8 +291,7 @@ def _identity(keys: Json) -> Json:
     """Names of files as the content of these files, and later keys only where they say something."""
     counted = {key: value for key, value in keys.items() if key not in _ADDED_KEYS or value != _ADDED_KEYS[key]}
     for key in counted.keys() & {"arch", "student"}:
-        if is_user_file(counted[key]):
-            counted[key] = [counted[key].rpartition(":")[2], file_sha256(counted[key])]
+        counted[key] = what_it_names(counted[key])
     for key in counted.keys() & {"weights", "backbone"}:
         path = Path(counted[key])
         if path.is_absolute() and path.is_file():  # as the recipe's reader leaves a file that it finds

@@ -13,11 +13,11 @@ from pipeline.plan import COMPARISON
 from pipeline.progress import QUIET_VARIABLE
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
-from pipeline.report.records import read_profile
+from pipeline.report.records import read_manifests, read_profiles
 
 _WHAT = {
     "distill": "train the teacher, the prompts, the student and the undistilled control",
-    "export": "write one ONNX bundle a network and check it against torch",
+    "export": "write one ONNX bundle per network and check it against torch",
     "profile": "measure latency, memory and accuracy of each exported file, and write the report",
     "report": "write the report",
 }
@@ -38,12 +38,10 @@ def announce(goals: Sequence[str], recipes: Sequence[str]) -> None:
 
 def facts(folder: Path) -> Json:
     """What is there of a run: roles, profiles, report."""
-    roles = {}
-    for role in ROLES:
-        if (folder / role / "record.json").is_file():
-            record = read_record(folder / role / "record.json")
-            roles[role] = {key: record[key] for key in ("arch", "num_params", "metrics")}
-    profiles = [read_profile(path) for path in sorted(folder.glob("profiles/*/[!.]*.json"))]
+    records = {role: read_record(path) for role in ROLES if (path := folder / role / "record.json").is_file()}
+    told = ("arch", "num_params", "metrics")
+    roles = {role: {key: record[key] for key in told} for role, record in records.items()}
+    profiles = read_profiles(folder, records, read_manifests(folder))
     keys = ("device", "role", "precision", "latency_ms", "throughput_ips", "macs", "top1", "verdict", "reasons")
     report = folder / "report.html"
     return {

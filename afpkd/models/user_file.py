@@ -31,6 +31,11 @@ def file_sha256(arch: str) -> str:
     return hashlib.sha256(_source(_path(arch))).hexdigest()
 
 
+def what_it_names(arch: str) -> str | list[str]:
+    """An architecture's name as part of an identity: a user's function by its file's content, wherever it lies."""
+    return [arch.rpartition(":")[2], file_sha256(arch)] if is_user_file(arch) else arch
+
+
 def model_from_file(arch: str, **wanted: Any) -> nn.Module:
     """Call FUNCTION of FILE.py and return the network that it makes, untrained.
 

@@ -87,8 +87,8 @@ def read_records(
     # those of an earlier method may still lie there
     prompts = read_record(tuned) if tuned.exists() and "prompts" in _inputs(records.get("student")) else None
     curves = {role: _epochs(path) for role in ROLES if (path := run_dir / role / "metrics.jsonl").exists()}
-    manifests = {role: read_record(path) for role in ROLES if (path := run_dir / role / _MANIFEST).exists()}
-    profiles = [_judged(read_record(path), manifests, records) for path in run_dir.glob("profiles/*/[!.]*.json")]
+    manifests = read_manifests(run_dir)
+    profiles = read_profiles(run_dir, records, manifests)
     return Records(
         name=name,
         description=description,
@@ -119,8 +119,18 @@ def score_of(record: Json) -> float | None:
     return score
 
 
+def read_manifests(run_dir: Path) -> dict[str, Json]:
+    """Read what was exported, by role."""
+    return {role: read_record(path) for role in ROLES if (path := run_dir / role / _MANIFEST).exists()}
+
+
+def read_profiles(run_dir: Path, records: Mapping[str, Json], manifests: Mapping[str, Json]) -> list[Json]:
+    """Read what was measured; INVALID and `stale` where it is of a network or a file that is gone."""
+    return [_judged(read_record(path), manifests, records) for path in sorted(run_dir.glob("profiles/*/[!.]*.json"))]
+
+
 def read_profile(path: Path) -> Json:
-    """Read one profile as a report would: INVALID and `stale` where it is of a network or a file that is gone."""
+    """Read one profile in the same way, from wherever its run lies."""
     profile = read_record(path)
     role = str(profile.get("role"))
     own = path.resolve().parent.parent.parent / role

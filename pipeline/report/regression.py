@@ -61,7 +61,7 @@ def compare_runs(before: Path, after: Path, *, threshold: float, max_drop: float
         old, new = {"": next(iter(old.values()))}, {"": next(iter(new.values()))}
     changes: list[Change] = []
     for key, profile in old.items():
-        gone = [*filter(_is_gone, (profile, new.get(key, profile)))]
+        gone = [side for side in (profile, new.get(key, profile)) if side.record["stale"]]
         if gone:
             note = f"{gone[0].path}: {gone[0].record['reasons'][0]}"
             changes.append(Change(key or _name(profile), "all", None, None, None, Outcome.undecided, note))
@@ -90,12 +90,6 @@ def _profiles(path: Path) -> dict[str, Profile]:
         raise UserError(
             "E_RUN_MISSING", f"{path}: no profiles there: name a run's folder (runs/<recipe>) or a profile record"
         )
-    return found
-
-
-def _is_gone(profile: Profile) -> bool:
-    """Whether what it measured is not there any more."""
-    found: bool = profile.record["stale"]
     return found
 
 

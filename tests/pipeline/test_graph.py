@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from pipeline.lineage import STAGES, lineage
 from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
 from pipeline.recipe import ROLES
+from pipeline.recipe_reader import load_recipe
 from pipeline.report import KINDS
 from tests.tiny import tiny_recipe
 
@@ -109,6 +111,20 @@ def test_every_artifact_of_the_chain_is_vouched_for(done: tuple[Path, Path], tmp
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert any(str(path) in fault for fault in lineage(folder).faults), path
         path.write_bytes(content)
+
+
+def test_every_stage_is_told_which_recipe_it_is_of_and_a_device_named_twice_is_one(tmp_path: Path) -> None:
+    recipe, runs = _write(tmp_path), tmp_path / "runs"
+    dry = ["--device", "local local", "--snakemake=--dry-run --printshellcmds"]
+    command = [sys.executable, "-m", "pipeline", "run", "profile", "--recipe", str(recipe), "--runs", str(runs), *dry]
+    subprocess.run([*command, "--train-device", "cpu"], check=True, capture_output=True)
+    calls = re.findall(r"-m pipeline (\S+) .*", (runs / "tiny" / "snakemake.log").read_text())
+    told = re.findall(r"-m pipeline (\S+) .* --digest (\w+)", (runs / "tiny" / "snakemake.log").read_text())
+    assert len(told) == len(calls) - 1  # all but the report, which is of records
+    stages = {"train-teacher": "teacher", "tune-prompts": "prompts", "train-student": "student"}
+    stages |= {"train-undistilled": "undistilled", "export": "export", "profile": "profile"}
+    decoded = load_recipe(str(recipe))[1]
+    assert set(told) == {(verb, decoded.stage_digest(stage)) for verb, stage in stages.items()}
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.report.advice import advise, devices_table
 from pipeline.report.candidates import Candidate, Estimate
 from pipeline.report.tradeoff import Budget, Place, choose, standings
+from pipeline.report.wording import si
 from tests.pipeline.report.making import candidate
 
 
@@ -187,4 +188,13 @@ def test_each_data_set_and_each_device_has_its_choice() -> None:
         ("orin", "shapes", "none fits"),
         ("local", "other", "distilled net (afpkd), fp32"),
     ]
+    assert table.columns[3] == "Top-1"
+    assert devices_table([replace(one, metric="ap") for one in pool], Budget()).columns[3] == "AP"
     assert devices_table(pool[:1], Budget()).rows == []
+
+
+@pytest.mark.parametrize(
+    ("count", "told"), [(999.4, "999"), (999.6, "1 k"), (999_700, "1 M"), (999_400, "999 k"), (12.5e6, "12.5 M")]
+)
+def test_a_count_that_rounds_up_takes_the_next_prefix(count: float, told: str) -> None:
+    assert si(count) == told
