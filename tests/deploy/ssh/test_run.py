@@ -56,7 +56,7 @@ ROLES = ("teacher", "student", "undistilled")
 
 
 @pytest.mark.slow
-def test_devices_side_by_side_one_failing(folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_device_fails_the_others_are_measured(folder: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (board.folder / "devices.toml").read_text()
     away = f'[away]\nhost = "127.0.0.1:{free_port()}"\n'
     (folder / "devices.toml").write_text(text + text.replace("[board]", "[other]\nworkdir = 'other'") + away)
@@ -77,18 +77,6 @@ def test_devices_side_by_side_one_failing(folder: Path, board: Board, monkeypatc
     again = start(folder, "profile", "--device", "board other")
     assert again.wait() == 0, (folder / "stderr").read_text()
     assert "device away" not in (folder / "runs" / "tiny" / "report.md").read_text()
-    # Side by side: both devices began their first measurement before either had ended its last.
-    spans = {
-        device: [
-            json.loads((folder / "runs" / "tiny" / "profiles" / device / f"{role}-fp32.json").read_text())[
-                "finished_at"
-            ]
-            for role in ROLES
-        ]
-        for device in ("board", "other")
-    }
-    assert min(spans["board"]) < max(spans["other"])
-    assert min(spans["other"]) < max(spans["board"])
 
 
 SLEEPING = """
