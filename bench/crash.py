@@ -31,16 +31,16 @@ from pipeline.lineage import lineage
 RECIPE = """
 extends = "default"
 [data]
-heldout = 3400
+heldout = 3700
 [teacher]
 arch = "resnet8"
-epochs = 4
+epochs = 3
 min_top1 = 0.0
 [prompts]
 epochs = 2
 must_choose = false
 [distill]
-epochs = 4
+epochs = 3
 [export]
 precisions = ["fp32", "int8"]
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.deploy.fakes import Install
 from tests.deploy.test_onnx_checks import node, save
 
 FAST, SLOW = ("resnet20", "vgg8"), ("resnet8x4", "wrn-16-2", "mobilenetv2", "shufflenetv2")
+
+exported = cache(student_files.exported)  # each once
 
 KEYS = "status tensorrt compute_capabilities build_seconds engine_bytes layer_types reason static dla_not_native"
 
@@ -50,7 +53,7 @@ def types_of(report: Json) -> set[str]:
 def test_students_parse_and_build_for_three_gpus_and_compute_in_their_precision(
     arch: str, rtx: Any, folder: Path
 ) -> None:
-    fp32 = student_files.exported(arch, folder)
+    fp32 = exported(arch, folder)
     files = {"fp32": fp32, "fp16": student_files.halved(fp32), "int8": student_files.quantised(fp32)}
     reports = {precision: build_check(path, precision) for precision, path in files.items()}
     num_convs = {"resnet20": 21, "vgg8": 5, "resnet8x4": 9, "wrn-16-2": 16, "mobilenetv2": 53, "shufflenetv2": 56}
@@ -68,7 +71,7 @@ def test_students_parse_and_build_for_three_gpus_and_compute_in_their_precision(
 
 def test_more_gpus_make_one_engine(rtx: Any, folder: Path) -> None:
     del rtx
-    path = student_files.exported("vgg8", folder)
+    path = exported("vgg8", folder)
     one, three = build_check(path, "fp32", capabilities=("8.6",)), build_check(path, "fp32")
     assert one["compute_capabilities"] == ["8.6"]
     assert {one["status"], three["status"]} == {"ok"}
@@ -131,7 +134,7 @@ def test_what_polygraphy_adds_follows_our_own_reason(tmp_path: Path, monkeypatch
 def test_a_failed_build_gives_the_builders_own_words(rtx: Any, folder: Path) -> None:
     """Turing GPUs have no fp32 matrix product in TensorRT-RTX."""
     del rtx
-    report = build_check(student_files.exported("vgg8", folder), "fp32", capabilities=("7.5",))
+    report = build_check(exported("vgg8", folder), "fp32", capabilities=("7.5",))
     assert report["status"] == "failed"
     assert "Turing" in report["reason"]
     assert "FP32 GEMM is not supported" in report["reason"]
@@ -140,7 +143,7 @@ def test_a_failed_build_gives_the_builders_own_words(rtx: Any, folder: Path) -> 
 def test_a_process_has_one_log(rtx: Any, folder: Path) -> None:
     """TensorRT says that it ignores a second log while anything lives that was made with the first."""
     del rtx
-    path, first = student_files.exported("vgg8", folder), open_tensorrt("tensorrt_rtx")
+    path, first = exported("vgg8", folder), open_tensorrt("tensorrt_rtx")
     alive = first.trt.Builder(first.log)
     second = open_tensorrt("tensorrt_rtx")
     with pytest.raises(AgentError, match="FP32 GEMM is not supported"):
@@ -157,7 +160,7 @@ def test_what_the_static_checks_refuse_is_not_built(tmp_path: Path, monkeypatch:
 
 
 def test_the_quantisers_defaults_are_refused_with_the_node(folder: Path) -> None:
-    path = student_files.quantised(student_files.exported("vgg8", folder), QuantizeBias=True)
+    path = student_files.quantised(exported("vgg8", folder), QuantizeBias=True)
     report = build_check(path, "int8")
     assert report["status"] == "failed"
     assert "bias" in report["reason"]

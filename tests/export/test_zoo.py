@@ -1,4 +1,4 @@
-"""Every network of the zoo becomes every file: valid, computing what torch computes, in both exporters."""
+"""Every network of the zoo becomes every file: valid, computing what torch computes at what torch says it costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from afpkd.models import build_model
+from export.cost import macs_of
 from export.files import Maker, planned_files
+from export.graph_cost import graph_cost
 from export.inference import logits_only
 from export.quantize import Int8, layers
 from export.to_onnx import graph_from_model, save_graph
@@ -44,3 +46,7 @@ def test_every_file_of_a_family_computes_what_torch_computes(arch: str, tmp_path
             quantized = onnx.load(tmp_path / file.name).graph
             weights = {tensor.name for tensor in quantized.initializer if tensor.data_type == onnx.TensorProto.INT8}
             assert len(weights) >= len(layers(maker.graph(planned_files(("fp32",), 18)[0])))
+    costs, wanted = graph_cost(onnx.load(tmp_path / "fp32.onnx"), (3, 32, 32)), macs_of(model, example)
+    assert costs["macs"] == wanted["macs"] == sum(costs["by_layer"].values())
+    assert set(costs) == set(wanted)
+    assert "Relu" in costs["unsupported_ops"] or "Clip" in costs["unsupported_ops"]

@@ -41,7 +41,7 @@ def _small(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
     try:
-        (folder / "tiny.toml").write_text(tiny_recipe(heldout=3400, more=FP32))
+        (folder / "tiny.toml").write_text(tiny_recipe(more=FP32))
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)

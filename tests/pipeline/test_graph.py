@@ -24,16 +24,13 @@ from pipeline.parent import PARENT_VARIABLE
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
 from pipeline.report import KINDS
-from tests.tiny import tiny_recipe
+from tests.tiny import FEW, tiny_recipe
 
 
 def _write(folder: Path, *, epochs: float = 0.2, opset: int = 18) -> Path:
-    """A recipe of few images: as many as an epoch of them needs, or, of parts of an epoch, few to choose on."""
     export = f'[export]\nopset = {opset}\nprecisions = ["fp32", "int8"]\n'
-    whole: dict[str, Any] = {"heldout": 3600, "teacher_epochs": 1, "prompts_epochs": 1}
-    parts: dict[str, Any] = {"heldout": 400, "teacher_epochs": 0.2, "prompts_epochs": 0.1}
     path = folder / "tiny.toml"
-    path.write_text(tiny_recipe(epochs=epochs, more=export, **(whole if epochs >= 1 else parts)))
+    path.write_text(tiny_recipe(heldout=FEW if epochs >= 1 else 400, epochs=epochs, more=export))
     return path
 
 
@@ -196,24 +193,6 @@ def test_a_run_with_nothing_to_do_is_measured_and_only_that(done: tuple[Path, Pa
     assert cost["seconds"] > 0
     assert _finished(done[1]) == before
     assert not (tmp_path / "idle").exists()
-
-
-@pytest.mark.slow
-def test_a_killed_run_continues_and_ends_bit_equal(tmp_path: Path) -> None:
-    recipe, whole, killed = _write(tmp_path, epochs=6), tmp_path / "whole", tmp_path / "killed"
-    _run("distill", recipe=recipe, runs=whole)
-    process = _start("distill", recipe=recipe, runs=killed)
-    _wait_for(lambda: _epochs(killed, "student") >= 2, process)
-    process.send_signal(signal.SIGKILL)  # the parent alone: its children must not go on
-    process.communicate()
-    _wait_for(lambda: not _stages_alive(killed))
-    assert not (killed / "tiny" / "student" / "record.json").exists()
-    assert (killed / "tiny" / "student" / "checkpoint.pt").exists()
-    _run("distill", recipe=recipe, runs=killed)
-    assert _epochs(killed, "student") <= 4  # events start anew: only the epochs that were missing
-    for stage in STAGES:
-        weights = Path("tiny") / stage / "model.safetensors"
-        assert sha256_of(killed / weights) == sha256_of(whole / weights), stage
 
 
 @pytest.mark.slow

@@ -21,12 +21,12 @@ from pipeline.progress import heard_by
 from pipeline.stages import train_teacher, train_undistilled, tune_prompts
 from pipeline.watch import State, is_going_on, trainings
 from pipeline.workspace import Run, open_run
-from tests.tiny import tiny_recipe
+from tests.tiny import FEW, tiny_recipe
 
 
 def opened(folder: Path) -> Run:
     path = folder / "tiny.toml"
-    path.write_text(tiny_recipe(prompts_epochs=2, epochs=3))
+    path.write_text(tiny_recipe(heldout=FEW, teacher_epochs=1, prompts_epochs=2, epochs=3))
     return open_run(str(path), folder / "runs", device="cpu", threads=1)
 
 
@@ -69,7 +69,7 @@ def test_epochs_and_place_are_there_while_it_trains_and_go_with_its_end(tmp_path
 def test_a_killed_training_repeats_no_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(event_files.VARIABLE, "1")
     run = opened(tmp_path)
-    (tmp_path / "tiny.toml").write_text(tiny_recipe(prompts_epochs=2, epochs=40))
+    (tmp_path / "tiny.toml").write_text(tiny_recipe(heldout=FEW, teacher_epochs=1, prompts_epochs=2, epochs=20))
     run = open_run(str(tmp_path / "tiny.toml"), tmp_path / "runs", device="cpu", threads=1)
     command = [sys.executable, "-m", "pipeline", "train-undistilled", "--recipe", str(tmp_path / "tiny.toml")]
     process = subprocess.Popen(
@@ -88,12 +88,12 @@ def test_a_killed_training_repeats_no_epoch(tmp_path: Path, monkeypatch: pytest.
     (training,) = [found for found in trainings(run.folder) if found.stage == "undistilled"]
     assert training.state is State.stopped
     before = training.rows
-    assert 2 <= len(before) < 40
+    assert 2 <= len(before) < 20
     snapshots: list[list[Json]] = []
     with heard_by(lambda event: snapshots.append(lines(folder / EPOCHS)) if "done" in event else None):
         train_undistilled(run)
     rows = lines(folder / "metrics.jsonl")
-    assert [row["epoch"] for row in rows] == list(range(1, 41))
+    assert [row["epoch"] for row in rows] == list(range(1, 21))
     assert all(found == rows[: len(found)] for found in snapshots)
     assert len(snapshots[0]) >= len(before)  # what was there is there at once
     steps = [step for tag, step, _ in scalars(run.folder / "tensorboard" / "undistilled") if tag == "heldout/top1"]

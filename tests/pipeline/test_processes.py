@@ -23,14 +23,14 @@ from pipeline.lineage import lineage
 from pipeline.locks import locked
 from pipeline.processes import _first_of, require_gpus, require_processes
 from pipeline.recipe_reader import load_recipe
-from tests.tiny import tiny_recipe
+from tests.tiny import FEW, tiny_recipe
 
 STAGES = ("teacher", "prompts", "student", "undistilled")
 
 
 def _write(folder: Path, epochs: int = 2) -> Path:
     path = folder / "tiny.toml"
-    path.write_text(tiny_recipe(teacher_epochs=epochs, epochs=epochs))
+    path.write_text(tiny_recipe(heldout=FEW, teacher_epochs=epochs, epochs=epochs))
     return path
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.graph import _num_stages
 from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE, StageProgress, event_line, heard_by
 from tests.pipeline.terminal import Terminal
-from tests.tiny import tiny_recipe
+from tests.tiny import FEW, tiny_recipe
 
 # A stage that waits for a key after each thing it says.
 STAGE = """
@@ -133,7 +133,7 @@ def test_stages_are_counted_in_snakemakes_log(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_whole_run_on_a_terminal(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(tiny_recipe(epochs=2))
+    (tmp_path / "tiny.toml").write_text(tiny_recipe(heldout=FEW, epochs=2))
     command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", "tiny.toml", "--train-device", "cpu"]
     command.append("--tensorboard")
     root = str(Path(__file__).parent.parent.parent)

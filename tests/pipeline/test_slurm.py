@@ -41,7 +41,8 @@ def _ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     if why := slurm.missing():
         pytest.skip(why)
     folder = tmp_path_factory.mktemp("cluster")
-    (folder / "tiny.toml").write_text(tiny_recipe(heldout=3400, epochs=3, more=f'method = "kd"\n{FP32}'))
+    recipe = tiny_recipe(heldout=3400, epochs=3, more=f'method = "kd"\n{FP32}')
+    (folder / "tiny.toml").write_text(recipe)
     runs, trained = folder / "runs", ("teacher", "undistilled", "student")
     small = [
         *("--default-resources", "mem_mb=500", "runtime=5", "--set-threads", *(f"{rule}=1" for rule in trained)),

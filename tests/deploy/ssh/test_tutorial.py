@@ -17,7 +17,7 @@ from pipeline.recipe_networks import ForeignTeacher
 from pipeline.recipe_reader import load_recipe
 from pipeline.report.tradeoff import Place
 from tests import stories
-from tests.tiny import FP32, tiny_recipe
+from tests.tiny import FEW, FP32, tiny_recipe
 
 PAGE = "tutorial.md"
 SMALLER = (  # what the page says -> the same, for minutes
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, board: Board, monkeypatch: 
     monkeypatch.delenv("AFPKD_DEVICES")
     stories.write_photos(made)
     mine, photos, devices = stories.blocks(PAGE, "toml")
-    tiny = tiny_recipe(teacher_epochs=2, prompts_epochs=2, epochs=2, more=FP32)
+    tiny = tiny_recipe(heldout=FEW, teacher_epochs=2, prompts_epochs=2, epochs=2, more=FP32)
     (made / "small.toml").write_text(tiny.replace('arch = "resnet8"\n', ""))
     (made / "mine.toml").write_text(mine.replace('"default"', '"small.toml"') + FP32)
     smaller = re.sub('"torchvision:.+"', '"resnet8"', stories.shortened(photos))  # test_stories.py has them as they are
