@@ -46,8 +46,8 @@ def known(what: str, names: dict[str, Any]) -> pydantic.AfterValidator:
 _ADDED_KEYS: Json = {"stages": (), "mean": None, "std": None, "weights": "none", "rotation": 0.0, "dropped": "zero"}
 """Keys that are no part of a stage's identity while they have these values: recipes from before them keep theirs."""
 
-_AUGMENTATION = {"flip", "crop_padding", "crop_scale", "rotation", "scales", "repeat"}
-"""Keys of [data] for training images alone: no exported file depends on them."""
+_TRAINING_ALONE = {"flip", "crop_padding", "crop_scale", "rotation", "scales", "repeat", "range_divisor"}
+"""Keys of [data] for training alone: no exported file depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -256,7 +256,7 @@ class Recipe:
             "prompts": [*self._data(), self._prompts(), self.seed],
             "student": [*self._data(), _identity(dataclasses.asdict(self.distill)), self.seed, *self._demand()],
             "undistilled": [*self._data(), _identity(self.distill.training()), self.seed],
-            "export": [*self._data(_AUGMENTATION), dataclasses.asdict(self.export), self._calibration_seed()],
+            "export": [*self._data(_TRAINING_ALONE), dataclasses.asdict(self.export), self._calibration_seed()],
             "profile": dataclasses.asdict(self.profile),
             "report": [self.description, {name: dataclasses.asdict(found) for name, found in self.expected.items()}],
         }

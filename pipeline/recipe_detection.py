@@ -56,6 +56,9 @@ class CocoData:
     """Mirror half of the training images."""
     repeat: int = 1
     """An epoch shows each training image so many times: small sets are then scored less often."""
+    range_divisor: float = 1.0
+    """FCOS deals objects to the levels of its pyramid by their size, for images of 800 pixels. These sizes are divided
+    by this: on a small canvas all objects would lie on the finest level, and the others would learn nothing."""
     score: float = 0.05
     """Non-maximum suppression: detections that score less are none."""
     iou: float = 0.6
@@ -73,7 +76,8 @@ class CocoData:
             raise ValueError(f"scales: a smaller and a larger factor between 0.1 and 10, got {self.scales}")
         if isinstance(self.heldout, int) and self.heldout < 1:
             raise ValueError(f"heldout: at least one training image, got {self.heldout}")
-        for key, least, most in (("score", 0, 1), ("iou", 0, 1), ("most", 1, 1000), ("repeat", 1, 1000)):
+        bounds = (("score", 0, 1), ("iou", 0, 1), ("most", 1, 1000), ("repeat", 1, 1000), ("range_divisor", 1, 16))
+        for key, least, most in bounds:
             require_between(key, getattr(self, key), least, most)
 
     @property

@@ -53,7 +53,7 @@ def detection_task(data: CocoData) -> Detection:
     """The task, with the suppression that devices run."""
     from afpkd.tasks.detection import Detection
 
-    return Detection(partial(detections_of, rule=rule_of(data)))
+    return Detection(partial(detections_of, rule=rule_of(data)), range_divisor=data.range_divisor)
 
 
 def rule_of(data: CocoData) -> Rule:

@@ -27,6 +27,7 @@ from afpkd.models.outputs import Detections, Refine
 STRIDES = (8, 16, 32, 64, 128)
 """Pixels of the input between the locations of P3 to P7."""
 
+_RADIUS = 1.5  # of centre sampling, in strides
 _GROUPS = 32  # of the head's GroupNorm: the width is a multiple of it
 
 
@@ -39,6 +40,7 @@ class FcosDetector(FCOS):  # type: ignore[misc]  # torchvision ships no types
         assert width % _GROUPS == 0 and width > _GROUPS, "a group of one channel has nothing to normalise on a 1x1 map"
         neck = _with_pyramid(backbone, width)
         super().__init__(neck, num_classes, head=_Head(width, 1, num_classes, num_convs))
+        nn.init.ones_(self.head.regression_head.bbox_reg.bias)  # boxes start one stride wide to each side
         self.backbone_name = backbone
         self.frozen_norms = False
 
@@ -50,10 +52,14 @@ class FcosDetector(FCOS):  # type: ignore[misc]  # torchvision ships no types
         found = self.head(features)
         return Detections(found["cls_logits"], found["bbox_regression"], found["bbox_ctrness"], features)
 
-    def losses(self, outputs: Detections, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def losses(
+        self, outputs: Detections, targets: list[dict[str, Tensor]], range_divisor: float = 1.0
+    ) -> dict[str, Tensor]:
         """Focal loss, GIoU loss and centerness of one batch, each divided by the number of locations on objects.
 
         targets: an image each: `boxes` M, 4 in pixels of the input, `labels` int64 M, 0-based.
+        range_divisor: FCOS deals objects to levels by their size (P3: up to 64 pixels from a location to the farthest
+            side, P4: 128, ...), for images of 800 pixels; these ranges are divided by it. Centre sampling stays as is.
         """
         head = {
             "cls_logits": outputs.logits,
@@ -62,7 +68,9 @@ class FcosDetector(FCOS):  # type: ignore[misc]  # torchvision ships no types
         }
         sizes = [feature.shape[-2] * feature.shape[-1] for feature in outputs.features]
         cells = location_cells(outputs.features)
-        found = self.compute_loss(targets, head, [cells] * len(targets), sizes)
+        self.head.range_divisor, self.center_sampling_radius = range_divisor, _RADIUS * range_divisor
+        dealt = widened(cells, 1 / range_divisor)  # torchvision's ranges are multiples of a cell's width
+        found = self.compute_loss(targets, head, [dealt] * len(targets), sizes)
         return {
             "classification": found["classification"],
             "boxes": found["bbox_regression"],
@@ -112,6 +120,9 @@ class FcosDetector(FCOS):  # type: ignore[misc]  # torchvision ships no types
 class _Head(FCOSHead):  # type: ignore[misc]  # torchvision ships no types
     """The head, whose losses are those of the whole batch where several processes share it."""
 
+    range_divisor = 1.0
+    """The cells that it is given are narrower by this: they dealt objects to levels; boxes are in strides."""
+
     def compute_loss(
         self,
         targets: list[dict[str, Tensor]],
@@ -120,7 +131,8 @@ class _Head(FCOSHead):  # type: ignore[misc]  # torchvision ships no types
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
         """Torchvision divides by the locations on objects of these images; here by the mean of all processes."""
-        found: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        cells = [widened(narrow, self.range_divisor) for narrow in anchors]
+        found: dict[str, Tensor] = super().compute_loss(targets, head_outputs, cells, matched_idxs)
         if num_processes() == 1:
             return found
         on_objects = torch.stack([(matched >= 0).sum() for matched in matched_idxs]).sum().float()
@@ -158,6 +170,12 @@ def location_cells(features: list[Tensor]) -> Tensor:
         centres = torch.stack([x, y], dim=-1).reshape(-1, 2)
         cells.append(torch.cat([centres - stride / 2, centres + stride / 2], dim=1))
     return torch.cat(cells)
+
+
+def widened(cells: Tensor, factor: float) -> Tensor:
+    """Cells A, 4 around the same centres, `factor` times as wide and high."""
+    centres, halves = (cells[:, :2] + cells[:, 2:]) / 2, (cells[:, 2:] - cells[:, :2]) / 2 * factor
+    return torch.cat([centres - halves, centres + halves], dim=1)
 
 
 def _classifier(backbone: str) -> Any:

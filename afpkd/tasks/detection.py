@@ -40,13 +40,13 @@ class Detection:
     metric = "ap"
     num_judged = 32
 
-    def __init__(self, find: Find) -> None:
-        self._find = find
+    def __init__(self, find: Find, *, range_divisor: float = 1.0) -> None:
+        self._find, self._range_divisor = find, range_divisor
 
     def losses(self, model: nn.Module, outputs: Detections, target: list[Boxed]) -> dict[str, Tensor]:
         """{"classification", "boxes", "centerness"}: FCOS's, each a mean over the locations on objects."""
         assert isinstance(model, FcosDetector)
-        return model.losses(outputs, target)
+        return model.losses(outputs, target, self._range_divisor)
 
     def changed(self, outputs: Detections, clean: Detections, temperature: float) -> Tensor:
         """How far `outputs` say something else than `clean`, a location on which the clean teacher sees an object.

@@ -6,13 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from afpkd.errors import UserError
+from afpkd.models import build_model
+from afpkd.models.fcos import FcosDetector
 from afpkd.record import Json, read_record
 from pipeline.recipe_detection import CocoData, DistillDetector, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
-from pipeline.scenes import read_scenery
+from pipeline.scenes import detection_task, read_scenery
 from tests.scenes import CANVAS, NAMES, write_scenes
 
 MINE = """extends = "bccd-fcos-cpu"
@@ -62,6 +65,26 @@ def test_a_recipe_of_scenes_has_the_sections_of_a_detector(mine: Path) -> None:
     assert not train & heldout
 
 
+def test_the_recipe_says_which_sizes_of_objects_a_level_has(mine: Path) -> None:
+    (mine / "mine.toml").write_text(MINE.replace("repeat = 1", "repeat = 1\nrange_divisor = 3.0"))
+    recipe = load_recipe(str(mine / "mine.toml"))[1]
+    assert isinstance(recipe.data, CocoData)
+    torch.manual_seed(0)
+    model = build_model("fcos-mobilenetv3-64", num_classes=3, in_channels=3)
+    assert isinstance(model, FcosDetector)
+    found = model(torch.randn(2, 3, *CANVAS))
+    box = {"boxes": torch.tensor([[2.0, 2.0, 90.0, 60.0]]), "labels": torch.tensor([1])}
+    asked, three, one = (
+        {name: float(loss.detach()) for name, loss in losses.items()}
+        for losses in (
+            detection_task(recipe.data).losses(model, found, [box, box]),
+            model.losses(found, [box, box], 3.0),
+            model.losses(found, [box, box]),
+        )
+    )
+    assert asked == three != one
+
+
 BAD = {
     "a method on logits": ('[distill]\nmethod = "kd"\n', "distill.method: kd compares a classifier's logits"),
     "the logit term": ("[distill]\nkappa = 1.0\n", "distill.kappa: the logit term is a classifier's"),
@@ -70,6 +93,7 @@ BAD = {
     "scales the wrong way": ("[data]\nscales = [1.2, 0.8]\n", "data.scales: a smaller and a larger factor"),
     "a canvas of nothing": ("[data]\nimage_size = [8, 8]\n", "data.image_size: height and width"),
     "no held-out": ("[data]\nheldout = 0\n", "heldout"),
+    "sizes that grow": ("[data]\nrange_divisor = 0.5\n", "data.range_divisor"),
     "a missing split": ('[data]\ntest = { annotations = "a.json" }\n', "data.test.images: missing"),
     "top-1 of a detector": ("[teacher]\nmin_top1 = 3.0\n", "teacher.min_top1: unknown key"),
 }

@@ -102,8 +102,8 @@ def test_own_scenes_are_part_of_what_reads_them_and_their_place_is_not(tmp_path:
         assert _changed(before, after) == reads, name
         before = after
     assert _changed(before, _digests(written(tmp_path, there + "score = 0.2\n"))) == reads
-    augmented = _digests(written(tmp_path, there + "repeat = 2\n"))
-    assert _changed(before, augmented) == reads - {"export"}
+    for line in ("repeat = 2\n", "range_divisor = 3.0\n"):  # of the training alone
+        assert _changed(before, _digests(written(tmp_path, there + line))) == reads - {"export"}, line
 
 
 def test_a_backbones_file_is_part_of_what_starts_with_it(tmp_path: Path) -> None:
