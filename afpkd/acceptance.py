@@ -31,9 +31,10 @@ def phase_one_report(
     *,
     most_pixels: int = MOST_PIXELS,
 ) -> Json:
-    """What the prompts do to the teacher on these normalised images, with three masks of the same area a level.
+    """What the prompts do to the teacher on these normalised images, with four masks of the same area a level.
 
-    `own`: the prompts' masks; `shuffled`: the same values at random bands and pixels; `constant`: their mean. For each
+    `own`: the prompts' masks; `banded`: each band's mean at all its pixels, so that `own` against it is what the choice
+    of pixels is worth; `shuffled`: the same values at random bands and pixels; `constant`: the level's mean. For each
     `kl` (nats, temperature 1, the mean over images) and `agreement` (percent of equal answers) with the clean
     teacher. `overlap`: mean pairwise soft Jaccard of the tokens; `omega_std`: over channels; `masks`: mean and spread.
 
@@ -119,7 +120,10 @@ def mask_statistics(prompts: FrequencyPrompts, features: list[Tensor]) -> list[J
 
 
 def shuffled(masks: list[Tensor]) -> list[Tensor]:
-    """A level's masks, N, O, h, w a group, in one fixed random order of all its bands and pixels: equal area."""
+    """A level's masks, N, O, h, w a group, in one fixed random order of all its coefficients: equal area.
+
+    Neither the choice of bands nor that of pixels is left; of equal area *a band* is `banded`.
+    """
     flat = torch.cat([mask.flatten(1) for mask in masks], dim=1)
     order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0)).to(flat.device)
     parts = torch.split(flat[:, order], [mask[0].numel() for mask in masks], dim=1)
@@ -137,4 +141,4 @@ def banded(masks: list[Tensor]) -> list[Tensor]:
     return [mask.mean(dim=(-2, -1), keepdim=True).expand_as(mask) for mask in masks]
 
 
-CHANGES: dict[str, Change | None] = {"shuffled": shuffled, "constant": constant, "own": None}
+CHANGES: dict[str, Change | None] = {"shuffled": shuffled, "constant": constant, "banded": banded, "own": None}

@@ -34,6 +34,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def install(extra: str) -> str:
+    """The command, in this program's folder, that adds what an extra of pyproject.toml stands for."""
+    return f".venv/bin/pip install --editable '.[{extra}]'"
+
+
 class Entry(NamedTuple):
     """A kind of error: one line each of what happened and of what to do about it."""
 

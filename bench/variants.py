@@ -22,7 +22,7 @@ METHODS: dict[str, Json] = {
     "freekd": {"method": "freekd", "mu": 60.0, "prompts": {**AS_WRITTEN, "gate": False}},  # mu: not tuned yet
 }
 
-# AFPKD with one thing changed: what explains its number?
+# AFPKD with one thing changed (untrained prompts: masks and omega, which stem from them): what explains its number?
 CONTROLS: dict[str, Json] = {
     "reviewkd + local branch": {"mu": 0.0, "gamma": 60.0, "local_branch": True},
     "no mask": {"mask": "constant"},
@@ -49,7 +49,7 @@ CONTROLS: dict[str, Json] = {
 VARIANTS: dict[str, Json] = METHODS | {name: {"method": "afpkd", **changed} for name, changed in CONTROLS.items()}
 
 THREE_SEEDS = {"none", "kd", "reviewkd", "catkd", "afpkd"}
-THREE_SEEDS |= {"no mask", "untrained prompts", "shuffled masks", "bare bands"}
+THREE_SEEDS |= {"reviewkd + local branch", "no mask", "untrained prompts", "shuffled masks", "band means", "bare bands"}
 SEEDS = {name: ALL if name in THREE_SEEDS else ONE for name in VARIANTS}
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from afpkd.errors import install
 from afpkd.record import Json
 from deploy.agent.child import run_in_child
 from deploy.agent.errors import AgentError
@@ -50,7 +51,7 @@ def build_check(onnx_path: Path, precision: str, *, capabilities: tuple[str, ...
     if found:
         return {**report, "reason": found[0].message}
     if find_spec(_LIBRARY) is None:
-        return {**report, "status": "not checked", "reason": f"{_LIBRARY} is not installed (pip install '.[rtx]')"}
+        return {**report, "status": "not checked", "reason": f"{_LIBRARY} is not installed ({install('rtx')})"}
     try:
         batch = fixed_batch(onnx_path) or _BATCH
         built = _built(onnx_path, BuildOptions(precision, batch=batch, compute_capabilities=capabilities))

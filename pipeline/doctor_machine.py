@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from afpkd.errors import install
 from pipeline.doctor import Finding, bad, ok, warn
 from pipeline.doctor_packages import imported
 
@@ -44,12 +45,12 @@ def gpu() -> Iterator[Finding]:
 def tensorrt() -> Iterator[Finding]:
     """NVIDIA's libraries: RTX checks exported files without a GPU, TensorRT itself runs them on one."""
     if find_spec("tensorrt_rtx") is None:
-        mend = "make clean setup, or pip install '.[rtx]' (Linux on x86-64)"
+        mend = f"make clean setup, or {install('rtx')} (Linux on x86-64)"
         yield warn("TensorRT", "no TensorRT-RTX: exported files are not held to NVIDIA's builder", mend)
     else:
         yield ok("TensorRT", f"RTX {importlib.metadata.version('tensorrt-rtx')} checks exported files")
     if find_spec("tensorrt") is None:
-        yield warn("TensorRT", "no TensorRT here: DEVICE=local-gpu cannot measure", "pip install '.[tensorrt]'")
+        yield warn("TensorRT", "no TensorRT here: DEVICE=local-gpu cannot measure", install("tensorrt"))
 
 
 def ssh() -> Iterator[Finding]:

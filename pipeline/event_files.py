@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from afpkd.errors import UserError
+from afpkd.errors import UserError, install
 from afpkd.record import Json
 from pipeline.progress import heldout_of
 
@@ -30,7 +30,7 @@ def require_tensorboard() -> None:
     if find_spec("tensorboard") is None:
         raise UserError(
             "E_PACKAGE",
-            "event files: tensorboard is not installed: pip install '.[tensorboard]' in this program's folder",
+            f"event files: tensorboard is not installed: {install('tensorboard')} in this program's folder",
         )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from afpkd.errors import UserError
+from afpkd.errors import UserError, install
 from afpkd.models.user_file import is_user_file, model_from_file
 from afpkd.models.wrapped import Wrapped, logits_of
 from afpkd.names import look_up, unknown
@@ -146,7 +146,7 @@ def timm_library() -> Any:
     try:
         import timm
     except ImportError:
-        raise UserError("E_PACKAGE", "timm:NAME needs timm: pip install '.[timm]' in this program's folder") from None
+        raise UserError("E_PACKAGE", f"timm:NAME needs timm: {install('timm')} in this program's folder") from None
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return timm
 

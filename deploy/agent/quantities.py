@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     Samples = dict[str, NDArray[np.int64]]
 
-PARTS = ("h2d", "gpu", "d2h", "enqueue", "pre", "post")
-"""Every quantity beside `e2e`, the one latency is told by."""
-
 _COUNT = 200
 _MOST_SECONDS = 1.0
 _TOP = 5

@@ -15,8 +15,9 @@ NOT_RECORDED = "not recorded"
 
 _MASKS = {
     "own": "the prompts' own",
-    "shuffled": "the same, their pixels shuffled",
-    "constant": "the same, their mean at every pixel",
+    "banded": "each band's mean at all its pixels",
+    "shuffled": "the same, shuffled over bands and pixels",
+    "constant": "the level's mean everywhere",
 }
 _CHOOSE = "the teacher says the same with its prompts' masks and no longer with the same masks shuffled"
 _LEGEND = (
@@ -93,7 +94,8 @@ def _controls_table(metrics: Mapping[str, Any]) -> Table:
         rows.append([words, _number(found.get("kl"), "{:.4f}"), _number(found.get("agreement"), "{:.2f} %")])
     columns = ["Masks", "KL to the teacher (nats)", "Same answer as the teacher"]
     note = (
-        "The teacher with its bands masked against the teacher as it is, on held-out images, with masks of equal area."
+        "The teacher with its bands masked against the teacher as it is, on held-out images, with masks of equal area "
+        "in each level. The prompts' own against each band's mean: what the choice of pixels adds to that of bands."
     )
     return Table("Do the masks choose?", columns, rows, frozenset({1, 2}), [note])
 

@@ -161,7 +161,7 @@ def test_without_the_package_nothing_is_written_and_who_asks_is_told(
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     assert event_files.event_files_of(tmp_path, "teacher") is None
     monkeypatch.setenv(event_files.VARIABLE, "1")
-    with pytest.raises(UserError, match=r"tensorboard is not installed: pip install '\.\[tensorboard\]' in this"):
+    with pytest.raises(UserError, match=r"not installed: \.venv/bin/pip install --editable '\.\[tensorboard\]'"):
         event_files.event_files_of(tmp_path, "teacher")
     code = "import sys; sys.modules['tensorboard'] = None; from pipeline.cli import main; main()"
     done = subprocess.run(

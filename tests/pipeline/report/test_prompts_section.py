@@ -20,6 +20,7 @@ METRICS: Json = {
     "median_mask_spread": 0.375,
     "accepted": True,
     "own": {"kl": 0.03125, "agreement": 97.5},
+    "banded": {"kl": 0.0625, "agreement": 95.0},
     "shuffled": {"kl": 1.5, "agreement": 41.25},
     "constant": {"kl": 1.25, "agreement": 52.0},
     "overlap": 0.4375,
@@ -51,8 +52,9 @@ def test_the_figures_are_the_records(made: HandMadeRun) -> None:
     assert tables(report.md) == {
         "Do the masks choose?": [
             ["the prompts' own", "0.0312", "97.50 %"],
-            ["the same, their pixels shuffled", "1.5000", "41.25 %"],
-            ["the same, their mean at every pixel", "1.2500", "52.00 %"],
+            ["each band's mean at all its pixels", "0.0625", "95.00 %"],
+            ["the same, shuffled over bands and pixels", "1.5000", "41.25 %"],
+            ["the level's mean everywhere", "1.2500", "52.00 %"],
         ],
         "Phase 1": [
             ["Held-out top-1 of the teacher", "89.12 %"],
