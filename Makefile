@@ -113,9 +113,10 @@ $(SETUP): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'not there'): Python 3.11 or newer is needed; name one with PYTHON=python3.12 [E_PYTHON]" >&2; exit 2; }
 	@echo "setting up $(VENV) (several GB of packages, minutes)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@{ $(PYTHON) -m venv $(VENV) \
+	  && $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock \
+	  && $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . ; } \
+	  || { echo "error: $(VENV) is not complete, for the reason above: no network, no room (several GB), or no python3-venv; mend it and give the same command again [E_SETUP]" >&2; exit 2; }
 	@touch $@
 	@echo "ready; next: make distill export profile"
 

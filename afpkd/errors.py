@@ -76,6 +76,10 @@ CATALOGUE: dict[str, Entry] = {
         "the Python there is missing or too old: 3.11 or newer is needed here, 3.8 or newer on a device",
         "here: `make setup PYTHON=python3.12`; on a device: set its `python` in devices.toml",
     ),
+    "E_SETUP": Entry(
+        "`.venv` could not be made: pip's own words stand above",
+        "see to a network (or a mirror: `PIP_INDEX_URL`), several GB of room, on Debian `python3-venv`; set up again",
+    ),
     "E_NO_GIT": Entry(
         "what needs the history (`make dist`) was called in a folder that is no git checkout",
         "clone the repository, and call it there: an unpacked archive has no history",

@@ -132,14 +132,16 @@ def _versions() -> dict[str, str]:
 def _git_commit() -> str | None:
     """The commit of this source tree, with `+` where tracked files differ from it; None where nobody knows.
 
+    The rows that benches append are no source.
+
     An unpacked archive has it in `commit.txt` (git's export-subst), here with `?`: whether files were changed since,
     nobody can tell.
     """
     if not (_ROOT / ".git").exists():
         return _archived_commit(Path(__file__).with_name("commit.txt"))
     try:
-        commit = _git(_ROOT, "rev-parse", "HEAD")
-        return commit + ("+" if _git(_ROOT, "status", "--porcelain", "--untracked-files=no") else "")
+        source = ("--untracked-files=no", "--", ".", ":!bench/results")
+        return _git(_ROOT, "rev-parse", "HEAD") + ("+" if _git(_ROOT, "status", "--porcelain", *source) else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

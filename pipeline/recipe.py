@@ -243,20 +243,25 @@ class Recipe:
         """Refuse what does not fit together."""
         require_between("seed", self.seed, 0, 2**32 - 1)
         OPTIONS[self.distill.method].require_prompts(united=self.prompts.united, gate=self.prompts.gate)
-        num_train = self.data.num_fitted
-        for section in ("teacher", "prompts", "distill"):
-            batch_size = getattr(getattr(self, section), "batch_size", 0)
-            if num_train is not None and batch_size > num_train:
-                raise ValueError(f"{section}.batch_size: {batch_size} is more than the {num_train} images trained on")
+        if self.data.num_fitted is not None and (told := self.too_large_batch(self.data.num_fitted)):
+            raise ValueError(told)
+
+    def too_large_batch(self, num_train: int) -> str | None:
+        """Which section asks for more images a step than there are, in words."""
+        for section in ("teacher", *(["prompts"] if self.distill.uses_prompts else []), "distill"):
+            if (size := getattr(getattr(self, section), "batch_size", 0)) > num_train:
+                return f"{section}.batch_size: {size} is more than the {num_train} images trained on"
+        return None
 
     def stage_digest(self, stage: str) -> str:
         """Identity of one stage: its version and its own part of the recipe, nothing else."""
+        calibration_seed = self.seed if "int8" in self.export.precisions else None
         parts: Json = {
             "teacher": [*self._data(), self._teacher(), self.seed],
             "prompts": [*self._data(), self._prompts(), self.seed],
             "student": [*self._data(), _identity(dataclasses.asdict(self.distill)), self.seed, *self._demand()],
             "undistilled": [*self._data(), _identity(self.distill.training()), self.seed],
-            "export": [*self._data(_TRAINING_ALONE), dataclasses.asdict(self.export), self._calibration_seed()],
+            "export": [*self._data(_TRAINING_ALONE), dataclasses.asdict(self.export), calibration_seed],
             "profile": dataclasses.asdict(self.profile),
             "report": [self.description, {name: dataclasses.asdict(found) for name, found in self.expected.items()}],
         }
@@ -265,10 +270,6 @@ class Recipe:
     def _demand(self) -> list[str]:
         """With which prompts the student is distilled at all: where that is demanded anew, it is asked anew."""
         return ["any prompts"] if self.distill.uses_prompts and not self.prompts.must_choose else []
-
-    def _calibration_seed(self) -> int | None:
-        """The seed that draws the calibration images, where there are any."""
-        return self.seed if "int8" in self.export.precisions else None
 
     def _data(self, left: Set[str] = frozenset()) -> list[Any]:
         """The images count, not where they lie. left: further keys that do not count."""

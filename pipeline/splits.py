@@ -39,8 +39,12 @@ class Splits(NamedTuple):
 def splits_of(recipe: Recipe, recipe_file: Path, device: torch.device) -> Splits:
     """Read a recipe's images. UserError where they are missing, broken, or too few for what is exported."""
     if isinstance(recipe.data, CocoData):
-        return _scenes(recipe, recipe.data, recipe_file, device)
-    return _pixels(recipe, recipe.data, device)
+        found = _scenes(recipe, recipe.data, recipe_file, device)
+    else:
+        found = _pixels(recipe, recipe.data, device)
+    if told := recipe.too_large_batch(found.train.num_images):  # of any section: not after the teacher's training
+        raise UserError("E_DATA_LITTLE", told)
+    return found
 
 
 def augmentation_of(data: Data | FolderData | CocoData) -> Augmentation:

@@ -95,6 +95,23 @@ def test_an_archive_knows_its_commit_and_a_copy_none(text: str | bytes, commit: 
     assert record._archived_commit(tmp_path / "gone.txt") is None
 
 
+def test_rows_that_a_bench_appends_make_no_other_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, rows = tmp_path / "afpkd" / "a.py", tmp_path / "bench" / "results" / "a.jsonl"
+    for path in (source, rows):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    for words in (("init", "--quiet"), ("add", "."), (*who, "commit", "--quiet", "--message", "a")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(record, "_ROOT", tmp_path)
+    commit = str(record._git_commit())
+    assert re.fullmatch(r"[0-9a-f]{40}", commit)
+    rows.write_text("{}\n")
+    assert record._git_commit() == commit
+    source.write_text("1\n")
+    assert record._git_commit() == f"{commit}+"
+
+
 def test_without_a_commit_there_is_no_archive_and_one_line(tmp_path: Path) -> None:
     command = ["make", "-f", str(ROOT / "Makefile"), "-C", str(tmp_path), "dist"]
     alone = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tmp_path.parent)}

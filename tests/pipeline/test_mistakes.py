@@ -259,6 +259,21 @@ def test_make_names_a_python_that_will_not_do(python: str, said: str, tmp_path: 
     assert not (tmp_path / ".venv").exists()
 
 
+def test_a_setup_that_cannot_fetch_its_packages_says_what_to_see_to(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "requirements.lock").write_text(f"nowhere==1 --hash=sha256:{'0' * 64}\n")
+    offline = {**os.environ, "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+    command = ["make", "distill", f"PYTHON={sys.executable}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=offline)
+    assert done.returncode == 2
+    *pips, told, makes = done.stderr.splitlines()
+    assert "No matching distribution found for nowhere==1" in pips[-1]
+    assert told.startswith("error: .venv is not complete, for the reason above: no network, ")
+    assert told.endswith(" [E_SETUP]")
+    assert makes.startswith("make: ***")
+
+
 @pytest.mark.parametrize(("device", "code"), [("local", "E_LOCAL"), ("orin1", "E_DEVICE_NAME")])
 def test_make_deploy_asks_for_a_device_before_it_trains(device: str, code: str, tmp_path: Path) -> None:
     afpkd = tmp_path / "afpkd"

@@ -182,6 +182,17 @@ def test_too_few_images_for_int8_are_said_before_any_training(photos: Path) -> N
     assert not (photos / "runs").exists()
 
 
+@pytest.mark.parametrize("section", ["teacher", "prompts", "distill"])
+def test_a_batch_of_more_images_than_there_are_is_said_before_any_training(photos: Path, section: str) -> None:
+    sizes = {name: 64 if name == section else 2 for name in ("teacher", "prompts", "distill")}
+    changed = "".join(f"[{name}]\nbatch_size = {size}\n" for name, size in sizes.items())
+    more = PHOTOS + '[export]\nprecisions = ["fp32"]\n' + changed
+    run = open_run(written(photos, more), photos / "runs")
+    with pytest.raises(UserError, match=rf"^{section}\.batch_size: 64 is more than the \d images trained on"):
+        train_teacher(run)
+    assert not (photos / "runs").exists()
+
+
 def test_a_class_without_images_is_said_before_anything_starts(photos: Path) -> None:
     (photos / "photos" / "cow").mkdir()
     command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", written(photos, PHOTOS), "--runs"]
