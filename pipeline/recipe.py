@@ -1,8 +1,6 @@
 """Recipe = data + teacher + prompts + distill + export + profile: strict, typed, no torch.
 
-A recipe is a TOML file. An unknown key, a wrong type or an impossible combination is one line that names file, key,
-what was expected and the nearest valid name. Each stage's identity is the digest of its own part; device, paths,
-threads and cluster are never identity.
+Each stage's identity is the digest of its own part; device, paths, threads and cluster are never identity.
 """
 
 from __future__ import annotations
@@ -238,6 +236,8 @@ class Recipe:
     description: str = ""
     expected: dict[str, Expected] = field(default_factory=dict)
     """Published numbers to stand beside ours in the report: `[expected.NAME] top1, source`."""
+    rivals: Any = None
+    """Other methods' options for this pair, `[rivals.METHOD]`: for recipes that extend this one and name the method."""
 
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""

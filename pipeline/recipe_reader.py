@@ -140,11 +140,18 @@ def _decoded(raw: Json, path: Path) -> Recipe:
 @functools.cache  # recipes of a sweep make the same choices, and a type takes longer than a recipe
 def _adapter(data: Any, teacher: Any, distill: Any, detects: bool) -> pydantic.TypeAdapter[Recipe]:
     """Of the Recipe whose `data`, `teacher` and `distill` have just the keys that this recipe's choices give them."""
-    types: dict[str, Any] = {"data": data, "teacher": teacher, "distill": distill}
+    types: dict[str, Any] = {"data": data, "teacher": teacher, "distill": distill, "rivals": _rivals()}
     if not detects:
         return pydantic.TypeAdapter(_combined("Recipe", (Recipe,), types))
     types["expected"] = dict[str, ExpectedAp]
     return pydantic.TypeAdapter(_combined("Recipe", (Recipe,), types, expected=dataclasses.field(default_factory=dict)))
+
+
+@functools.cache
+def _rivals() -> type[Any]:
+    """A table a method, with its options."""
+    kinds = {name: _combined(name, (options,), {}) for name, options in OPTIONS.items()}
+    return _combined("Rivals", (), {name: kind | None for name, kind in kinds.items()}, **dict.fromkeys(kinds))
 
 
 def _detects(raw: Json) -> bool:
@@ -216,9 +223,18 @@ def _laid_over(base: Json, top: Json) -> Json:
         under = base.get(key)
         both = isinstance(under, dict) and isinstance(value, dict)
         merged[key] = {**_still_valid(key, under or {}, value), **value} if both else value
-    if _pair(base) != _pair(merged):  # published numbers are a pair's own
-        merged["expected"] = top.get("expected", {})
-    return merged
+    if _pair(base) != _pair(merged):  # published numbers and weights are a pair's own
+        return {**merged, **{key: top.get(key, {}) for key in ("expected", "rivals") if key in merged}}
+    return {**merged, "distill": _as_rival(base, top, merged)} if isinstance(top.get("distill"), dict) else merged
+
+
+def _as_rival(base: Json, top: Json, merged: Json) -> Any:
+    """[distill] where `top` names another method than `base`, with the options that `base` has for that method."""
+    method, rivals = merged["distill"].get("method"), base.get("rivals")
+    known_options = rivals.get(method) if isinstance(rivals, dict) and isinstance(method, str) else None
+    if "method" not in top["distill"] or not isinstance(known_options, dict):
+        return merged["distill"]
+    return {**merged["distill"], **known_options, **top["distill"]}
 
 
 def _pair(raw: Json) -> list[Any]:
@@ -273,6 +289,10 @@ def _keys_of(section: list[str], raw: Json) -> list[str]:
         kind = _teacher_type(raw)
     elif section == ["data"]:
         kind = _data_type(raw)
+    elif section == ["rivals"]:
+        return list(OPTIONS)
+    elif section[:1] == ["rivals"]:
+        kind = OPTIONS[section[1]]
     elif section:
         kind = {"prompts": Prompts, "export": Export, "profile": Profile}.get(section[0], Recipe)
     return [f.name for f in dataclasses.fields(kind)]

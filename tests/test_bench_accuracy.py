@@ -85,6 +85,15 @@ def test_every_variant_is_a_recipe_that_changes_what_its_control_names(name: str
         assert digests[0] != digests[1]
 
 
+@pytest.mark.parametrize("method", ["none", "kd", "dkd", "reviewkd", "catkd", "afpkd"])
+def test_the_recipe_itself_has_each_rivals_chosen_weight(method: str, tmp_path: Path) -> None:
+    file = tmp_path / "rival.toml"
+    file.write_text(f'extends = "{variants.MAIN.recipe}"\n[distill]\nmethod = "{method}"\n')
+    rival = load_recipe(str(file))[1].distill
+    file.write_text(variants.recipe_text(variants.METHODS[method], 0))
+    assert rival == load_recipe(str(file))[1].distill
+
+
 def test_a_row_that_stands_is_what_its_variant_trains_today(tmp_path: Path) -> None:
     """Later keys of recipes must not make finished hours of training another run's."""
     found = rows.read(variants.MAIN.result)

@@ -18,6 +18,11 @@ BAD = {
         "distill.epoch: unknown key: did you mean 'epochs'?",
     ),
     "option of another method": (f"{DATA}{TEACHER}{DISTILL}mu = 3.0\n", "distill.mu: unknown key"),
+    "unknown rival": ('extends = "default"\n[rivals.catk]\n', "rivals.catk: unknown key: did you mean 'catkd'?"),
+    "option of another rival": (
+        'extends = "default"\n[rivals.catkd]\nbetta = 1.0\n',
+        "rivals.catkd.betta: unknown key: did you mean 'beta'?",
+    ),
     "unknown section": ('extends = "default"\n[distil]\nepochs = 3\n', "distil: unknown key: did you mean 'distill'?"),
     "wrong type": (
         'extends = "default"\n[distill]\nepochs = "3"\n',

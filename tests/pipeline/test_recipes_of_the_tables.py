@@ -1,6 +1,7 @@
 """The twelve pairs of the published CIFAR-100 tables: each recipe reads, says what was published, and trains a step."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +31,22 @@ GAMMAS = {
 }
 """Weight of the spatial loss for each pair of the tables."""
 
+RIVALS = {
+    "resnet56-resnet20": (2.0, 0.7, 2, False),
+    "resnet110-resnet32": (2.0, 1.8, 2, False),
+    "resnet110-resnet20": (2.0, 1.8, 2, False),
+    "resnet32x4-resnet8x4": (8.0, 15.0, 2, False),
+    "wrn-40-2-wrn-16-2": (6.0, 12.0, 2, False),
+    "wrn-40-2-wrn-40-1": (6.0, 1.5, 2, False),
+    "vgg13-vgg8": (6.0, 4.5, 2, False),
+    "resnet32x4-shufflenetv1": (8.0, 600.0, 4, True),
+    "wrn-40-2-shufflenetv1": (6.0, 80.0, 4, True),
+    "vgg13-mobilenetv2": (6.0, 15.0, 2, True),
+    "resnet50-mobilenetv2": (2.0, 40.0, 2, True),  # DKD's weight for this pair is not known to us
+    "resnet32x4-shufflenetv2": (8.0, 600.0, 4, True),
+}
+"""DKD's weight (mdistiller); CAT-KD's, the side to which it pools, whether it normalises (its authors' code)."""
+
 METHODS = {"kd", "dkd", "reviewkd", "catkd"}
 
 
@@ -46,6 +63,19 @@ def test_recipe_is_the_literatures_for_its_pair(pair: str) -> None:
     assert (recipe.distill.method, options["mu"], options["gamma"]) == ("afpkd", 5.0, GAMMAS[pair])
     parent = load_recipe("cifar100-resnet56-resnet20")[1]
     assert (recipe.data, recipe.prompts, recipe.export) == (parent.data, parent.prompts, parent.export)
+
+
+@pytest.mark.parametrize("pair", GAMMAS)
+def test_another_method_has_its_own_weights_for_the_pair(pair: str, tmp_path: Path) -> None:
+    found = {}
+    for method in METHODS:
+        file = tmp_path / f"{method}.toml"
+        file.write_text(f'extends = "cifar100-{pair}"\n[distill]\nmethod = "{method}"\n')
+        found[method] = load_recipe(str(file))[1].distill.options()
+    of_class_maps = tuple(found["catkd"][key] for key in ("beta", "pooled_size", "normalise"))
+    assert (found["dkd"]["beta"], *of_class_maps) == RIVALS[pair]
+    assert found["reviewkd"]["gamma"] == GAMMAS[pair]
+    assert (found["kd"]["kd_weight"], found["kd"]["task_weight"]) == (0.9, 0.1)
 
 
 @pytest.mark.parametrize("pair", GAMMAS)
