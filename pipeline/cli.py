@@ -157,7 +157,10 @@ def recipes(as_json: JsonOption = False) -> None:
 @app.command()
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A run's role folder, a weights file, or a bundle.")],
-    arch: Annotated[str | None, typer.Option("--arch", help="Model of a bare weights file.")] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option("--arch", help="Model of a bare weights file; of a role your own FILE.py:FUNCTION."),
+    ] = None,
     data: Annotated[str | None, typer.Option("--data", help="Data set of a bare weights file.")] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Whose normalisation a bare weights file wants.")

@@ -35,7 +35,7 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
                 "E_EVALUATE", f"{path}: holds no network that classifies alone: name the student's or teacher's folder"
             )
         spec = folder_in(record).spec if "folder" in record else DATASETS[record["data"]]
-        return _measured(recorded_network(record), path / WEIGHTS, spec, record["preprocessing"])
+        return _measured(recorded_network(record, [arch]), path / WEIGHTS, spec, record["preprocessing"])
     if not path.is_file():
         told = "neither a weights file nor a folder with a record or a manifest: name one, such as runs/default/student"
         raise UserError("E_EVALUATE", f"{path}: {told}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from afpkd.errors import UserError
 from afpkd.models import is_foreign
 from afpkd.models.user_file import is_user_file, what_it_names
 from afpkd.record import Json, digest
@@ -32,9 +34,26 @@ def network_of(recipe: Recipe, role: str) -> Json:
     return {"arch": teacher.arch, "stages": list(teacher.stages), "own": own}
 
 
-def network_in(record: Json) -> Json:
-    """The same from a role's record."""
-    return record.get("network") or {"arch": record["arch"], "stages": [], "own": None}
+def named_in(recipe: Recipe) -> list[str]:
+    """The networks that a recipe names."""
+    return [recipe.teacher.arch, recipe.distill.student]
+
+
+def network_in(record: Json, named: Collection[str | None]) -> Json:
+    """The same from a role's record, which may come from a stranger.
+
+    named: what the caller's own recipe or command names. A user's file is run from there alone; UserError where the
+    record asks for one that nobody named.
+    """
+    network: Json = record.get("network") or {"arch": record["arch"], "stages": [], "own": None}
+    if not is_user_file(network["arch"]):
+        return network
+    wanted = label(network["arch"])
+    for arch in named:
+        if arch is not None and is_user_file(arch) and label(arch) == wanted:
+            return {**network, "arch": arch}
+    told = f"the record asks for {network['arch']}, whose code would be run: if it is yours, name it: --arch {wanted}"
+    raise UserError("E_NETWORK_FILE", told)
 
 
 def facts_of(network: Json) -> Json:
@@ -87,11 +106,11 @@ def build_network(
     return renormalised(model, given, (mean, std))
 
 
-def recorded_network(record: Json) -> nn.Module:
-    """The untrained network of a role's record."""
+def recorded_network(record: Json, named: Collection[str | None] = ()) -> nn.Module:
+    """The untrained network of a role's record; `named` as in `network_in`."""
     given = record["preprocessing"]["mean"], record["preprocessing"]["std"]
     facts = {key: record[key] for key in ("num_classes", "in_channels")}
-    return build_network(network_in(record), **facts, image_size=tuple(record["image_size"]), given=given)
+    return build_network(network_in(record, named), **facts, image_size=tuple(record["image_size"]), given=given)
 
 
 def _of_channels(values: list[float], num: int) -> tuple[float, ...]:

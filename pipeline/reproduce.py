@@ -15,6 +15,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, read_record, sha256_of
 from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.progress import StageProgress
+from pipeline.recipe_reader import recipe_names
 from pipeline.workspace import Run, open_run
 
 PROFILE, CHECKPOINT = "afpkd.profile/1", "afpkd.checkpoint/1"
@@ -105,6 +106,9 @@ def _percentile(before: Json, now: Json, name: str, doubts: Sequence[str]) -> Fo
 
 def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> list[Found]:
     stage, run_dir = record["role"], path.parents[1]
+    if recipe is None and record["recipe"] not in recipe_names():  # a path in a stranger's record could run his code
+        told = f"{path}: made by recipe {record['recipe']!r}, which is not a shipped one: name its file, --recipe FILE"
+        raise UserError("E_RECIPE_NAME", told)
     run = open_run(recipe or record["recipe"], work, device=record["device"], threads=record["threads"])
     if run.recipe.stage_digest(stage) != record["config_digest"]:
         raise UserError(

@@ -38,3 +38,11 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if os.environ.get("AFPKD_CI") == "1" and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"skipped in CI: {report.longrepr}"
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many hostile inputs were tried; here, since with xdist no other conftest is read by who prints."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
+    num = sum(report.when == "call" and "tests/hostile/" in report.nodeid for report in reports)
+    if num:
+        terminalreporter.write_line(f"hostile inputs tried: {num}")

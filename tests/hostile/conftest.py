@@ -35,11 +35,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(60))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How many hostile inputs were tried."""
-    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome)]
-    num = sum(report.when == "call" and "tests/hostile/" in report.nodeid for report in reports)
-    if num:
-        terminalreporter.write_line(f"hostile inputs tried: {num}")
