@@ -98,12 +98,18 @@ def _check_files(bundle_dir: Path, hashes: dict[str, str]) -> None:
             raise UserError("E_BUNDLE_UNTRUSTED", f"{path}: is a link: do not trust this bundle")
         if name != MANIFEST and name not in hashes:
             raise UserError("E_HASH", f"{path}: not listed in the manifest: delete it or export again")
-    for name, sha256 in hashes.items():
-        path = bundle_dir / name
-        if not path.is_file():
-            raise UserError("E_HASH", f"{path}: missing from the bundle: export it again")
-        if sha256_of(path) != sha256:
-            raise UserError("E_HASH", f"{path}: its bytes are not those of the manifest: export it again")
+    for name in hashes:
+        sealed_file(bundle_dir, name, hashes)
+
+
+def sealed_file(bundle_dir: Path, name: str, hashes: dict[str, str]) -> Path:
+    """The path of a bundle's file. UserError where it is missing or other than the manifest's `hashes` say."""
+    path = bundle_dir / name
+    if not path.is_file():
+        raise UserError("E_HASH", f"{path}: missing from the bundle: export it again")
+    if sha256_of(path) != hashes.get(name):
+        raise UserError("E_HASH", f"{path}: its bytes are not those of the manifest: export it again")
+    return path
 
 
 def _check_arrays(bundle_dir: Path, manifest: Json) -> None:

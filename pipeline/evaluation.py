@@ -11,7 +11,7 @@ from afpkd.data.dataset import DatasetSpec, data_root
 from afpkd.errors import UserError
 from afpkd.names import look_up
 from afpkd.record import Json, read_record
-from pipeline.lineage import WEIGHTS
+from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.networks import build_network, recorded_network
 from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
@@ -35,7 +35,9 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
                 "E_EVALUATE", f"{path}: holds no network that classifies alone: name the student's or teacher's folder"
             )
         spec = folder_in(record).spec if "folder" in record else DATASETS[record["data"]]
-        return _measured(recorded_network(record, [arch]), path / WEIGHTS, spec, record["preprocessing"])
+        model = recorded_network(record, [arch])
+        require_recorded(path, WEIGHTS)
+        return _measured(model, path / WEIGHTS, spec, record["preprocessing"])
     if not path.is_file():
         told = "neither a weights file nor a folder with a record or a manifest: name one, such as runs/default/student"
         raise UserError("E_EVALUATE", f"{path}: {told}")
@@ -68,10 +70,11 @@ def _words(row: Json) -> str:
 def _of_bundle(path: Path) -> Json:
     import numpy as np
 
-    from export.bundle import file_for, preprocess, read_manifest
+    from export.bundle import file_for, preprocess
+    from export.sealed import verify_bundle
     from export.verify import run_onnx, top1
 
-    manifest = read_manifest(path)
+    manifest = verify_bundle(path)
     if manifest["task"] == "detection":
         return _of_detector_bundle(path, manifest)
     images = np.load(path / manifest["evaluation"]["images"], allow_pickle=False)

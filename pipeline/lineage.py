@@ -46,6 +46,9 @@ def lineage(run_dir: Path) -> Lineage:
 def require_recorded(folder: Path, name: str) -> str:
     """Give the sha256 of `folder/name`; UserError where it is not the one that `folder/record.json` recorded."""
     recorded = read_record(folder / "record.json").get("outputs", {}).get(name)
+    if not (folder / name).is_file():
+        told = f"{folder / name}: not there, though {folder / 'record.json'} is: delete that and run its stage again"
+        raise UserError("E_RUN_CHANGED", told)
     found = sha256_of(folder / name)
     if found != recorded:
         raise UserError(

@@ -154,12 +154,20 @@ def test_a_users_mistake_is_one_line_and_leaves_nothing(
 
 @pytest.mark.usefixtures("instant")
 def test_a_failed_measurement_leaves_no_record(bundle: HandMadeBundle, tmp_path: Path) -> None:
-    out = tmp_path / "row.json"
+    out, bundle_labels = tmp_path / "row.json", np.load(bundle.folder / "eval_labels.npy")
     measured(bundle, out)
     (bundle.folder / "fp32.onnx").write_bytes(b"other")
     with pytest.raises(UserError, match=r"its bytes are not those of the manifest: export it again \[E_HASH\]"):
         measured(bundle, out)
     assert not out.exists()
+    labels = bundle.folder / "eval_labels.npy"
+    np.save(labels, np.load(labels)[::-1])  # which the device never sees
+    with pytest.raises(UserError, match=r"eval_labels\.npy: its bytes are not those of the manifest"):
+        measured(bundle, out)
+    labels.unlink()
+    with pytest.raises(UserError, match=r"eval_labels\.npy: missing from the bundle"):
+        measured(bundle, out)
+    np.save(labels, bundle_labels)
     (bundle.folder / "eval.npy").unlink()
     with pytest.raises(UserError, match=r"eval\.npy: missing from the bundle"):
         measured(bundle, out)

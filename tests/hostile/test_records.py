@@ -1,15 +1,18 @@
-"""Records of a stranger's run: the code that they name is not run."""
+"""Records of a stranger's run: the code that they name is not run, weights that they do not know are not scored."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from torch import nn
 
 from afpkd.errors import UserError
+from afpkd.models import build_model
 from afpkd.record import Json, write_record
 from pipeline.evaluation import evaluate_path
+from pipeline.lineage import WEIGHTS
 from pipeline.networks import recorded_network
 from pipeline.reproduce import reproduce
 
@@ -42,6 +45,16 @@ def test_a_file_that_the_caller_names_is_run_in_its_place(evil: Path, tmp_path: 
     (tmp_path / "net.py").write_text(OWN)
     made = recorded_network(record_of(f"{evil}:make"), [None, "resnet8", f"{tmp_path / 'net.py'}:make"])
     assert sum(isinstance(module, nn.Linear) for module in made.modules()) == 1
+
+
+def test_weights_that_are_not_the_recorded_ones_are_not_scored(tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    write_record(folder / "record.json", {**record_of("resnet8"), "outputs": {WEIGHTS: "0" * 64}})
+    with pytest.raises(UserError, match=r"model\.safetensors: not there, though .*record\.json is"):
+        evaluate_path(folder, arch=None, data=None, recipe=None)
+    save_file(build_model("resnet8", num_classes=10, in_channels=1).state_dict(), folder / WEIGHTS)
+    with pytest.raises(UserError, match=r"model\.safetensors: its bytes are not those that were recorded"):
+        evaluate_path(folder, arch=None, data=None, recipe=None)
 
 
 def test_a_recipe_that_a_record_names_is_not_read(evil: Path, tmp_path: Path) -> None:

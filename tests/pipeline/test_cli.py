@@ -114,9 +114,10 @@ def test_bundle_verify_finds_a_changed_byte(tmp_path: Path) -> None:
     data_bytes = bytearray(path.read_bytes())
     data_bytes[len(data_bytes) // 2] ^= 1
     path.write_bytes(data_bytes)
-    done = _afpkd("bundle", "verify", str(tmp_path / "bundle"))
-    assert done.returncode == 2
-    assert "fp16.onnx: its bytes are not those of the manifest" in done.stderr
+    for words in (("bundle", "verify"), ("evaluate",)):
+        done = _afpkd(*words, str(tmp_path / "bundle"))
+        assert done.returncode == 2
+        assert "fp16.onnx: its bytes are not those of the manifest" in done.stderr
 
 
 def test_every_verb_takes_json() -> None:
