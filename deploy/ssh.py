@@ -122,7 +122,9 @@ class SshTarget:
         mark = secrets.token_hex(16)
         request = {"operation": operation, "mark": mark, "workdir": self.folder, **facts}
         head = f"{json.dumps(_program())}\n{json.dumps(request)}\n".encode()
-        done = self._ssh(shlex.join([*self.python, "-I", "-c", _BOOTSTRAP]), head, file)
+        # a file takes as long as its line needs; a greeting does not
+        timeout_s = self.timeout_s if operation == "hello" else None
+        done = self._ssh(shlex.join([*self.python, "-I", "-c", _BOOTSTRAP]), head, file, timeout_s)
         _, found, rest = done.stdout.partition(mark.encode())
         if not found:
             raise DeviceError(self.name, "E_PYTHON", self._no_python(done))
