@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.data.dataset import Images
+from afpkd.data.folder import eight_bits
 from afpkd.errors import UserError
 from afpkd.record import Json
 
@@ -117,8 +118,8 @@ def read_canvas(scene: Scene, canvas: tuple[int, int]) -> tuple[Images, float]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(scene.path) as opened:
-                image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Warning) as error:
+                image = eight_bits(opened).convert("RGB")
+    except Exception as error:  # a decoder may raise anything of a broken file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             "E_DATA_IMAGE", f"{scene.path}: cannot be read ({reason}): mend the file, or take it out of the annotations"

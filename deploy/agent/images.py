@@ -108,12 +108,12 @@ def _decoded(
         return _decoded_by_opencv(path, grey=grey, turned=turned, part=part)
     try:
         with PIL.Image.open(path) as opened:
-            image = _eight_bits(opened)
-            image = (PIL.ImageOps.exif_transpose(image) if turned else image).convert("L" if grey else "RGB")
+            image = _eight_bits(PIL.ImageOps.exif_transpose(opened) if turned else opened)
+            image = image.convert("L" if grey else "RGB")
         whole = (image.height, image.width)
         box, size = part(whole)
         resized = image.resize(size[::-1], _BILINEAR, box)
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:  # what Pillow raises
+    except Exception as error:  # a decoder may raise anything of a broken file
         raise AgentError("E_IMAGE", f"{path}: {error}") from None
     return np.asarray(resized, dtype=np.uint8), whole
 

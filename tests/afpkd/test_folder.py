@@ -1,5 +1,6 @@
 """Images in folders against pixels that were written by hand, and against torchvision's ImageFolder."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,27 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     turned = read_image(tmp_path / "x.png", size=(8, 8), channels=3)
     assert (turned[:, :4] == 255).all()
     assert (turned[:, 4:] == 0).all()
+
+
+def test_a_photo_of_16_bits_is_turned_too(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8), dtype=np.uint16)
+    pixels[:, :4] = 65535
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    turned = read_image(tmp_path / "x.png", size=(8, 8), channels=1)
+    assert turned[0, :4].tolist() == 4 * [8 * [255]]
+    assert not turned[0, 4:].any()
+
+
+def test_a_photo_whose_camera_wrote_nonsense_is_named(tmp_path: Path) -> None:
+    """Orientation 6, and a name of software that is a fraction: Pillow's AttributeError."""
+    _tree(tmp_path, num=40)
+    entries = struct.pack("<HHI", 0x112, 3, 1) + b"\x06\0\0\0" + struct.pack("<HHI", 0x131, 5, 1) + b"\x06\0\0\0"
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + bytes(4)
+    Image.new("RGB", (8, 8)).save(tmp_path / "ant" / "odd.jpg", exif=exif)
+    (told,) = read_folder(tmp_path, size=(8, 8), channels=3).unreadable
+    assert told.startswith("ant/odd.jpg: ")
 
 
 def test_a_few_broken_files_are_named_and_many_are_refused(tmp_path: Path) -> None:

@@ -82,6 +82,17 @@ def test_a_detector_sees_pixels_as_stored(
     assert off == 0 if library == "PIL" else off < 2
 
 
+@pytest.mark.parametrize("kind", ["RGBA", "L", "P", "16 bits"])
+def test_a_scene_of_any_kind_is_what_it_was_in_training(kind: str, tmp_path: Path) -> None:
+    boxes, labels = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
+    path = _photo(kind, tmp_path)
+    scene = Scene(1, path, (97, 131), boxes, labels, areas=np.zeros(0), crowds=boxes, crowd_labels=labels)
+    wanted, _ = read_canvas(scene, (64, 96))
+    (ours,) = read_letterboxed(str(path), (3, 64, 96))
+    assert np.array_equal(ours.pixels, wanted)
+    assert (wanted == 255).mean() < 0.2
+
+
 def test_without_a_decoder_the_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _photo("RGB", tmp_path)
     for name in ("PIL", "cv2"):
