@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from afpkd.data.coco import CocoSplit, hold_out_scenes, read_canvas, read_coco, repeated, with_objects
+from afpkd.errors import UserError
 from afpkd.record import digest
 from deploy.agent.detections import Rule, agreement, box_error, detections_of
 from pipeline.recipe_detection import CocoData, Split
@@ -46,6 +47,9 @@ def read_scenery(data: CocoData, recipe_file: Path, seed: int) -> Scenery:
         rest, heldout = hold_out_scenes(whole, data.heldout, seed)
     else:
         rest, heldout = whole, _read("heldout", data.heldout, recipe_file, whole)
+    for name, split in (("heldout", heldout), ("test", test)):  # now, not at the end of the teacher's training
+        if not any(len(scene.boxes) for scene in split.scenes):
+            raise UserError("E_DATA_COCO", f"{recipe_file.name}: data.{name}: no object is marked: it scores nothing")
     return Scenery(repeated(with_objects(rest), data.repeat), heldout, test)
 
 

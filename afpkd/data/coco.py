@@ -25,6 +25,7 @@ from afpkd.record import Json
 Boxes = NDArray[np.float32]
 """M, 4: left, top, right, bottom in pixels."""
 
+_MOST_PIXELS = 1e9  # of a side: more, infinity and what is no number are no box
 _LEAST_SIDE = 1e-3  # pixels: a box thinner than this, within its image, has no area
 
 
@@ -207,9 +208,12 @@ def _annotations_by_image(
             raise UserError(
                 "E_DATA_COCO", f"{path}: 'bbox' of {str(entry)[:80]} is {box!r}: four numbers were expected: x, y, w, h"
             )
+        if entry.get("iscrowd", 0) not in (0, 1):
+            told = f"{path}: 'iscrowd' of {str(entry)[:80]} is {entry['iscrowd']!r}: 0 or 1 was expected"
+            raise UserError("E_DATA_COCO", told)
         if number is None:
             remarks["boxes of a category that is not listed"] += 1
-        elif not np.isfinite(box).all():
+        elif not all(abs(v) < _MOST_PIXELS for v in box):
             remarks["boxes that are not finite"] += 1
         else:
             by_image.setdefault(int(_of(entry, "image_id", path)), []).append((entry, number))
@@ -233,7 +237,7 @@ def _scene(
         crowd = bool(entry.get("iscrowd", 0))
         remarks["boxes of crowds"] += crowd
         area = entry.get("area")
-        if not isinstance(area, int | float) or not area > 0:
+        if not isinstance(area, int | float) or not 0 < area < _MOST_PIXELS**2:
             area = (inside[2] - inside[0]) * (inside[3] - inside[1])
         (crowds if crowd else single).append((inside.astype(np.float32), number, float(area)))
     boxes, labels, areas = _columns(single)

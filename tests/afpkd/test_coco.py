@@ -1,6 +1,7 @@
 """COCO data: what is left out is counted, ids may have gaps, boxes follow their pixels."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,16 @@ def test_training_leaves_images_without_boxes_out_and_says_so(split: CocoSplit) 
     assert [scene.id for scene in repeated(taught, 2).scenes] == [70, 12, 70, 12]
 
 
+@pytest.mark.parametrize("huge", [2**70, 10**400, math.inf, math.nan, -(2**70)])
+def test_numbers_that_no_image_has_are_no_boxes_and_no_areas(huge: float, tmp_path: Path) -> None:
+    (box, whole), found = ([2, huge, 3, 3], [1, 2, 10, 8]), document()
+    for row, changed in zip(found["annotations"], ({"bbox": box}, {"bbox": whole, "area": huge}), strict=False):
+        row.update(changed)
+    split = read_coco(written(tmp_path, found), tmp_path)
+    assert split.remarks["boxes that are not finite"] == 2
+    assert [scene.areas.tolist() for scene in split.scenes if scene.id == 70] == [[80.0]]
+
+
 def test_holding_out_is_seeded_and_splits(split: CocoSplit) -> None:
     rest, heldout = hold_out_scenes(split, 1, seed=5)
     assert sorted(scene.id for part in (rest, heldout) for scene in part.scenes) == [12, 70, 500]
@@ -120,6 +131,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "a box of three": (
         {**document(), "annotations": [{"category_id": 4, "image_id": 70, "bbox": [1, 2, 3]}]},
         "'bbox'",
+    ),
+    "text for a crowd": (
+        {**document(), "annotations": [{"category_id": 4, "image_id": 70, "bbox": [1, 2, 3, 4], "iscrowd": "0"}]},
+        "'iscrowd' of",
     ),
     "no category": ({**document(), "annotations": [{"image_id": 70, "bbox": [1, 2, 3, 4]}]}, "'category_id'"),
 }

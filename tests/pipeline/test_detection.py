@@ -1,6 +1,7 @@
 """The story of docs/own-coco.md: its recipe with smaller numbers, and the documented commands."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,21 @@ def test_missing_annotations_and_images_are_named_with_where_they_were_looked_fo
         assert isinstance(recipe.data, CocoData)
         with pytest.raises(UserError, match=rf"gone\.toml: data\.train\.{key}: no {kind} at .*nowhere"):
             read_scenery(recipe.data, mine / "gone.toml", 0)
+
+
+@pytest.mark.parametrize("split", ["test", "heldout"])
+def test_a_split_that_marks_no_object_is_refused_when_it_is_read(mine: Path, split: str) -> None:
+    folder = mine / "mine" / "empty"
+    shutil.copytree(mine / "mine" / "test", folder)
+    found = json.loads((folder / "instances.json").read_text())
+    (folder / "instances.json").write_text(json.dumps({**found, "annotations": []}))
+    place = f'{split} = {{ annotations = "mine/empty/instances.json", images = "mine/empty" }}'
+    lines = [line for line in MINE.splitlines() if not line.startswith(f"{split} = ")]
+    (mine / "mine.toml").write_text("\n".join(lines).replace("[data]", f"[data]\n{place}"))
+    recipe = load_recipe(str(mine / "mine.toml"))[1]
+    assert isinstance(recipe.data, CocoData)
+    with pytest.raises(UserError, match=rf"mine\.toml: data\.{split}: no object is marked: it scores nothing"):
+        read_scenery(recipe.data, mine / "mine.toml", 0)
 
 
 def afpkd(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
