@@ -19,6 +19,8 @@ from deploy.profile_record import SCHEMA, facts_of, write_profile
 from deploy.rows import rows_of
 from deploy.runs import Run
 from deploy.turns import measured_in_turns, passed
+from export.bundle import read_manifest
+from export.sealed import sealed_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,9 @@ def profile_files(
     ]
     for job in jobs:
         job.files()  # a mistake is told before anything is measured
+    for bundle in dict.fromkeys(one.bundle_dir for one in wanted):  # what travels is hashed there; labels stay here
+        manifest = read_manifest(bundle)
+        sealed_file(bundle, manifest["evaluation"]["labels"], manifest["hashes"])
     for one in wanted:
         one.out.unlink(missing_ok=True)  # an old record must not vouch for new samples
     measured = measured_in_turns(jobs, progress)

@@ -16,7 +16,6 @@ from deploy.jobs import Work
 from deploy.presets import Preset
 from deploy.rows import About
 from export.bundle import read_manifest
-from export.sealed import sealed_file
 
 _BATCH = 1
 
@@ -54,7 +53,6 @@ class ProfileJob:
     def files(self) -> list[str]:
         """Names of the bundle's files that travel, and are hashed there: labels stay, the host counts by them."""
         manifest = self.manifest()
-        sealed_file(self.bundle_dir, manifest["evaluation"]["labels"], manifest["hashes"])
         models = [entry["path"] for entry in self.entries()]
         names = ["manifest.json", *models, manifest["golden"]["path"], manifest["evaluation"]["images"]]
         if manifest["task"] == "detection":  # how each image lies on its canvas

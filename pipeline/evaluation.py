@@ -35,7 +35,7 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
                 "E_EVALUATE", f"{path}: holds no network that classifies alone: name the student's or teacher's folder"
             )
         spec = folder_in(record).spec if "folder" in record else DATASETS[record["data"]]
-        model = recorded_network(record, [arch])
+        model = recorded_network(record, arch)
         require_recorded(path, WEIGHTS)
         return _measured(model, path / WEIGHTS, spec, record["preprocessing"])
     if not path.is_file():

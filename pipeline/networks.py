@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ def network_of(recipe: Recipe, role: str) -> Json:
     A teacher with published weights wants what they were trained with, unless the recipe says otherwise.
     """
     if role != "teacher":
-        return {"arch": recipe.distill.student, "stages": list(recipe.distill.stages), "own": None}
+        return {"arch": arch_of(recipe, role), "stages": list(recipe.distill.stages), "own": None}
     teacher = recipe.teacher
     own = None if teacher.mean is None else [list(teacher.mean), list(teacher.std or ())]
     if own is None and teacher.weights == "default":
@@ -34,26 +33,27 @@ def network_of(recipe: Recipe, role: str) -> Json:
     return {"arch": teacher.arch, "stages": list(teacher.stages), "own": own}
 
 
-def named_in(recipe: Recipe) -> list[str]:
-    """The networks that a recipe names."""
-    return [recipe.teacher.arch, recipe.distill.student]
+def arch_of(recipe: Recipe, role: str) -> str:
+    """The network that a recipe names for a role."""
+    return recipe.teacher.arch if role == "teacher" else recipe.distill.student
 
 
-def network_in(record: Json, named: Collection[str | None]) -> Json:
+def network_in(record: Json, named: str | None) -> Json:
     """The same from a role's record, which may come from a stranger.
 
-    named: what the caller's own recipe or command names. A user's file is run from there alone; UserError where the
-    record asks for one that nobody named.
+    named: what the caller's own recipe or command names for it. A user's file is run from there alone; UserError where
+    the record asks for one that nobody named.
     """
     network: Json = record.get("network") or {"arch": record["arch"], "stages": [], "own": None}
     if not is_user_file(network["arch"]):
         return network
     wanted = label(network["arch"])
-    for arch in named:
-        if arch is not None and is_user_file(arch) and label(arch) == wanted:
-            return {**network, "arch": arch}
-    told = f"the record asks for {network['arch']}, whose code would be run: if it is yours, name it: --arch {wanted}"
-    raise UserError("E_NETWORK_FILE", told)
+    if named is None or not is_user_file(named) or label(named) != wanted:
+        told = (
+            f"the record asks for {network['arch']}, whose code would be run: if it is yours, name it: --arch {wanted}"
+        )
+        raise UserError("E_NETWORK_FILE", told)
+    return {**network, "arch": named}
 
 
 def facts_of(network: Json) -> Json:
@@ -106,7 +106,7 @@ def build_network(
     return renormalised(model, given, (mean, std))
 
 
-def recorded_network(record: Json, named: Collection[str | None] = ()) -> nn.Module:
+def recorded_network(record: Json, named: str | None = None) -> nn.Module:
     """The untrained network of a role's record; `named` as in `network_in`."""
     given = record["preprocessing"]["mean"], record["preprocessing"]["std"]
     facts = {key: record[key] for key in ("num_classes", "in_channels")}

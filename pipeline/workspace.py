@@ -15,7 +15,7 @@ from pipeline.event_files import event_files_of
 from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.live import Live, Pictures, forget_progress
 from pipeline.memory import keep_freed_memory
-from pipeline.networks import build_network, facts_beside_weights, facts_of, label, named_in, network_in
+from pipeline.networks import arch_of, build_network, facts_beside_weights, facts_of, label, network_in
 from pipeline.progress import StageProgress
 from pipeline.recipe import Distill, Recipe
 from pipeline.recipe_detection import DistillDetector, TrainedDetector
@@ -144,7 +144,7 @@ class Workspace:
             mend = f"nothing good is distilled from it; train it longer, fix its weights, or lower {key}"
             raise UserError("E_TEACHER", f"{self.run.name}: {weak}: {mend}")
         self.inputs["teacher"] = require_recorded(folder, WEIGHTS)
-        model = self.empty_model(network_in(record, named_in(self.run.recipe)))
+        model = self.empty_model(network_in(record, arch_of(self.run.recipe, "teacher")))
         load_weights(model, folder / WEIGHTS)
         shapes = probe_shapes(model, in_channels=self.in_channels, image_size=self.image_size)
         return FrozenTeacher(model), shapes

@@ -43,7 +43,7 @@ def test_a_file_that_a_record_names_is_not_run(evil: Path, tmp_path: Path, arch:
 
 def test_a_file_that_the_caller_names_is_run_in_its_place(evil: Path, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(OWN)
-    made = recorded_network(record_of(f"{evil}:make"), [None, "resnet8", f"{tmp_path / 'net.py'}:make"])
+    made = recorded_network(record_of(f"{evil}:make"), f"{tmp_path / 'net.py'}:make")
     assert sum(isinstance(module, nn.Linear) for module in made.modules()) == 1
 
 

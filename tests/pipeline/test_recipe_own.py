@@ -167,6 +167,17 @@ def test_weights_and_training_start_there_and_a_later_recipe_keeps_them(photos: 
     assert (teacher.weights, teacher.epochs) == ("default", 3)
 
 
+def test_published_weights_stay_with_their_pair(tmp_path: Path) -> None:
+    base = 'extends = "cifar100-resnet32x4-resnet8x4"\n[distill]\nmethod = "catkd"\n'
+    assert load_recipe(written(tmp_path, base))[1].distill.options()["beta"] == 15.0
+    assert load_recipe(written(tmp_path, base + "beta = 3.0\n"))[1].distill.options()["beta"] == 3.0
+    assert load_recipe(written(tmp_path, base + 'student = "resnet20"\n'))[1].distill.options()["beta"] == 0.7
+    other = tmp_path / "other.toml"
+    other.write_text('extends = "cifar100-resnet32x4-resnet8x4"\n[distill]\nstudent = "resnet20"\n')
+    later = 'extends = "other.toml"\n[distill]\nmethod = "catkd"\n'
+    assert load_recipe(written(tmp_path, later))[1].distill.options()["beta"] == 0.7
+
+
 def test_published_numbers_stay_with_their_pair(tmp_path: Path) -> None:
     base = 'extends = "cifar100-resnet56-resnet20"\n'
     assert load_recipe(written(tmp_path, base + "seed = 3\n"))[1].expected
