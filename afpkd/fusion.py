@@ -80,6 +80,10 @@ class FeatureFusion(nn.Module):
             outputs.insert(0, output)
         return outputs
 
+    def last_norms(self) -> list[nn.BatchNorm2d]:
+        """Where each level's map comes from, shallow to deep."""
+        return [_last_norm(level.output) for level in self.levels if isinstance(level, FusionLevel)]
+
 
 class LevelAdapters(nn.Module):
     """A 1x1 convolution and BatchNorm a level, nothing fused: the control of the fusion module, and in `freekd`.
@@ -97,6 +101,10 @@ class LevelAdapters(nn.Module):
         """Student maps N, C_s, H_s, W_s -> N, C_t, H_t, W_t a level, shallow to deep."""
         levels = zip(self.levels, features, self.sizes, strict=True)
         return [_resized(level(feature), size) for level, feature, size in levels]
+
+    def last_norms(self) -> list[nn.BatchNorm2d]:
+        """Where each level's map comes from, shallow to deep."""
+        return [_last_norm(level) for level in self.levels]
 
 
 class FusionLevel(nn.Module):
@@ -141,6 +149,13 @@ def _conv_bn(in_channels: int, out_channels: int, *, kernel: int) -> nn.Sequenti
     convolution = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
     nn.init.kaiming_uniform_(convolution.weight, a=1)  # as ReviewKD does
     return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
+
+
+def _last_norm(adapter: nn.Module) -> nn.BatchNorm2d:
+    assert isinstance(adapter, nn.Sequential)
+    norm = adapter[-1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    return norm
 
 
 def _local_branch(channels: int) -> nn.Sequential:

@@ -5,7 +5,7 @@ Each function gives the one training loop (`afpkd.train`) a `Learner`: parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from afpkd.data.batches import Samples
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.distributed import averaged
 from afpkd.evaluate import MOST_PIXELS, in_passes
-from afpkd.prompts import Change, FrequencyPrompts, Refined
+from afpkd.fusion import FeatureFusion, LevelAdapters
+from afpkd.prompts import Change, FrequencyPrompts, Refined, moments, pooled
 from afpkd.tasks.classification import Classification
 from afpkd.tasks.task import Forward, Task, model_scores
 
@@ -148,8 +149,30 @@ def prompt_learner(
 
 def calibrate(prompts: FrequencyPrompts, teacher: FrozenTeacher, samples: Samples, num: int) -> None:
     """Take the amplitude of the teacher's bands from the first `num` images, in as many passes as memory asks for."""
+    prompts.calibrate(_seen(teacher, samples, num))
+
+
+def start_adapters(distiller: Distiller, teacher: FrozenTeacher, samples: Samples, num: int) -> None:
+    """Let what adapts the student's levels to the teacher's start with the mean and spread of each teacher channel.
+
+    For detectors: the levels of a pyramid are not normalised (a teacher of ours has some four times a BatchNorm's
+    spread), and Adam moves a BatchNorm's weight by at most the sum of its learning rates: 1.5 in a whole short recipe.
+    """
+    adapters = [module for module in distiller.modules() if isinstance(module, FeatureFusion | LevelAdapters)]
+    if not adapters:
+        return
+    levels = zip(*_seen(teacher, samples, num), strict=True)
+    found = [pooled([moments(feature[:, None]) for feature in passes]) for passes in levels]
+    with torch.no_grad():
+        for adapter in adapters:
+            for norm, channels in zip(adapter.last_norms(), found, strict=True):
+                norm.bias.copy_(channels.mean)
+                norm.weight.copy_(channels.std)
+
+
+def _seen(teacher: FrozenTeacher, samples: Samples, num: int) -> Iterator[list[Tensor]]:
     parts = in_passes(samples.first(num), 2 * MOST_PIXELS)  # clean passes, without prompts, are half as large
-    prompts.calibrate(teacher(samples.normalised(part)).features for part in parts)
+    return (teacher(samples.normalised(part)).features for part in parts)
 
 
 def prompted(

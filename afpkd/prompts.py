@@ -73,7 +73,7 @@ class BandPrompts(nn.Module):
     def calibrate(self, passes: Sequence[Moments]) -> None:
         """Take the bands' amplitude (standard deviation); averaged tokens have no use for it."""
         if self.united:
-            self.amplitude.copy_(pooled_std(passes).clamp_min(1e-6))
+            self.amplitude.copy_(pooled(passes).std.clamp_min(1e-6))
 
     def forward(self, bands: Tensor) -> Marked:
         """Bands N, C, O, h, w -> masks in 0..1."""
@@ -226,10 +226,11 @@ def moments(bands: Tensor) -> Moments:
     return Moments(bands[:, :, 0].numel(), values.mean(dim=axes), values.std(dim=axes))
 
 
-def pooled_std(passes: Sequence[Moments]) -> Tensor:
-    """The standard deviation of the values of all passes, from the moments of each: O values. Of one it is its own."""
+def pooled(passes: Sequence[Moments]) -> Moments:
+    """Of the values of all passes, from the moments of each. Of one pass they are its own."""
     nums = torch.tensor([each.num for each in passes], dtype=torch.float64, device=passes[0].mean.device)[:, None]
     means, stds = (torch.stack(column).double() for column in list(zip(*passes, strict=True))[1:])
     mean = (nums * means).sum(dim=0) / nums.sum()
     squares = (nums - 1) * stds.square() + nums * (means - mean).square()
-    return (squares.sum(dim=0) / (nums.sum() - 1)).sqrt().float()
+    std = (squares.sum(dim=0) / (nums.sum() - 1)).sqrt()
+    return Moments(int(nums.sum()), mean.float(), std.float())

@@ -107,7 +107,7 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
 
     from afpkd.distillers import build_distiller
     from afpkd.fusion import matched_levels
-    from afpkd.learners import student_learner
+    from afpkd.learners import start_adapters, student_learner
     from afpkd.models import probe_shapes
 
     settings = work.run.recipe.distill
@@ -124,6 +124,8 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     shapes = probe_shapes(student, in_channels=work.in_channels, image_size=work.image_size)
     levels = matched_levels(shapes.sizes, teacher_shapes.sizes)
     distiller = build_distiller(settings.method, shapes.at(levels), teacher_shapes, **options).to(work.device)
+    if isinstance(work.run.recipe.data, CocoData):
+        start_adapters(distiller, teacher, work.train, work.task.num_judged)
     return student_learner(student, teacher, distiller, work.heldout, levels, work.task)
 
 

@@ -1,5 +1,6 @@
 """Detection: how far two answers differ, how a detector learns, what prompts and students do inside of it."""
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,8 @@ from afpkd.data.batches import Augmentation
 from afpkd.data.coco_batches import Scenes
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
-from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, student_learner
+from afpkd.fusion import FeatureFusion, LevelAdapters
+from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, start_adapters, student_learner
 from afpkd.models import probe_shapes
 from afpkd.models.fcos import FcosDetector
 from afpkd.models.outputs import Shapes
@@ -174,3 +176,24 @@ def test_what_a_mask_drops_is_zero_or_the_next_images() -> None:
 
     assert torch.allclose(refined("zero"), kept * feature, atol=1e-5)
     assert torch.allclose(refined("swapped"), kept * feature + (1 - kept) * feature.roll(1, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["imitation", "reviewkd", "afpkd", "freekd"])
+def test_adapters_of_a_detector_start_with_the_teachers_channels(method: str, scenes: Scenes) -> None:
+    torch.manual_seed(3)
+    teacher = FrozenTeacher(FcosDetector("mobilenet_v3_small", width=64, num_convs=1, num_classes=3))
+    for convolution in (block[0] for block in teacher.model.get_submodule("backbone.fpn.layer_blocks")):
+        torch.nn.init.normal_(convolution.bias, mean=3.0, std=2.0)  # nothing in a pyramid is normalised
+        convolution.weight.data.mul_(5.0)
+    teacher = FrozenTeacher(teacher.model)
+    shapes = probe_shapes(teacher.model, in_channels=3, image_size=CANVAS)
+    prompts = {"prompts": FrequencyPrompts(shapes)} if OPTIONS[method].uses_prompts else {}
+    distiller = build_distiller(method, shapes, shapes, **dataclasses.asdict(OPTIONS[method]()), **prompts)
+    features = teacher(scenes.normalised(scenes.first(8))).features
+    start_adapters(distiller, teacher, scenes, 8)
+    adapters = next(module for module in distiller.children() if isinstance(module, FeatureFusion | LevelAdapters))
+    adapters.train()
+    own = adapters([torch.randn(64, *feature.shape[1:]) for feature in features])
+    for ours, theirs in zip(own, features, strict=True):
+        assert torch.allclose(ours.mean(dim=(0, 2, 3)), theirs.mean(dim=(0, 2, 3)), atol=1e-3)
+        assert torch.allclose(ours.std(dim=(0, 2, 3)), theirs.std(dim=(0, 2, 3)), rtol=0.02, atol=1e-3)
