@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from afpkd.learners import FrozenTeacher
-from afpkd.models.outputs import Outputs
+from afpkd.models.outputs import AnyOutputs
 from afpkd.names import look_up
 from afpkd.record import Json
 from afpkd.train import Fitted, Fitting
@@ -75,16 +75,21 @@ def train_seed(variants: list[str], seed: int, folder: Path, protocol: Protocol 
 
 def run_of(name: str, variant: Json, seed: int, folder: Path, recipe: str = MAIN.recipe) -> Run:
     """The run of a variant: its recipe written out, its teacher and prompts made once and shared by symbolic links."""
-    place = (folder / f"{name}-seed{seed}").resolve()
-    place.mkdir(parents=True, exist_ok=True)
-    file = place / f"{name}.toml"
-    file.write_text(recipe_text(variant, seed, recipe))
-    run = Run(name, load_recipe(str(file))[1], file, place, "cpu", 1)
+    run = written_run(name, variant, seed, folder, recipe)
     shared(run, "teacher", folder / teacher_folder(run.recipe), train_teacher)
     if run.recipe.distill.uses_prompts:
         digest = run.recipe.stage_digest("prompts")[:8]
         shared(run, "prompts", folder / f"prompts-{digest}-seed{seed}", tune_prompts)
     return run
+
+
+def written_run(name: str, variant: Json, seed: int, folder: Path, recipe: str) -> Run:
+    """The run of a variant on one CPU thread: its recipe written out, nothing made."""
+    place = (folder / f"{name}-seed{seed}").resolve()
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / f"{name}.toml"
+    file.write_text(recipe_text(variant, seed, recipe))
+    return Run(name, load_recipe(str(file))[1], file, place, "cpu", 1)
 
 
 def teacher_folder(recipe: Recipe) -> str:
@@ -106,9 +111,9 @@ class SharedTeacher(FrozenTeacher):
     """A frozen teacher that remembers its last batch: students side by side ask for the same one."""
 
     _images: Tensor | None = None
-    _outputs: Outputs
+    _outputs: AnyOutputs
 
-    def __call__(self, images: Tensor) -> Outputs:
+    def __call__(self, images: Tensor) -> AnyOutputs:
         """The outputs of the last batch, where it comes again; else a forward pass."""
         if self._images is None or not torch.equal(images, self._images):
             self._images, self._outputs = images, super().__call__(images)
@@ -143,7 +148,8 @@ def _advance_together(fittings: list[Fitting], teacher: FrozenTeacher, names: li
             row = fitting.advance()
             if row is not None:
                 losses = " ".join(f"{loss} {value:.3f}" for loss, value in row["losses"].items())
-                _say(f"{name}: epoch {row['epoch']} held-out {row['heldout_top1']:.2f} {losses}")
+                score = row[f"heldout_{fitting.learner.metric_name}"]
+                _say(f"{name}: epoch {row['epoch']} held-out {score:.2f} {losses}")
         step += 1
         if time.monotonic() - said > 60:
             said = time.monotonic()

@@ -1,10 +1,11 @@
 """Detection on real images on a CPU: BCCD, FCOS, `none`, `imitation` and `afpkd` by one recipe, three seeds.
 
-`python -m bench.detection` prints the table of results/bccd.jsonl; `--run` does what is missing, one run after the
-other on one thread (about five CPU-hours; stop it at any time, the next call goes on). The teacher comes first and is
-shared; where it stays below the recipe's min_ap50 it has not learnt, and nothing counts. Then each method's weights are
-chosen on the held-out images, as many short trials each (results/bccd_tuning.jsonl). All students of a seed start from
-the same weights and see the same batches. Test is read once a run.
+`python -m bench.detection` prints the table of results/bccd.jsonl. `--trials` tries each method's weights on the
+held-out images, the students of all trials side by side for a quarter of the schedule (results/bccd_tuning.jsonl): the
+best go into the recipe by hand. `--run` trains what is missing by that recipe, as anybody would (hours; stop it at any
+time, the next call goes on). The teacher comes first and is shared. It must have learnt (the recipe's min_ap50), and be
+better than the undistilled student of seed 0 by HEADROOM: else there is nothing to distil, and nothing counts. All
+students of a seed start from the same weights and see the same batches. Test is read once a run.
 """
 
 from __future__ import annotations
@@ -17,120 +18,127 @@ from pathlib import Path
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from bench import rows
-from bench.accuracy import shared
+from bench.accuracy import shared, train_side_by_side, written_run
+from bench.command import run as run_command
+from bench.variants import ALL, ONE, Protocol
+from pipeline.networks import network_of
 from pipeline.recipe_reader import load_recipe
-from pipeline.stages import distillation, train_student, train_teacher, train_undistilled, tune_prompts
+from pipeline.stages import train_teacher, tune_prompts
 from pipeline.workspace import Run, Workspace
 
-PROTOCOL = "bccd-fcos-cpu"
-RESULT, TUNING = "bccd", "bccd_tuning"
-SEEDS = (0, 1, 2)
-THREADS = 1
+VARIANTS: dict[str, Json] = {
+    "none": {"method": "none"},
+    "imitation": {"method": "imitation"},
+    "afpkd": {"method": "afpkd"},
+    "reviewkd": {"method": "reviewkd"},
+    "no mask": {"method": "afpkd", "mask": "constant"},
+}
+"""Each with the recipe's weights."""
+
+SEEDS = {"none": ALL, "imitation": ALL, "afpkd": ALL, "reviewkd": ONE, "no mask": ONE}
+PROTOCOL = Protocol("bccd-fcos-cpu", "bccd", VARIANTS, SEEDS)
+TUNING = "bccd_tuning"
 
 TRIALS: dict[str, list[Json]] = {
-    "none": [],
+    "none": [{"lr": lr} for lr in (1e-3, 2e-3)],
     "imitation": [{"gamma": gamma} for gamma in (0.02, 0.1, 0.5, 2.0)],
-    "afpkd": [{"mu": 25 * gamma, "gamma": gamma} for gamma in (0.02, 0.1, 0.5, 2.0)],
+    "reviewkd": [{"gamma": gamma} for gamma in (0.02, 0.1, 0.5, 2.0)],
+    "afpkd": [{"mu": 10 * gamma, "gamma": gamma} for gamma in (0.02, 0.1, 0.5, 2.0)],
 }
-"""The weights that are tried. At 25 : 1 both parts of afpkd start with gradients of about one size."""
+"""What is tried of each method."""
 
-_TUNING_SHARE = 1 / 12
+SHARE = 1 / 4
+"""Of the schedule, which a trial gets whole: learning rate, warm-up and all."""
+
+LEARNT = 10.0
+"""Held-out AP that the best trial of a method must have: below, trials are too short to choose by."""
+
+HEADROOM = 3.0
+"""By so much the teacher's held-out AP must be above the undistilled student's."""
 
 
 def main(arguments: list[str]) -> None:
-    """Train or try what is missing; print the table."""
+    """Train or try what is missing; print the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.detection")
+    parser.add_argument("--trials", action="store_true", help="try the weights of each method first")
     parser.add_argument("--run", action="store_true", help="train the missing rows first")
-    parser.add_argument("--seeds", type=int, nargs="*", default=list(SEEDS))
-    parser.add_argument("--methods", nargs="*", choices=list(TRIALS), default=list(TRIALS))
-    parser.add_argument("--folder", type=Path, default=Path("runs/bench-detection"), help="where runs and states lie")
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(ALL))
+    parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--folder", type=Path, default=Path("runs") / PROTOCOL.folder, help="where runs and states lie")
     chosen = parser.parse_args(arguments)
-    if chosen.run:
-        for method, options in untried(chosen.methods):
-            rows.append(TUNING, [tried(method, options, chosen.folder)])
-        for seed, method in missing(chosen.seeds, chosen.methods):
-            rows.append(RESULT, [trained(method, seed, chosen.folder)])
-    sys.stdout.write(table(rows.read(RESULT)))
+    if chosen.trials:
+        try_weights([name for name in chosen.variants if name in TRIALS], chosen.folder)
+    for seed in chosen.seeds if chosen.run else ():
+        train_seed(seed, chosen.variants, chosen.folder)
+    sys.stdout.write(trials_table(rows.read(TUNING)) + "\n" + table(rows.read(PROTOCOL.result)))
 
 
-def missing(seeds: list[int], methods: list[str]) -> list[tuple[int, str]]:
-    """(seed, method) without a row, a seed after the other."""
-    found = {(row["seed"], row["method"]) for row in rows.read(RESULT)}
-    return [(seed, method) for seed in seeds for method in methods if (seed, method) not in found]
+def try_weights(methods: list[str], folder: Path) -> None:
+    """Train all trials that have no row side by side, on seed 0; only held-out images are looked at."""
+    known = [(row["method"], row["options"]) for row in rows.read(TUNING)]
+    todo = [(method, trial) for method in methods for trial in TRIALS[method] if (method, trial) not in known]
+    epochs = load_recipe(PROTOCOL.recipe)[1].distill.epochs * SHARE
+    names = ["-".join([method, *(f"{value:g}" for value in trial.values())]) for method, trial in todo]
+    changed = [{"method": method, "epochs": epochs, **trial} for method, trial in todo]
+    runs = [run_of(name, one, 0, folder / "trials", folder) for name, one in zip(names, changed, strict=True)]
+    works = [Workspace(run, "student") for run in runs]
+    trained = train_side_by_side(works) if works else []
+    for (method, trial), (_, _, fitted) in zip(todo, trained, strict=True):
+        last = {key: fitted.history[-1][key] for key in ("losses", "gradient_norms")}
+        found = rows.trial_of(trial, seed=0, epochs=epochs, fitted=fitted, metric="ap")
+        rows.append(TUNING, [{"method": method, **found, **last}])
 
 
-def untried(methods: list[str]) -> list[tuple[str, Json]]:
-    """(method, options) that no row of the tuning has."""
-    found = [(row["method"], row["options"]) for row in rows.read(TUNING)]
-    wanted = [(method, options) for method in methods for options in TRIALS[method]]
-    return [trial for trial in wanted if trial not in found]
+def train_seed(seed: int, names: list[str], folder: Path) -> None:
+    """Train what this seed shall have and has no row of, side by side, and append a row each.
+
+    The undistilled student of seed 0 comes alone, and first: it says whether there is anything to distil.
+    """
+    wanted = [name for name in names if seed in SEEDS[name]]
+    runs = {name: run_of(name, VARIANTS[name], seed, folder, folder) for name in wanted}
+    due = [run for name, run in runs.items() if not has_row(run, name)]
+    if seed == 0 and due and due[0].name == "none":
+        _train(due[:1], seed)
+        due = due[1:]
+    if due:
+        require_headroom(read_record(due[0].role("teacher") / "record.json"))
+        _train(due, seed)
 
 
-def weights_of(method: str) -> Json:
-    """The options that were best on the held-out images."""
-    trials = [row for row in rows.read(TUNING) if row["method"] == method and row["options"] in TRIALS[method]]
-    best: Json = max(trials, key=lambda row: row["heldout_ap"])["options"] if TRIALS[method] else {}
-    return best
+def has_row(run: Run, name: str) -> bool:
+    """Whether there is a row of this variant, this seed and this recipe: one of a recipe since changed is none."""
+    digest = run.recipe.stage_digest("student")
+    found = [row for row in rows.read(PROTOCOL.result) if (rows.name_of(row), row["seed"]) == (name, run.recipe.seed)]
+    return any(row["config_digest"] == digest for row in found)
 
 
-def trained(method: str, seed: int, folder: Path) -> Json:
-    """Train one student, and give its row."""
-    run = run_of(method, weights_of(method), seed, folder)
-    record = train_undistilled(run) if method == "none" else train_student(run)
-    metrics = record["metrics"]
-    return {
-        "method": method,
-        "seed": seed,
-        "options": weights_of(method),
-        **{name: metrics[f"test_{name}_selected"] for name in ("ap", "ap50", "ap75")},
-        "ap_last": metrics["test_ap_last"],
-        "heldout_ap": metrics["heldout_ap"],
-        "teacher_ap50": teacher_ap50(run),
-        "epochs": record["epochs"],
-        "wall_s": record["wall_s"],
-        "cpu_s": record["cpu_s"],
-        "precision": record["precision"],
-        "commit": record["git_commit"],
-        "config_digest": record["config_digest"],
-    }
+def require_headroom(teacher: Json) -> None:
+    """UserError where the teacher is hardly better than a student without one."""
+    undistilled = [row for row in rows.read(PROTOCOL.result) if (row["method"], row["seed"]) == ("none", 0)]
+    if not undistilled:
+        raise UserError("E_TEACHER", "there is no row of `none` with seed 0 yet: train it first")
+    theirs, ours = teacher["metrics"]["heldout_ap"], undistilled[-1]["heldout_ap"]
+    if theirs < ours + HEADROOM:
+        told = f"the teacher's held-out AP is {theirs:.2f} %, the undistilled student's {ours:.2f} %"
+        raise UserError("E_TEACHER", f"{told}: less than {HEADROOM:g} points above it there is nothing to distil")
 
 
-def tried(method: str, options: Json, folder: Path) -> Json:
-    """Train a student for a part of the schedule; only held-out images are looked at."""
-    run = run_of(method, options, 0, folder, share=_TUNING_SHARE)
-    work = Workspace(run, "student")
-    fitted = work.fit(distillation(work, *work.teacher()), run.recipe.distill)
-    best = max(row["heldout_ap"] for row in fitted.history)
-    return {
-        "method": method,
-        "options": options,
-        "epochs": len(fitted.history),
-        "heldout_ap": best,
-        "cpu_s": fitted.cpu_s,
-    }
-
-
-def run_of(method: str, options: Json, seed: int, folder: Path, share: float = 1.0) -> Run:
-    """The run of a method: its recipe written out; teacher and prompts are made once and linked.
+def run_of(name: str, variant: Json, seed: int, place: Path, folder: Path) -> Run:
+    """The run of a variant, written to `place`; teacher (of seed 0) and prompts are made once in `folder` and linked.
 
     UserError where the teacher has not learnt.
     """
-    epochs = load_recipe(PROTOCOL)[1].distill.epochs * share
-    name = "-".join([method, *(f"{value:g}" for value in options.values() if share < 1), f"seed{seed}"])
-    place = (folder / name).resolve()
-    place.mkdir(parents=True, exist_ok=True)
-    lines = [f'extends = "{PROTOCOL}"', f"seed = {seed}", "[distill]", f'method = "{method}"', f"epochs = {epochs}"]
-    file = place / f"{name}.toml"
-    file.write_text("\n".join([*lines, *(f"{key} = {value}" for key, value in options.items())]) + "\n")
-    run = Run(name, load_recipe(str(file))[1], file, place, "cpu", THREADS)
-    shared(run, "teacher", folder / "teacher", train_teacher)
-    least = run.recipe.teacher.min_ap50  # type: ignore[union-attr]  # a recipe that detects
-    if teacher_ap50(run) < least:
-        raise UserError(
-            "E_TEACHER", f"the teacher's AP50 is {teacher_ap50(run):.2f} %, below {least:g}: it has not learnt"
-        )
+    taught = written_run("teacher", {"method": "none"}, 0, folder, PROTOCOL.recipe)
+    teacher = folder / f"teacher-{taught.recipe.stage_digest('teacher')[:8]}"
+    shared(taught, "teacher", teacher, train_teacher)
+    score, least = teacher_ap50(taught), taught.recipe.teacher.min_ap50  # type: ignore[union-attr]  # it detects
+    if score < least:
+        raise UserError("E_TEACHER", f"the teacher's AP50 is {score:.2f} %, below {least:g}: it has not learnt")
+    run = written_run(name, variant, seed, place, PROTOCOL.recipe)
+    shared(run, "teacher", teacher, train_teacher)
     if run.recipe.distill.uses_prompts:
-        shared(run, "prompts", folder / f"prompts-seed{seed}", tune_prompts)
+        digest = run.recipe.stage_digest("prompts")[:8]
+        shared(run, "prompts", folder / f"prompts-{digest}-seed{seed}", tune_prompts)
     return run
 
 
@@ -140,17 +148,77 @@ def teacher_ap50(run: Run) -> float:
     return score
 
 
-def table(found: list[Json]) -> str:
-    """Markdown: mean ± standard deviation over the seeds, in percent."""
-    lines = ["| method | seeds | AP | AP50 | AP75 | CPU-minutes per run |", "|---|---:|---:|---:|---:|---:|"]
+def _train(runs: list[Run], seed: int) -> None:
+    works = [Workspace(run, "student") for run in runs]
+    for work, product, fitted in train_side_by_side(works):
+        settings = work.run.recipe.distill
+        network = network_of(work.run.recipe, "student")
+        record = work.write_checkpoint(product, fitted, network=network, method=settings.method)
+        rows.append(PROTOCOL.result, [row_of(work.run, record, seed)])
+
+
+def row_of(run: Run, record: Json, seed: int) -> Json:
+    """The row of a finished student; `ap`, `ap50`, `ap75`: test, of the epoch that was best on held-out images."""
+    metrics, prompts = record["metrics"], run.role("prompts") / "record.json"
+    judged = read_record(prompts)["metrics"] if run.recipe.distill.uses_prompts else None
+    return {
+        "method": record["method"],
+        "variant": "default" if run.name == record["method"] else run.name,
+        "seed": seed,
+        "options": run.recipe.distill.options(),
+        **{name: metrics[f"test_{name}_selected"] for name in ("ap", "ap50", "ap75")},
+        "ap_last": metrics["test_ap_last"],
+        "heldout_ap": metrics["heldout_ap"],
+        "teacher_ap50": teacher_ap50(run),
+        "prompts": judged and {key: judged[key] for key in ("accepted", "own", "shuffled", "constant")},
+        **{key: record[key] for key in ("epochs", "wall_s", "cpu_s", "precision", "config_digest")},
+        "commit": record["git_commit"],
+    }
+
+
+def trials_table(found: list[Json]) -> str:
+    """Markdown: each method's trials, the best marked; where that lies at an end of what was tried, try on."""
+    lines = ["| method | options | held-out AP |", "|---|---|---:|"]
     for method in TRIALS:
         mine = [row for row in found if row["method"] == method]
-        if mine:
-            scores = [rows.mean_and_std([row[name] for row in mine]) for name in ("ap", "ap50", "ap75")]
-            minutes = statistics.mean(row["cpu_s"] for row in mine) / 60
-            lines.append(f"| {' | '.join([f'`{method}`', str(len(mine)), *scores, f'{minutes:.0f}'])} |")
+        best = max(mine, key=lambda row: row["heldout_ap"], default=None)
+        for row in mine:
+            options = ", ".join(f"{name} {value:g}" for name, value in row["options"].items())
+            lines.append(f"| `{method}` | {options} | {row['heldout_ap']:.2f}{' (best)' if row is best else ''} |")
+    return "\n".join(lines) + "\n"
+
+
+def chosen_weights(method: str) -> Json:
+    """The options that were best on the held-out images.
+
+    UserError where no trial learnt enough to choose by, or the best lies at an end of what was tried.
+    """
+    trials = [row for row in rows.read(TUNING) if row["method"] == method]
+    best = max(trials, key=lambda row: row["heldout_ap"])
+    if best["heldout_ap"] < LEARNT:
+        raise UserError(
+            "E_TEACHER", f"{method}: no trial reaches a held-out AP of {LEARNT:g} %: give trials more epochs"
+        )
+    options: Json = best["options"]
+    tried = sorted(next(iter(row["options"].values())) for row in trials)
+    if len(tried) > 2 and next(iter(options.values())) in (tried[0], tried[-1]):
+        raise UserError("E_TEACHER", f"{method}: the best of the trials, {options}, lies at their end: try further")
+    return options
+
+
+def table(found: list[Json]) -> str:
+    """Markdown: mean ± standard deviation over the seeds, in percent, and AFPKD's AP less the method's, paired."""
+    titles = "method | seeds | AP | AP50 | AP75 | `afpkd` minus it, AP, 95 % | CPU-minutes per run"
+    lines = [f"| {titles} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    ap = {name: {row["seed"]: row["ap"] for row in found if rows.name_of(row) == name} for name in VARIANTS}
+    for name in (name for name in VARIANTS if ap[name]):
+        mine = [row for row in found if rows.name_of(row) == name]
+        scores = [rows.mean_and_std([row[key] for row in mine]) for key in ("ap", "ap50", "ap75")]
+        apart = "" if name == "afpkd" else rows.paired_difference(ap["afpkd"], ap[name])
+        minutes = statistics.mean(row["cpu_s"] for row in mine) / 60
+        lines.append(f"| {' | '.join([f'`{name}`', str(len(mine)), *scores, apart, f'{minutes:.0f}'])} |")
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

@@ -44,10 +44,10 @@ def row_of(run: Path, role: str, variant: str = "default") -> Json:
     }
 
 
-def trial_of(options: Json, *, seed: int, epochs: float, fitted: Fitted) -> Json:
-    """The row of a trial that chooses a weight: held-out top-1 after the last epoch; the test set is not read."""
-    heldout = fitted.history[-1]["heldout_top1"]
-    found = {"options": options, "seed": seed, "epochs": epochs, "heldout_top1": heldout}
+def trial_of(options: Json, *, seed: int, epochs: float, fitted: Fitted, metric: str = "top1") -> Json:
+    """The row of a trial that chooses a weight: held-out score after the last epoch; the test set is not read."""
+    key = f"heldout_{metric}"
+    found = {"options": options, "seed": seed, "epochs": epochs, key: fitted.history[-1][key]}
     return {**found, "cpu_s": round(fitted.cpu_s, 1), "commit": provenance()["git_commit"]}
 
 
@@ -88,7 +88,9 @@ def comparison(rows: list[Json], ours: str = "afpkd") -> str:
         columns = [[row[key] for row in found.values()] for key in METRICS]
         hours = statistics.mean(row["cpu_s"] for row in found.values()) / 3600
         cells = [f"`{name}`", str(len(found)), *map(mean_and_std, columns)]
-        lines.append(f"| {' | '.join(cells)} | {_difference(by_variant.get(ours, {}), found)} | {hours:.2f} |")
+        scores = [_last_scores(by_variant.get(one, {})) for one in (ours, name)]
+        cells.append("" if name == ours else paired_difference(*scores))
+        lines.append(f"| {' | '.join(cells)} | {hours:.2f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -104,15 +106,20 @@ def mean_and_std(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
-def _difference(ours: dict[int, Json], theirs: dict[int, Json]) -> str:
+def paired_difference(ours: dict[int, float], theirs: dict[int, float]) -> str:
+    """Mean of ours minus theirs over the seeds that both have, with the 95 % interval of Student's t."""
     seeds = sorted(ours.keys() & theirs.keys())
-    if ours is theirs or not seeds:
+    if not seeds:
         return ""
-    differences = [ours[seed]["test_top1_last"] - theirs[seed]["test_top1_last"] for seed in seeds]
+    differences = [ours[seed] - theirs[seed] for seed in seeds]
     if len(seeds) == 1:
         return f"{differences[0]:+.2f} (one seed)"
     half = scipy.stats.t.ppf(0.975, len(seeds) - 1) * statistics.stdev(differences) / len(seeds) ** 0.5
     return f"{statistics.mean(differences):+.2f} ± {half:.2f}"
+
+
+def _last_scores(found: dict[int, Json]) -> dict[int, float]:
+    return {seed: row["test_top1_last"] for seed, row in found.items()}
 
 
 if __name__ == "__main__":

@@ -182,9 +182,8 @@ def test_what_a_mask_drops_is_zero_or_the_next_images() -> None:
 def test_adapters_of_a_detector_start_with_the_teachers_channels(method: str, scenes: Scenes) -> None:
     torch.manual_seed(3)
     teacher = FrozenTeacher(FcosDetector("mobilenet_v3_small", width=64, num_convs=1, num_classes=3))
-    for convolution in (block[0] for block in teacher.model.get_submodule("backbone.fpn.layer_blocks")):
-        torch.nn.init.normal_(convolution.bias, mean=3.0, std=2.0)  # nothing in a pyramid is normalised
-        convolution.weight.data.mul_(5.0)
+    for parameter in teacher.model.get_submodule("backbone.fpn.layer_blocks").parameters():
+        parameter.data.mul_(5.0).add_(0.1 * torch.randn_like(parameter))  # nothing in a pyramid is normalised
     teacher = FrozenTeacher(teacher.model)
     shapes = probe_shapes(teacher.model, in_channels=3, image_size=CANVAS)
     prompts = {"prompts": FrequencyPrompts(shapes)} if OPTIONS[method].uses_prompts else {}
