@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import coverage, crash, default_seeds, default_tuning, fleet, quantizers, rtx_builds, scale
+from bench import coverage, crash, default_seeds, default_tuning, findings, fleet, quantizers, rtx_builds, scale
 from bench.command import run
 
 BENCHES: dict[str, Callable[[], None]] = {
@@ -13,6 +13,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "crash": crash.main,
     "default_seeds": default_seeds.main,
     "default_tuning": default_tuning.main,
+    "findings": findings.main,
     "fleet": fleet.main,
     "quantizers": quantizers.main,
     "rtx_builds": rtx_builds.main,

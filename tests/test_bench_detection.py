@@ -77,7 +77,10 @@ def test_trials_and_rows_come_from_one_teacher_and_what_is_done_is_not_done_agai
         ("imitation", {"gamma": 0.5}, 0.5),
     ]
     assert all(row["heldout_ap"] >= 0 and row["gradient_norms"]["boxes"] > 0 for row in trials)
-    assert load_recipe(str(tiny / "trials" / "imitation-0.5-seed0" / "imitation-0.5.toml"))[1].distill.options()["gamma"] == 0.5
+    assert (
+        load_recipe(str(tiny / "trials" / "imitation-0.5-seed0" / "imitation-0.5.toml"))[1].distill.options()["gamma"]
+        == 0.5
+    )
     for _ in range(2):
         detection.train_seed(0, ["none", "afpkd"], tiny)
     found = rows.read(detection.PROTOCOL.result)
