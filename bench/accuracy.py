@@ -70,7 +70,9 @@ def train_seed(variants: list[str], seed: int, folder: Path, protocol: Protocol 
         network = network_of(work.run.recipe, "student")
         work.write_checkpoint(learner_product, fitted, network=network, method=distill.method)
         variant = "default" if name == distill.method else name
-        rows.append(protocol.result, [rows.row_of(work.run.folder, "student", variant)])
+        row = rows.row_of(work.run.folder, "student", variant)
+        rows.append(protocol.result, [row])
+        rows.append(f"{protocol.result}_curves", [rows.curve_of(work.run.folder, row)])
 
 
 def run_of(name: str, variant: Json, seed: int, folder: Path, recipe: str = MAIN.recipe) -> Run:

@@ -44,6 +44,14 @@ def row_of(run: Path, role: str, variant: str = "default") -> Json:
     }
 
 
+def curve_of(run: Path, row: Json) -> Json:
+    """What the student of this row did epoch by epoch: losses, the norm of each one's gradient, held-out top-1."""
+    lines = (run / "student" / "metrics.jsonl").read_text().splitlines()
+    whose = {key: row[key] for key in ("pair", "method", "variant", "seed", "config_digest")}
+    keys = ("epoch", "lr", "losses", "gradient_norms", "heldout_top1")
+    return {**whose, "epochs": [{key: json.loads(line)[key] for key in keys} for line in lines]}
+
+
 def trial_of(options: Json, *, seed: int, epochs: float, fitted: Fitted, metric: str = "top1") -> Json:
     """The row of a trial that chooses a weight: held-out score after the last epoch; the test set is not read."""
     key = f"heldout_{metric}"

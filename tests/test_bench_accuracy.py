@@ -48,6 +48,10 @@ def test_students_side_by_side_are_bit_equal_to_students_alone(protocol: variant
     assert [(row["method"], row["variant"], row["seed"]) for row in found] == [
         (name, "default", 1) for name in together
     ]
+    curves = rows.read("tiny_curves")
+    assert [(row["method"], len(row["epochs"])) for row in curves] == [(name, 1) for name in together]
+    assert curves[2]["epochs"][0]["gradient_norms"].keys() == {"task", "spatial"}
+    assert curves[2]["epochs"][0]["heldout_top1"] == found[2]["heldout_top1"]
     assert accuracy.missing_variants(1, protocol) == ["afpkd"]
     assert accuracy.missing_variants(0, protocol) == []
 
