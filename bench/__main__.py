@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import coverage, crash, default_seeds, default_tuning, findings, fleet, quantizers, rtx_builds, scale
+from bench import clones, coverage, crash, default_seeds, default_tuning, findings, fleet, quantizers, rtx_builds, scale
 from bench.command import run
 
 BENCHES: dict[str, Callable[[], None]] = {
+    "clones": clones.main,
     "coverage": coverage.main,
     "crash": crash.main,
     "default_seeds": default_seeds.main,

@@ -8,8 +8,20 @@ import pytest
 import torch
 
 from afpkd.errors import UserError
+from afpkd.record import read_record
 from bench import __main__ as bench_main
-from bench import command, default_seeds, default_tuning, export_time, fleet, gpu_check, quantizers, rows, rtx_builds
+from bench import (
+    clones,
+    command,
+    default_seeds,
+    default_tuning,
+    export_time,
+    fleet,
+    gpu_check,
+    quantizers,
+    rows,
+    rtx_builds,
+)
 from bench.loopback import SSHD
 from deploy import presets
 from deploy.presets import Preset, WarmUp
@@ -125,6 +137,21 @@ def test_the_export_rows_make_a_table() -> None:
     shown = export_time.table(rows.read("export_time"))
     assert "| resnet8 | 4 |" in shown
     assert " MB |" in shown
+
+
+def test_two_clones_are_compared_role_by_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a clone gives is minutes of training, which the bench itself has run."""
+    same = dict.fromkeys(clones.STAGES, "a")
+    found = iter([same, {**same, "student": "b"}])
+    monkeypatch.setattr(clones, "weights_of_a_clone", lambda *_: next(found))
+    clones.main(results=tmp_path)
+    equal = read_record(tmp_path / "clones.json")["equal"]
+    assert equal == {"teacher": True, "prompts": True, "student": False, "undistilled": True}
+    assert capsys.readouterr().out.splitlines()[2].split(maxsplit=1) == ["student", "NOT EQUAL"]
+    with pytest.raises(UserError, match="git clone --quiet .* failed: fatal:"):
+        clones._done(["git", "clone", "--quiet", str(tmp_path / "gone"), str(tmp_path / "there")], tmp_path)
 
 
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
