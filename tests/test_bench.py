@@ -22,6 +22,7 @@ from bench import (
     rows,
     rtx_builds,
 )
+from bench.crash import STAGES
 from bench.loopback import SSHD
 from deploy import presets
 from deploy.presets import Preset, WarmUp
@@ -143,14 +144,14 @@ def test_two_clones_are_compared_role_by_role(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What a clone gives is minutes of training, which the bench itself has run."""
-    same = dict.fromkeys(clones.STAGES, "a")
+    same = dict.fromkeys(STAGES, "a")
     found = iter([same, {**same, "student": "b"}])
     monkeypatch.setattr(clones, "weights_of_a_clone", lambda *_: next(found))
     clones.main(results=tmp_path)
     equal = read_record(tmp_path / "clones.json")["equal"]
     assert equal == {"teacher": True, "prompts": True, "student": False, "undistilled": True}
     assert capsys.readouterr().out.splitlines()[2].split(maxsplit=1) == ["student", "NOT EQUAL"]
-    with pytest.raises(UserError, match="git clone --quiet .* failed: fatal:"):
+    with pytest.raises(UserError, match=r"git clone --quiet .* failed: fatal:"):
         clones._done(["git", "clone", "--quiet", str(tmp_path / "gone"), str(tmp_path / "there")], tmp_path)
 
 
