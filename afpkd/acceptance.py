@@ -88,14 +88,17 @@ def _mean(rows: Sequence[Any], shares: list[float]) -> Any:
 def why_not_accepted(report: Json) -> str | None:
     """One line that says why these prompts mark nothing worth marking; None where they do.
 
-    They choose where the teacher still says the same with their masks, and no longer with the same masks shuffled, and
-    where at least one band's mask varies over its pixels.
+    They choose where the teacher still says the same with their masks, no longer with the same masks shuffled and less
+    so with a constant mask of their area, and where at least one band's mask varies over its pixels. (FreeKD's averaged
+    masks of mean 1/2 vary, and shuffled ones harm more; but the constant 1/2 is what leaves the teacher as it is.)
     """
-    own, shuffled = report["own"], report["shuffled"]
+    own, shuffled, constant = report["own"], report["shuffled"], report["constant"]
     if own["agreement"] < LEAST_AGREEMENT:
         return f"the prompted teacher agrees with itself on {own['agreement']:.1f} % of held-out images only"
     if shuffled["kl"] < LEAST_KL or own["kl"] > MOST_KL_RATIO * shuffled["kl"]:
         return f"its masks are no better than random ones of equal area (KL {own['kl']:.3g} and {shuffled['kl']:.3g})"
+    if own["kl"] >= constant["kl"]:
+        return f"a constant mask of equal area changes less (KL {own['kl']:.3g} and {constant['kl']:.3g})"
     spreads = [row["spread"] for row in report["masks"] if row["mean"] > LEAST_MEAN]
     if max(spreads, default=0.0) < LEAST_SPREAD:
         return "its masks are constant over the pixels of every band that they keep"

@@ -150,6 +150,14 @@ def test_prompts_that_choose_are_accepted_and_others_refused_with_a_reason() -> 
     assert "no better than random ones" in str(why_not_accepted(_report(0.3, 97.0, 0.4)))
 
 
+def test_masks_that_a_constant_one_outdoes_are_not_accepted() -> None:
+    """As FreeKD's phase 1 leaves them on the CIFAR-100 ResNet-56 (bench/findings.py): 0.039, shuffled 0.47, 0.0007."""
+    report = _report(0.039, 99.7, 0.47)
+    assert why_not_accepted(report) is None
+    report["constant"]["kl"] = 0.0007
+    assert why_not_accepted(report) == "a constant mask of equal area changes less (KL 0.039 and 0.0007)"
+
+
 def test_masks_that_change_nothing_are_not_accepted() -> None:
     assert why_not_accepted(_report(0.0, 100.0, 0.0)) is not None
     assert why_not_accepted(_report(-3e-9, 100.0, 2e-8)) is not None  # rounding
