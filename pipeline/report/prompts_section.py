@@ -26,7 +26,7 @@ _LEGEND = (
     "kept, dark is dropped. Row details are changes from row to row, that is horizontal edges; column details are "
     "upright ones; scale 1 is the finest. The titles have each mask's mean and its spread, as the table below."
 )
-_REFUSED = "they lose what the teacher says, or are no better than random masks of equal area"
+_REFUSED = "they lose what the teacher says, or are no better than random or constant masks of equal area"
 
 
 class Picture(NamedTuple):
