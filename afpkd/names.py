@@ -1,4 +1,4 @@
-"""Unknown names: what is near, else what there is."""
+"""Names: of unknown ones what is near, else what there is; of classes that they fit on a line."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ def look_up(code: str, kind: str, name: str, table: Mapping[str, T]) -> T:
     if name in table:
         return table[name]
     raise UserError(code, unknown(kind, name, table))
+
+
+def require_lines(code: str, where: object, names: Iterable[str]) -> None:
+    """UserError (`code`) where a class's name is not one line of UTF-8: a bundle's labels.txt holds one name a line."""
+    for name in names:
+        if name.splitlines() != [name] or name.encode(errors="ignore").decode() != name:
+            raise UserError(code, f"{where}: the class {name!r}: a name is one line of UTF-8 text: rename it")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

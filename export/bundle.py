@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.errors import UserError
+from afpkd.names import require_lines
 from afpkd.record import Json, provenance, read_record, sha256_of, write_record, write_text
 
 SCHEMA = "afpkd.bundle/1"
@@ -147,9 +148,10 @@ def write_bundle(out: Path, *, facts: Json, files: Sequence[ModelFile], golden: 
 
     facts: what the manifest says beyond the files (`manifest.schema.json` names it all). The bundle is built beside
     `out`, manifest last, and swapped in: half a bundle is never found under `out`, nor a file of an older one.
-    UserError where `out` holds what no bundle has.
+    UserError where `out` holds what no bundle has, or a class's name is no line.
     """
     _refuse_other_files(out)
+    require_lines("E_BUNDLE", out, evaluation.label_names)
     with _replacing(out) as folder:
         for path in {file.path for file in files}:
             shutil.copyfile(path, folder / path.name)

@@ -38,6 +38,7 @@ def verify_bundle(bundle_dir: Path) -> Json:
     _check_references(bundle_dir, manifest)
     _check_files(bundle_dir, manifest["hashes"])
     _check_arrays(bundle_dir, manifest)
+    _check_labels(bundle_dir / manifest["labels"], manifest)
     return manifest
 
 
@@ -142,6 +143,20 @@ def _check_arrays(bundle_dir: Path, manifest: Json) -> None:
                     _check_array(file, found[name].file_size, np.dtype(dtype), shape, f"{path}: {name}")
     except zipfile.BadZipFile as error:
         raise UserError("E_BUNDLE", f"{path}: not an archive of arrays ({error}): export it again") from None
+
+
+def _check_labels(path: Path, manifest: Json) -> None:
+    """A line a class, and as many classes as the output has: a device looks a class's name up by its number."""
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise UserError("E_BUNDLE_UNTRUSTED", f"{path}: {path.stat().st_size:,} bytes of names: do not trust it")
+    try:
+        num_names = len(path.read_text(encoding="utf-8").splitlines())
+    except UnicodeError as error:
+        raise UserError("E_BUNDLE", f"{path}: {error}: export it again") from None
+    num_scores = sum(manifest["output"]["shape"][1:][-1:]) - (4 if manifest["task"] == "detection" else 0)
+    if not num_names == num_scores == manifest["num_classes"]:
+        told = f"{num_names} names, {num_scores} scores of the network and num_classes = {manifest['num_classes']}"
+        raise UserError("E_BUNDLE", f"{path}: {told} are not one number: export it again")
 
 
 def _check_array(file: IO[bytes], size: int, dtype: np.dtype, shape: tuple[int, ...], what: str) -> None:

@@ -37,6 +37,8 @@ def export_foreign(
     spec = read_spec(spec_file)
     progress = StageProgress("export")
     images = _read(spec, spec_file, spec.data.split)
+    for note in images.others:
+        progress.say(note)
     name, source, files = _source(spec, onnx, weights, arch, progress)
     wanted = spec.export
     order = Order(

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.data.dataset import Images
-from afpkd.data.folder import eight_bits
+from afpkd.data.folder import FORMATS, eight_bits
 from afpkd.errors import UserError
+from afpkd.names import require_lines
 from afpkd.record import Json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Boxes = NDArray[np.float32]
 """M, 4: left, top, right, bottom in pixels."""
 
 _MOST_PIXELS = 1e9  # of a side: more, infinity and what is no number are no box
+_MOST_ID = 2**63  # what an int64 holds
 _LEAST_SIDE = 1e-3  # pixels: a box thinner than this, within its image, has no area
 
 
@@ -83,6 +89,7 @@ def read_coco(annotations: Path, images: Path, *, names: Sequence[str] | None = 
         raise UserError(
             "E_DATA_COCO", f"{annotations}: categories: none, or two with one id: every class needs an id of its own"
         )
+    require_lines("E_DATA_COCO", annotations, own_names)
     if names is not None and own_names != list(names):
         raise UserError(
             "E_DATA_CLASSES", f"{annotations}: its classes {_few(own_names)} are not those of train, {_few(names)}"
@@ -93,7 +100,7 @@ def read_coco(annotations: Path, images: Path, *, names: Sequence[str] | None = 
     for entry in _entries(found, "images", annotations):
         identity = int(_of(entry, "id", annotations))
         size = int(_of(entry, "height", annotations)), int(_of(entry, "width", annotations))
-        if min(size) < 1:
+        if not 1 <= min(size) <= max(size) < _MOST_PIXELS:
             raise UserError("E_DATA_COCO", f"{annotations}: image {identity} is {size[1]}x{size[0]} pixels")
         path = images / str(_of(entry, "file_name", annotations))
         scenes.append(_scene(identity, path, size, by_image.pop(identity, []), remarks))
@@ -118,18 +125,16 @@ def read_canvas(scene: Scene, canvas: tuple[int, int]) -> tuple[Images, float]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(scene.path) as opened:
-                image = eight_bits(opened).convert("RGB")
+            image = _stored(scene.path)
     except Exception as error:  # a decoder may raise anything of a broken file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             "E_DATA_IMAGE", f"{scene.path}: cannot be read ({reason}): mend the file, or take it out of the annotations"
         ) from None
     if (image.height, image.width) != scene.size:
-        raise UserError(
-            "E_DATA_IMAGE",
-            f"{scene.path}: {image.width}x{image.height} pixels, the annotations say {scene.size[1]}x{scene.size[0]}",
-        )
+        told = f"{image.width}x{image.height} pixels, the annotations say {scene.size[1]}x{scene.size[0]}"
+        hint = ": boxes mean the pixels as stored, not as its EXIF turns them" if image.size == scene.size else ""
+        raise UserError("E_DATA_IMAGE", f"{scene.path}: {told}{hint}")
     scale = letterbox_scale(scene.size, canvas)
     height, width = (max(1, round(side * scale)) for side in scene.size)
     if (height, width) != scene.size:
@@ -137,6 +142,16 @@ def read_canvas(scene: Scene, canvas: tuple[int, int]) -> tuple[Images, float]:
     placed = np.zeros((3, *canvas), dtype=np.uint8)
     placed[:, :height, :width] = np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
     return placed, scale
+
+
+def _stored(path: Path) -> Image:
+    """The pixels as they lie in the file, RGB."""
+    from PIL import Image
+
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError("no such file")
+    with Image.open(path, formats=FORMATS) as opened:
+        return eight_bits(opened, opened.format).convert("RGB")
 
 
 def letterbox_scale(size: tuple[int, int], canvas: tuple[int, int]) -> float:
@@ -170,7 +185,7 @@ def repeated(split: CocoSplit, times: int) -> CocoSplit:
 
 def _document(path: Path) -> Json:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))  # tools of Windows put a mark before it
     except OSError as error:
         raise UserError("E_DATA_COCO", f"{path}: {error.strerror or error}: name a COCO annotation file") from None
     except (ValueError, RecursionError) as error:
@@ -191,9 +206,19 @@ def _entries(found: Json, key: str, path: Path) -> list[Json]:
 
 def _of(entry: Json, key: str, path: Path) -> Any:
     value = entry.get(key)
-    if value is None or (key in ("id", "image_id", "category_id", "height", "width") and not isinstance(value, int)):
-        raise UserError("E_DATA_COCO", f"{path}: '{key}' of {str(entry)[:80]} is {value!r}")
+    if value is None:
+        raise _mistake(path, entry, key, "a value was expected")
+    if key in ("id", "image_id", "category_id", "height", "width") and (
+        not isinstance(value, int) or abs(value) >= _MOST_ID
+    ):
+        raise _mistake(path, entry, key, "a whole number was expected")
     return value
+
+
+def _mistake(path: Path, entry: Json, key: str, expected: str) -> UserError:
+    shown = {name: value for name, value in entry.items() if isinstance(value, str | int | float)}
+    told = f"{path}: '{key}' of {str(shown)[:80]} is {reprlib.repr(entry.get(key))}: {expected}"
+    return UserError("E_DATA_COCO", told)
 
 
 def _annotations_by_image(
@@ -203,16 +228,15 @@ def _annotations_by_image(
     by_image: dict[int, list[tuple[Json, int]]] = {}
     for entry in _entries(found, "annotations", path):
         number = numbers.get(int(_of(entry, "category_id", path)))
-        box = entry.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
-            raise UserError(
-                "E_DATA_COCO", f"{path}: 'bbox' of {str(entry)[:80]} is {box!r}: four numbers were expected: x, y, w, h"
-            )
+        box = entry.get("bbox") or []  # of a crowd some tools write the mask alone
+        if not isinstance(box, list) or len(box) not in (0, 4) or not all(isinstance(v, int | float) for v in box):
+            raise _mistake(path, entry, "bbox", "four numbers were expected: x, y, w, h")
         if entry.get("iscrowd", 0) not in (0, 1):
-            told = f"{path}: 'iscrowd' of {str(entry)[:80]} is {entry['iscrowd']!r}: 0 or 1 was expected"
-            raise UserError("E_DATA_COCO", told)
+            raise _mistake(path, entry, "iscrowd", "0 or 1 was expected")
         if number is None:
             remarks["boxes of a category that is not listed"] += 1
+        elif not box:
+            remarks["annotations without a box"] += 1
         elif not all(abs(v) < _MOST_PIXELS for v in box):
             remarks["boxes that are not finite"] += 1
         else:

@@ -23,6 +23,9 @@ from afpkd.data.folder import bombs_are_errors, require_mostly_readable, try_rea
 from afpkd.errors import UserError
 from afpkd.record import Json, atomic_path, digest, sha256_of, write_record
 
+_DECODER = 2
+"""Of `afpkd.data.folder`: another number wherever the same file gives other pixels than before."""
+
 
 class Decoded(NamedTuple):
     """images: the readable files, uint8 M, C, H, W; ids: their places in the list; unreadable: file and cause."""
@@ -35,7 +38,7 @@ class Decoded(NamedTuple):
 def decode(root: Path, files: Sequence[Path], *, size: tuple[int, int], channels: int) -> Decoded:
     """Decode `files` (all below `root`) to `size` (H, W); see `read_image`. UserError where over 1 % are unreadable."""
     content = _content(root, files)
-    name = digest([str(root.resolve()), list(size), channels])[:16]
+    name = digest([str(root.resolve()), list(size), channels, _DECODER, _pillow()])[:16]
     with _alone(name):
         found = _kept(name, content)
         if found is None:
@@ -88,6 +91,12 @@ def _decode_all(root: Path, files: Sequence[Path], size: tuple[int, int], channe
             pass
     ids = [index for index in range(len(files)) if index not in unreadable]
     return Decoded(images[ids] if unreadable else images, ids, [unreadable[index] for index in sorted(unreadable)])
+
+
+def _pillow() -> str:
+    from PIL import __version__
+
+    return __version__
 
 
 def _cache() -> Path:

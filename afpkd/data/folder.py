@@ -6,7 +6,7 @@ FOLDER/<class>/<anything>.jpg        classes are numbered in the order of their 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from afpkd.data.dataset import Images, Split
-from afpkd.errors import UserError
+from afpkd.errors import UserError, printable
+from afpkd.names import require_lines
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,17 +23,25 @@ if TYPE_CHECKING:
 MOST_UNREADABLE = 0.01
 """Share of files that may be unreadable: they are counted and named; more, and the data set is not what it seems."""
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What a file may hold, whatever it is called: of others Pillow gives some (EPS) to another program."""
+
+_SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".png", ".tga", ".tif", ".tiff", ".webp"}
+_SUFFIXES |= {".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".pnm", ".ppm"}
+
+_SIXTEEN_BITS = ("PNG", "PPM")
+"""Formats whose 32-bit pixels, as Pillow has them, are 16 bits in the file."""
 
 
 class FolderSplit(NamedTuple):
     """split: the readable images; ids: their numbers in the sorted list of all files; unreadable: the files left out,
-    with the cause of each."""
+    with the cause of each; others: a note on the files that were not tried."""
 
     split: Split
     ids: list[int]
     label_names: list[str]
     unreadable: list[str]
+    others: list[str]
 
 
 def read_folder(
@@ -58,7 +67,8 @@ def read_folder(
             labels.append(label)
             ids.append(index)
     require_mostly_readable(folder, unreadable, len(chosen))
-    return FolderSplit(Split(np.stack(images), np.asarray(labels, dtype=np.int64)), ids, label_names, unreadable)
+    split = Split(np.stack(images), np.asarray(labels, dtype=np.int64))
+    return FolderSplit(split, ids, label_names, unreadable, not_read(folder / name for name in label_names))
 
 
 def require_mostly_readable(folder: Path, unreadable: list[str], num: int) -> None:
@@ -76,7 +86,7 @@ def try_read_image(path: Path, root: Path, *, size: tuple[int, int], channels: i
     try:
         return _read_image(path, size=size, channels=channels)
     except Exception as error:  # a decoder may raise anything of a broken file
-        return f"{path.relative_to(root)}: {' '.join(str(error).split()) or type(error).__name__}"
+        return printable(f"{path.relative_to(root)}: {' '.join(str(error).split()) or type(error).__name__}")
 
 
 def read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
@@ -98,16 +108,19 @@ def bombs_are_errors() -> Iterator[None]:
 def _read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
     from PIL import Image, ImageOps
 
-    with Image.open(path) as opened:
-        image = _fitted(eight_bits(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB"), size)
+    with Image.open(path, formats=FORMATS) as opened:
+        turned = eight_bits(ImageOps.exif_transpose(opened), opened.format)
+        image = _fitted(turned.convert("L" if channels == 1 else "RGB"), size)
     pixels = np.asarray(image, dtype=np.uint8)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
-def eight_bits(image: Image) -> Image:
-    """16-bit grey scaled to 8 bits: Pillow's own conversion clips it to white."""
+def eight_bits(image: Image, file_format: str | None) -> Image:
+    """16-bit grey scaled to 8 bits: Pillow's own conversion clips it to white. ValueError: 32 bits, of any range."""
     from PIL import Image
 
+    if image.mode == "F" or (image.mode == "I" and file_format not in _SIXTEEN_BITS):
+        raise ValueError("grey of 32 bits, whose black and white nobody knows: save it with 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
@@ -122,18 +135,53 @@ def _fitted(image: Image, size: tuple[int, int]) -> Image:
 
 def listed(folder: Path) -> tuple[list[str], list[tuple[Path, int]]]:
     """Names of the classes, and (file, class) of every image; UserError where there are none."""
+    names = class_names(folder)
+    by_class = [[(path, label) for path in _image_files(folder / name)] for label, name in enumerate(names)]
+    for name, files in zip(names, by_class, strict=True):
+        if not files:
+            told = "".join(f"; {note}" for note in not_read([folder / name]))
+            read = ", ".join(sorted(_SUFFIXES))
+            raise UserError("E_DATA_FOLDER", f"{folder / name}: no image in this class ({read}{told})")
+    return names, [file for files in by_class for file in files]
+
+
+def class_names(folder: Path) -> list[str]:
+    """The folders in `folder`, sorted. UserError: none, or one whose name no list of labels can hold."""
     if not folder.is_dir():
         raise UserError("E_DATA_MISSING", f"{folder}: no such folder: one folder per class is expected below it")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise UserError("E_DATA_FOLDER", f"{folder}: holds no folder: one folder per class is expected below it")
-    by_class = [[(path, label) for path in _image_files(folder / name)] for label, name in enumerate(names)]
-    for name, files in zip(names, by_class, strict=True):
-        if not files:
-            raise UserError(
-                "E_DATA_FOLDER", f"{folder / name}: no image in this class ({', '.join(sorted(_SUFFIXES))})"
-            )
-    return names, [file for files in by_class for file in files]
+    require_lines("E_DATA_FOLDER", folder, names)
+    return names
+
+
+def has_images(folder: Path) -> bool:
+    """Whether images lie in the folder itself."""
+    return any(path.suffix.lower() in _SUFFIXES and path.is_file() for path in folder.iterdir())
+
+
+def not_read(folders: Iterable[Path]) -> list[str]:
+    """A note on what lies in these folders of classes and is not read: other files, linked folders (not entered)."""
+    kinds: dict[str, list[Path]] = {}
+    for folder in folders:
+        for path in sorted(folder.rglob("*")):
+            if not path.name.startswith(".") and (kind := _left_out(path)):
+                kinds.setdefault(kind, []).append(path.relative_to(folder.parent))
+    if not kinds:
+        return []
+    told = ", ".join(f"{len(found)} {kind} (such as {found[0]})" for kind, found in sorted(kinds.items()))
+    return [printable(f"left out, not read: {told}")]
+
+
+def _left_out(path: Path) -> str:
+    """What kind of thing is not read; empty: an image, or a folder that is entered."""
+    if path.is_dir():
+        return "linked folder" if path.is_symlink() else ""
+    if not path.is_file():
+        return "link to nothing" if path.is_symlink() else "no file"
+    suffix = path.suffix.lower()
+    return "" if suffix in _SUFFIXES else suffix or "without a suffix"
 
 
 def _drawn(num_files: int, num: int, seed: int) -> list[int]:

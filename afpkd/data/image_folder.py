@@ -14,12 +14,20 @@ import numpy as np
 
 from afpkd.data.dataset import Dataset, DatasetSpec, Split
 from afpkd.data.decoded import Decoded, decode, file_hashes
-from afpkd.data.folder import listed
+from afpkd.data.folder import class_names, has_images, listed, not_read
 from afpkd.errors import UserError
 from afpkd.record import digest
 
 Listed = list[tuple[Path, int]]
 """(file, class) of each image."""
+
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What folders of splits are called."""
 
 
 class Layout(NamedTuple):
@@ -57,7 +65,8 @@ def _load(layout: Layout, size: tuple[int, int], channels: int) -> Dataset:
     parts = {
         name: _part(found, files, end - len(splits[name]), end) for name, end in zip(splits, ends.tolist(), strict=True)
     }
-    notes = [*(f"left out, unreadable: {cause}" for cause in found.unreadable), *_shared(layout, splits)]
+    notes = [*(f"left out, unreadable: {cause}" for cause in found.unreadable), *_others(layout)]
+    notes += _shared(layout, splits)
     return Dataset(parts["train"], parts["test"], names, parts.get("val"), tuple(notes))
 
 
@@ -66,6 +75,12 @@ def _part(found: Decoded, files: Listed, start: int, end: int) -> Split:
     first, last = np.searchsorted(found.ids, [start, end])
     labels = [files[index][1] for index in found.ids[first:last]]
     return Split(found.images[first:last], np.asarray(labels, dtype=np.int64))
+
+
+def _others(layout: Layout) -> list[str]:
+    """A note a split on what lies in its classes and is not read."""
+    roots = [layout.path / split for split in (layout.train, layout.val, layout.test) if split is not None]
+    return [note for root in roots or [layout.path] for note in not_read(root / name for name in class_names(root))]
 
 
 def _shared(layout: Layout, splits: dict[str, Listed]) -> list[str]:
@@ -84,15 +99,41 @@ def _splits(layout: Layout) -> tuple[list[str], dict[str, Listed]]:
     """Names of the classes, and the files of `train`, `test` and, where there is a folder for it, `val`."""
     _require_below(layout)
     if layout.train is None:
+        _require_no_splits(layout.path)
         names, files = listed(layout.path)
+        _require_two(layout.path, names)
         train, test = _drawn(layout, names, files)
         return names, {"train": train, "test": test}
     names, train = listed(layout.path / layout.train)
+    _require_two(layout.path / layout.train, names)
     splits = {"train": train}
     for split, folder in (("test", layout.test), ("val", layout.val)):
         if folder is not None:
             splits[split] = _of_same_classes(layout.path / folder, names)
     return names, splits
+
+
+def _require_no_splits(path: Path) -> None:
+    """UserError where the folders in `path` are splits, each with folders of classes: they would be trained as classes.
+
+    A folder that holds images itself is a class, whatever it is called.
+    """
+    names = class_names(path)
+    splits = {_SPLITS[name.lower()]: name for name in names if name.lower() in _SPLITS and not has_images(path / name)}
+    if len(splits) < min(2, len(names)):
+        return
+    train, val, test = (splits.get(split) for split in ("train", "val", "test"))
+    keys = {"train": train, "val": val, "test": test} if test else {"train": train, "test": val}
+    told = ", ".join(f'data.{key} = "{name}"' for key, name in keys.items() if name)
+    mend = f"set {told}" if train and (test or val) else "let data.path be the folder in which the classes lie"
+    found = ", ".join(sorted(splits.values()))
+    raise UserError("E_DATA_FOLDER", f"{path}: its folders ({found}) are splits, no classes: {mend}")
+
+
+def _require_two(folder: Path, names: list[str]) -> None:
+    if len(names) < 2:
+        told = f"{folder}: one folder, '{names[0]}', and so one class, which leaves nothing to tell apart"
+        raise UserError("E_DATA_FOLDER", f"{told}: name the folder that holds a folder per class")
 
 
 def _require_below(layout: Layout) -> None:

@@ -108,7 +108,7 @@ def _decoded(
         return _decoded_by_opencv(path, grey=grey, turned=turned, part=part)
     try:
         with PIL.Image.open(path) as opened:
-            image = _eight_bits(PIL.ImageOps.exif_transpose(opened) if turned else opened)
+            image = _eight_bits(PIL.ImageOps.exif_transpose(opened) if turned else opened, opened.format)
             image = image.convert("L" if grey else "RGB")
         whole = (image.height, image.width)
         box, size = part(whole)
@@ -118,10 +118,15 @@ def _decoded(
     return np.asarray(resized, dtype=np.uint8), whole
 
 
-def _eight_bits(image: Any) -> Any:
-    """16-bit grey scaled to 8 bits, as in training: Pillow's own conversion clips it to white."""
+def _eight_bits(image: Any, file_format: str | None) -> Any:
+    """16-bit grey scaled to 8 bits, as in training: Pillow's own conversion clips it to white.
+
+    ValueError: 32 bits, whose range nobody knows; as such Pillow also has the 16 bits of a PNG or PGM.
+    """
     import PIL.Image
 
+    if image.mode == "F" or (image.mode == "I" and file_format not in ("PNG", "PPM")):
+        raise ValueError("grey of 32 bits, whose black and white nobody knows: save it with 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
     return PIL.Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))

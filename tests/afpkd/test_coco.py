@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,23 @@ def test_training_leaves_images_without_boxes_out_and_says_so(split: CocoSplit) 
     assert [scene.id for scene in repeated(taught, 2).scenes] == [70, 12, 70, 12]
 
 
+@pytest.mark.parametrize("box", [[], None, "no key"])
+def test_an_annotation_without_a_box_is_left_out_and_counted(box: Any, tmp_path: Path) -> None:
+    """A crowd whose region is a run-length mask alone, as some tools write it."""
+    found = document()
+    row = {**found["annotations"][4], "segmentation": {"counts": [3, 4], "size": [20, 40]}, "bbox": box}
+    found["annotations"][4] = {key: value for key, value in row.items() if value != "no key"}
+    split = read_coco(written(tmp_path, found), tmp_path)
+    assert split.remarks["annotations without a box"] == 1
+    assert "boxes of crowds" not in split.remarks
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "marked.json"
+    path.write_text(json.dumps(document()), encoding="utf-8-sig")
+    assert read_coco(path, tmp_path).names == ["cat", "dog"]
+
+
 @pytest.mark.parametrize("huge", [2**70, 10**400, math.inf, math.nan, -(2**70)])
 def test_numbers_that_no_image_has_are_no_boxes_and_no_areas(huge: float, tmp_path: Path) -> None:
     (box, whole), found = ([2, huge, 3, 3], [1, 2, 10, 8]), document()
@@ -127,7 +145,17 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "images of one id": ({**document(), "images": document()["images"][:1] * 2}, "images: none, or two with one id"),
     "no size": ({**document(), "images": [{"id": 1, "file_name": "a.png"}]}, "'height' of"),
     "a size of nothing": ({**document(), "images": [{"id": 1, "file_name": "a", "width": 0, "height": 2}]}, "0x2"),
-    "text for an id": ({**document(), "images": [{"id": "x", "file_name": "a", "width": 1, "height": 2}]}, "'id' of"),
+    "text for an id": (
+        {**document(), "images": [{"id": "x", "file_name": "a", "width": 1, "height": 2}]},
+        "is 'x': a whole number",
+    ),
+    "an id beyond int64": ({**document(), "categories": [{"id": 2**63, "name": "a"}]}, "a whole number was expected"),
+    "a size beyond all": (
+        {**document(), "images": [{"id": 1, "file_name": "a", "width": 10**9, "height": 2}]},
+        "10000",
+    ),
+    "two lines for a name": ({**document(), "categories": [{"id": 1, "name": "a\nb"}]}, "name is one line"),
+    "half a character": ({**document(), "categories": [{"id": 1, "name": "a\ud800"}]}, "name is one line"),
     "a box of three": (
         {**document(), "annotations": [{"category_id": 4, "image_id": 70, "bbox": [1, 2, 3]}]},
         "'bbox'",
@@ -179,11 +207,16 @@ def test_missing_broken_and_misdescribed_images_are_one_line(split: CocoSplit, t
     scene = split.scenes[0]
     with pytest.raises(UserError, match=r"gone\.png"):
         read_canvas(scene._replace(path=tmp_path / "gone.png"), (8, 8))
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png: cannot be read \(no such file\)"):
+        read_canvas(scene._replace(path=tmp_path / "pipe.png"), (8, 8))
     (tmp_path / "cut.png").write_bytes(scene.path.read_bytes()[:60])
     with pytest.raises(UserError, match=r"cut\.png: cannot be read"):
         read_canvas(scene._replace(path=tmp_path / "cut.png"), (8, 8))
-    with pytest.raises(UserError, match="40x20 pixels, the annotations say 41x20"):
+    with pytest.raises(UserError, match="40x20 pixels, the annotations say 41x20 "):
         read_canvas(scene._replace(size=(20, 41)), (8, 8))
+    with pytest.raises(UserError, match="say 20x40: boxes mean the pixels as stored, not as its EXIF turns them"):
+        read_canvas(scene._replace(size=(40, 20)), (8, 8))
 
 
 def squares(canvas: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torchvision.datasets import ImageFolder
 
 from afpkd.data.folder import read_folder, read_image
@@ -41,17 +41,98 @@ def test_images_of_the_right_size_keep_their_pixels_in_image_folders_order(tmp_p
     assert found.split.labels.dtype == np.int64
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I;16B"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_mode_becomes_grey_or_colour(mode: str, channels: int, tmp_path: Path) -> None:
     path = tmp_path / "x.tiff"
-    grey = Image.new("L", (4, 4), 255)
-    wide = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
-    image = wide if mode == "I;16" else wide.convert("I") if mode == "I" else grey.convert(mode)
+    image = Image.new("I;16B", (4, 4), 40_000) if mode == "I;16B" else Image.new("L", (4, 4), 255).convert(mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
     image.save(path)
     pixels = read_image(path, size=(4, 4), channels=channels)
     assert pixels.shape == (channels, 4, 4)
     assert pixels.min() == pixels.max() == (40_000 >> 8 if mode.startswith("I") else 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_32_bits_are_16_in_a_pgm_and_of_no_known_range_elsewhere(channels: int, tmp_path: Path) -> None:
+    (tmp_path / "x.pgm").write_bytes(b"P5 4 4 65535\n" + np.full(16, 40_000, ">u2").tobytes())
+    with Image.open(tmp_path / "x.pgm") as opened:
+        assert opened.mode == "I"
+    assert (read_image(tmp_path / "x.pgm", size=(4, 4), channels=channels) == 40_000 >> 8).all()
+    for pixels in (np.full((4, 4), 200, np.int32), np.full((4, 4), 0.5, np.float32)):
+        Image.fromarray(pixels).save(tmp_path / "x.tiff")
+        with pytest.raises(ValueError, match=r"grey of 32 bits, .*: save it with 8 or 16 bits"):
+            read_image(tmp_path / "x.tiff", size=(4, 4), channels=channels)
+
+
+JPEG = ["JPG", "jfif", "jpe", "jpeg"]
+NAMES = [*JPEG, *["avif", "bmp", "gif", "jp2", "pbm", "pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"]]
+
+
+def test_every_format_of_pixels_is_read_by_its_name(tmp_path: Path) -> None:
+    for name in NAMES:
+        (tmp_path / name).mkdir()
+        image = Image.new("1" if name == "pbm" else "L" if name == "pgm" else "RGB", (8, 8), "white")
+        kind = {"jfif": "JPEG", "jpe": "JPEG", "pnm": "PPM"}.get(name)
+        image.save(tmp_path / name / f"x.{name}", kind)
+    found = read_folder(tmp_path, size=(8, 8), channels=3)
+    assert (found.label_names, found.unreadable, found.others) == (sorted(NAMES), [], [])
+    assert found.split.images.min() >= 254
+
+
+def test_what_is_not_read_is_counted_by_kind(tmp_path: Path) -> None:
+    _tree(tmp_path / "data")
+    (tmp_path / "elsewhere").mkdir()
+    ant = tmp_path / "data" / "ant"
+    Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere" / "x.png")
+    for name in ("1.heic", "2.HEIC", "notes", ".DS_Store"):
+        (ant / name).write_text("no pixels")
+    (ant / "linked").symlink_to(tmp_path / "elsewhere")
+    (ant / "9.png").symlink_to(tmp_path / "gone.png")
+    (ant / "8.png").symlink_to(tmp_path / "elsewhere" / "x.png")
+    (tmp_path / "data" / "zebra" / "deep").mkdir()
+    (tmp_path / "data" / "zebra" / "deep" / "a\x1b.svg").write_text("<svg/>")
+    found = read_folder(tmp_path / "data", size=(8, 8), channels=3)
+    assert len(found.split.labels) == 10  # a linked file is one
+    assert found.others == [
+        r"left out, not read: 2 .heic (such as ant/1.heic), 1 .svg (such as zebra/deep/a\x1b.svg), "
+        "1 link to nothing (such as ant/9.png), 1 linked folder (such as ant/linked), "
+        "1 without a suffix (such as ant/notes)"
+    ]
+
+
+def test_a_class_of_nothing_that_is_read_says_what_it_has(tmp_path: Path) -> None:
+    (_tree(tmp_path) / "bat").mkdir()
+    (tmp_path / "bat" / "1.heic").write_text("pixels of a phone")
+    with pytest.raises(UserError, match=r"bat: no image in this class \(\.avif, .* not read: 1 \.heic \(such as bat/1"):
+        read_folder(tmp_path, size=(8, 8), channels=3)
+
+
+def test_a_program_in_an_images_clothes_is_not_run(tmp_path: Path) -> None:
+    """Pillow knows PostScript, whatever its file is called, and gives it to Ghostscript."""
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with Image.open(tmp_path / "x.png") as opened:
+        assert opened.format == "EPS"
+    with pytest.raises(UnidentifiedImageError):
+        read_image(tmp_path / "x.png", size=(8, 8), channels=3)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "two\u2028lines", "end\r", "caf\udce9"])
+def test_a_class_whose_name_is_no_line_is_refused_before_anything_is_read(name: str, tmp_path: Path) -> None:
+    (_tree(tmp_path) / name).mkdir()
+    (tmp_path / name / "x.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"the class .*: a name is one line of UTF-8 text: rename it") as caught:
+        read_folder(tmp_path, size=(8, 8), channels=3)
+    str(caught.value).encode()
+
+
+def test_a_broken_file_of_any_name_can_be_told(tmp_path: Path) -> None:
+    _tree(tmp_path, num=40)
+    (tmp_path / "ant" / "caf\udce9\n.png").write_bytes(b"no image")
+    (told,) = read_folder(tmp_path, size=(8, 8), channels=3).unreadable
+    assert told.isprintable()
+    assert told.startswith(r"ant/caf\udce9\n.png: ")
 
 
 def test_another_size_is_scaled_and_cropped_at_the_centre(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_one_folder_is_split_class_by_class_the_same_every_time(photos: Path) ->
     assert _numbers(data.train) | _numbers(data.test) == set(range(45))
     assert data.label_names == list(CLASSES)
     assert (data.heldout, data.notes) == (None, ())
+    (photos / "ant" / "x.heic").write_text("not read")
+    assert _loaded(_layout(photos)).notes == ("left out, not read: 1 .heic (such as ant/x.heic)",)
     assert _numbers(_loaded(_layout(photos)).test) == _numbers(data.test)
     assert _numbers(_loaded(_layout(photos, seed=1)).test) != _numbers(data.test)
     for image, label in zip(data.test.images[:, 0, 0, 0], data.test.labels, strict=True):
@@ -75,6 +77,10 @@ def test_splits_in_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     assert [_numbers(split) for split in (data.train, data.heldout, data.test)] == [{0, 1, 2}, {11, 12}, {20, 21, 22}]
     assert data.heldout.labels.tolist() == [1, 2]
     assert folder_spec(_layout(tmp_path, "train", "val", "test"), image_size=(8, 8), channels=3).num_train == 3
+    for split in ("train", "val", "test"):
+        (tmp_path / split / "bee" / f"{split}.txt").write_text("not read")
+    told = [f"left out, not read: 1 .txt (such as bee/{split}.txt)" for split in ("train", "val", "test")]
+    assert list(_loaded(_layout(tmp_path, "train", "val", "test")).notes) == told
     _image(tmp_path / "test" / "zebra" / "x.png", 99)
     with pytest.raises(UserError, match=r"test/zebra: train has no class of this name \(it has: ant, bee, cow\)"):
         _loaded(_layout(tmp_path, "train", "val", "test"))
@@ -98,6 +104,41 @@ def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
         for index in range(3):
             _image(tmp_path / name / f"{index}.png", 7)
     assert _loaded(_layout(tmp_path)).label_names == ["bus", "train"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "told"),
+    [
+        (("train", "val"), r'\(train, val\) are splits, no classes: set data\.train = "train", data\.test = "val"'),
+        (("train", "val", "Test"), 'set data.train = "train", data.val = "val", data.test = "Test"'),
+        (("training", "testing", "odd"), 'set data.train = "training", data.test = "testing"'),
+        (("train",), "let data.path be the folder in which the classes lie"),
+        (("test", "valid"), "let data.path be the folder in which the classes lie"),
+    ],
+)
+def test_folders_of_splits_are_no_classes(folders: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    for split in folders:
+        for name in CLASSES:
+            for index in range(2):
+                _image(tmp_path / split / name / f"{index}.png", index)
+    with pytest.raises(UserError, match=told):
+        folder_content(_layout(tmp_path))
+
+
+def test_a_split_beside_a_class_is_a_class(tmp_path: Path) -> None:
+    for place in ("bus/city", "train/fast"):
+        for index in range(2):
+            _image(tmp_path / place / f"{index}.png", index)
+    assert _loaded(_layout(tmp_path)).label_names == ["bus", "train"]
+
+
+@pytest.mark.parametrize("split", [None, "photos"])
+def test_a_single_class_is_refused(split: str | None, tmp_path: Path) -> None:
+    for index in range(3):
+        _image(tmp_path / "photos" / "photos" / f"{index}.png", index)
+    told = "photos: one folder, 'photos', and so one class, .*: name the folder that holds a folder per class"
+    with pytest.raises(UserError, match=told):
+        _loaded(_layout(tmp_path if split else tmp_path / "photos", split, None, split))
 
 
 def test_a_class_of_one_image_is_refused(photos: Path) -> None:
@@ -175,6 +216,17 @@ def test_images_are_decoded_once_and_again_when_they_change(photos: Path, monkey
         ".npy",
         ".npy",
     ]  # colour and grey, of the last contents alone
+
+
+@pytest.mark.parametrize("changed", ["afpkd.data.decoded._DECODER", "PIL.__version__"])
+def test_another_decoder_does_not_find_the_pixels_of_the_first(
+    changed: str, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _loaded(_layout(photos)).sha256()
+    monkeypatch.setattr(decoded, "try_read_image", lambda *_, **__: np.zeros((3, 8, 8), np.uint8))
+    assert _loaded(_layout(photos)).sha256() == before
+    monkeypatch.setattr(changed, "another")
+    assert not _loaded(_layout(photos)).train.images.any()
 
 
 def test_a_cache_that_cannot_be_written_changes_nothing(

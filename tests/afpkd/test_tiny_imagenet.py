@@ -74,6 +74,30 @@ def test_what_is_missing_is_said(root: Path) -> None:
         _load(root / "elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("wnids.txt", b" \n\n", "is empty"),
+        ("wnids.txt", b"caf\xe9\n", "can't decode"),
+        ("words.txt", None, "No such file"),
+        ("words.txt", b"", "is empty"),
+        ("words.txt", b"n01\tcaf\xe9\n", "can't decode"),
+        ("words.txt", b"\nn01 fish\n", ":2: 'n01 fish' has no tab"),
+        ("val/val_annotations.txt", b"", "is empty"),
+        ("val/val_annotations.txt", b"val_0.JPEG\tcaf\xe9\n", "can't decode"),
+        ("val/val_annotations.txt", b"val_0.JPEG n01\n", ":1: "),
+    ],
+)
+def test_a_file_of_names_that_cannot_be_read_is_one_line(
+    name: str, content: bytes | None, said: str, root: Path
+) -> None:
+    path = root / "tiny-imagenet-200" / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path}.*{said}.*: unpack http.* anew") as caught:
+        _load(root)
+    assert caught.value.code == "E_DATA_BROKEN"
+
+
 @pytest.mark.skipif(not (data_root() / "tiny-imagenet-200").exists(), reason="Tiny-ImageNet is not here")
 @pytest.mark.slow
 def test_the_real_one_is_what_it_is_known_as() -> None:

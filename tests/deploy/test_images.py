@@ -93,6 +93,27 @@ def test_a_scene_of_any_kind_is_what_it_was_in_training(kind: str, tmp_path: Pat
     assert (wanted == 255).mean() < 0.2
 
 
+@pytest.mark.parametrize("library", ["PIL", "cv2"])
+@pytest.mark.parametrize("kind", ["float32", "int32"])
+def test_grey_of_32_bits_is_refused_as_in_training(
+    kind: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a PGM, too, Pillow makes 32 bits: those of 16 in the file, which are read."""
+    Image.fromarray(np.full((9, 9), 0.5 if kind == "float32" else 200, kind)).save(tmp_path / "x.tif")
+    (tmp_path / "x.pgm").write_bytes(b"P5 9 9 65535\n" + np.full(81, 40_000, ">u2").tobytes())
+    for channels in (1, 3):
+        with pytest.raises(ValueError, match="grey of 32 bits"):
+            read_image(tmp_path / "x.tif", size=(9, 9), channels=channels)
+    if library == "cv2":
+        monkeypatch.setitem(sys.modules, "PIL", None)
+    for channels in (1, 3):
+        shape = (channels, 9, 9)
+        for read in (read_images, read_letterboxed):
+            with pytest.raises(AgentError, match=r"x\.tif: (grey of 32 bits|not an image that OpenCV reads)"):
+                read(str(tmp_path / "x.tif"), shape)
+        assert (read_images(str(tmp_path / "x.pgm"), shape) == 40_000 >> 8).all()
+
+
 def test_without_a_decoder_the_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _photo("RGB", tmp_path)
     for name in ("PIL", "cv2"):

@@ -14,11 +14,7 @@ from numpy.typing import NDArray
 from afpkd.errors import UserError
 from afpkd.record import write_record
 from export import bundle as module
-from export.bundle import (
-    golden_indices,
-    preprocess,
-    read_manifest,
-)
+from export.bundle import Evaluation, Golden, golden_indices, preprocess, read_manifest, write_bundle
 from export.sealed import verify_bundle
 
 Pixels = NDArray[np.uint8]
@@ -133,6 +129,14 @@ def test_a_folder_of_other_things_is_never_replaced(written: Written, images: Pi
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
     with pytest.raises(UserError, match=r"thesis\.tex: is a file"):
         written(tmp_path / "home" / "thesis.tex", images)
+
+
+def test_a_class_whose_name_is_no_line_is_not_written(images: Pixels, tmp_path: Path) -> None:
+    golden = Golden(images[:4], np.zeros((4, 2), np.float32), {})
+    told = Evaluation(images, np.zeros(len(images), np.int64), ["cat", "two\u2028lines"])
+    with pytest.raises(UserError, match=r"the class 'two\\u2028lines': a name is one line"):
+        write_bundle(tmp_path / "bundle", facts={}, files=[], golden=golden, evaluation=told)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_no_manifest_is_no_bundle(tmp_path: Path) -> None:

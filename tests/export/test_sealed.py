@@ -173,6 +173,49 @@ def test_golden_archives_hold_what_they_must_and_no_more(
         verify_bundle(tmp_path / "bundle")
 
 
+def _resealed(folder: Path, labels: bytes) -> None:
+    (folder / "labels.txt").write_bytes(labels)
+    edited(folder, lambda manifest: manifest["hashes"].update({"labels.txt": hashlib.sha256(labels).hexdigest()}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda labels: labels + b"one more\n", "names, .* are not one number"),
+        (lambda labels: labels.replace(b"\n", "\u2028".encode(), 1) + b"x\n", "names, .* are not one number"),
+        (lambda labels: labels[:-2].rpartition(b"\n")[0], "names, .* are not one number"),
+        (lambda labels: labels[:-2] + b"\xe9\n", "can't decode"),
+    ],
+)
+def test_there_is_a_line_a_class(
+    change: Callable[[bytes], bytes], said: str, written: Written, images: Pixels, tmp_path: Path
+) -> None:
+    written(tmp_path / "bundle", images)
+    _resealed(tmp_path / "bundle", change((tmp_path / "bundle" / "labels.txt").read_bytes()))
+    with pytest.raises(UserError, match=rf"labels\.txt: .*{said}"):
+        verify_bundle(tmp_path / "bundle")
+
+
+def test_another_number_of_classes_than_scores_is_refused(written: Written, images: Pixels, tmp_path: Path) -> None:
+    written(tmp_path / "bundle", images)
+    labels = (tmp_path / "bundle" / "labels.txt").read_bytes() + b"one more\n"
+    _resealed(tmp_path / "bundle", labels)
+    edited(tmp_path / "bundle", lambda manifest: manifest.update(num_classes=len(labels.splitlines())))
+    with pytest.raises(UserError, match=r"names, .* scores of the network and num_classes = "):
+        verify_bundle(tmp_path / "bundle")
+
+
+def test_a_huge_file_of_names_is_not_read(
+    written: Written, images: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "bundle", images)
+    size = (tmp_path / "bundle" / "manifest.json").stat().st_size
+    monkeypatch.setattr(sealed, "MAX_MANIFEST_BYTES", 2 * size)
+    _resealed(tmp_path / "bundle", b"\n" * 3 * size)
+    with pytest.raises(UserError, match=r"labels\.txt: [\d,]+ bytes of names: do not trust it"):
+        verify_bundle(tmp_path / "bundle")
+
+
 def test_links_are_refused_though_their_bytes_are_right(written: Written, images: Pixels, tmp_path: Path) -> None:
     written(tmp_path / "bundle", images)
     for name in ("labels.txt", "manifest.json"):
