@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from afpkd.models.outputs import Detections
-from afpkd.models.wrapped import bare_network
+from afpkd.models.wrapped import bare_network, logits_of
 
 LOGITS, DETECTIONS = "logits", "detections"
 """What the output is called: N, K, or N, A, 4 + K."""
@@ -37,11 +37,10 @@ class LogitsOnly(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the network and keep the logits: a foreign network returns nothing else."""
+        """Run the network and keep the logits."""
         outputs = self.model(x)
         if isinstance(outputs, Detections):
             from afpkd.models.fcos import raw_detections
 
             return raw_detections(outputs)
-        logits: Tensor = outputs if isinstance(outputs, Tensor) else outputs.logits
-        return logits
+        return logits_of(outputs)

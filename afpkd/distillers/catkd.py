@@ -35,4 +35,4 @@ def class_maps(outputs: Outputs) -> Tensor:
             "catkd: a network's last map has one position, so that its class maps are its logits: use kd",
         )
     classifier = outputs.classifier
-    return F.conv2d(outputs.final, classifier.weight[:, :, None, None], classifier.bias)
+    return F.conv2d(outputs.final, classifier.weight.flatten(1)[:, :, None, None], classifier.bias)

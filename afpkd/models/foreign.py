@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from afpkd.errors import UserError, install
-from afpkd.models.user_file import is_user_file, model_from_file
+from afpkd.models.user_file import cause_of, is_user_file, model_from_file
 from afpkd.models.wrapped import Wrapped, logits_of
 from afpkd.names import look_up, unknown
 
@@ -44,7 +44,7 @@ def foreign_model(
         return _as_ours(network, num_classes, in_channels, image_size, stages)
     except Exception as error:  # whatever a stranger's forward raises
         told = error.message if isinstance(error, UserError) else ""
-        cause = told or f"{type(error).__name__}: {' '.join(str(error).split())}"
+        cause = told or cause_of(error)
         size = "x".join(map(str, image_size))
         raise UserError("E_NETWORK_FIT", f"{arch}, on images of {in_channels}x{size}: {cause[:300]}") from error
 

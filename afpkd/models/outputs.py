@@ -21,14 +21,15 @@ class Outputs(NamedTuple):
         target that ReviewKD and AFPKD imitate.
     pooled: N, C, the vector that enters the classifier.
     final: N, C, h, w, the map whose mean over positions is `pooled`.
-    classifier: the linear layer that turns `pooled` into logits (and, position by position, `final` into class maps).
+    classifier: the linear layer (or 1x1 convolution) that turns `pooled` into logits and, position by position, `final`
+        into class maps.
     """
 
     logits: Tensor
     features: list[Tensor]
     pooled: Tensor
     final: Tensor
-    classifier: nn.Linear
+    classifier: nn.Linear | nn.Conv2d
 
     def in_float32(self) -> Outputs:
         """Logits that mixed precision left in half precision as float32, where losses are computed; features stay."""

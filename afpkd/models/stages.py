@@ -117,15 +117,25 @@ def tap_of(network: nn.Module, calls: list[Call], name: str) -> Tap:
 
 
 def last_linear(network: nn.Module, calls: list[Call], logits: Tensor) -> str:
-    """The name of the nn.Linear whose output is the logits. UserError where there is none."""
+    """The name of the nn.Linear, or 1x1 convolution of one position, whose output is the logits. UserError: none is."""
     modules = dict(network.named_modules())
     for call in reversed(calls):
-        is_linear = isinstance(modules[call.name], nn.Linear) and call.output.shape == logits.shape
-        if is_linear and torch.equal(call.output, logits):
+        scores = _scores(modules[call.name], call)
+        if scores is not None and scores.shape == logits.shape and torch.equal(scores, logits):
             return call.name
     raise UserError(
         "E_NETWORK_FIT", "its class scores are not the output of an nn.Linear, which distillation needs to know"
     )
+
+
+def _scores(module: nn.Module, call: Call) -> Tensor | None:
+    """What a linear layer gives; None of any other."""
+    if isinstance(module, nn.Linear):
+        return call.output
+    pointwise = isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+    if pointwise and call.input is not None and call.input.shape[2:] == (1, 1):
+        return call.output.flatten(1)
+    return None
 
 
 def _is_map(output: Tensor, image: Tensor) -> bool:

@@ -48,7 +48,7 @@ def model_from_file(arch: str, **wanted: Any) -> nn.Module:
     module = ModuleType(f"user_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up there
-    _guarded(arch, path, lambda: exec(compile(_source(path), path, "exec"), vars(module)))  # noqa: S102  the user's own
+    _guarded(arch, path, lambda: _run(path, module))
     make = getattr(module, name, None)
     if not callable(make):
         known = [name for name, value in vars(module).items() if inspect.isfunction(value) and not name.startswith("_")]
@@ -61,6 +61,9 @@ def model_from_file(arch: str, **wanted: Any) -> nn.Module:
     model = _guarded(arch, path, lambda: make(**told))
     if not isinstance(model, nn.Module):
         raise UserError("E_NETWORK_FILE", f"{arch}: it returned {type(model).__name__}, a torch.nn.Module was expected")
+    if any(hasattr(part, "_orig_mod") for part in model.modules()):
+        mend = "return it as it is before torch.compile (a recipe's `compile` does that)"
+        raise UserError("E_NETWORK_FILE", f"{arch}: it returned a compiled network: {mend}")
     return model
 
 
@@ -79,15 +82,41 @@ def _source(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _run(path: Path, module: ModuleType) -> None:
+    """As `python FILE.py` would, without arguments: ours are not for it."""
+    arguments, sys.argv = sys.argv, [str(path)]
+    try:
+        exec(compile(_source(path), path, "exec"), vars(module))  # noqa: S102  the user's own
+    finally:
+        sys.argv = arguments
+
+
 def _guarded(arch: str, path: Path, call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except Exception as error:  # whatever a stranger's file raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's file raises
         raise UserError("E_NETWORK_FILE", f"{arch}: {_where(error, path)}") from error
 
 
-def _where(error: Exception, path: Path) -> str:
+def _where(error: BaseException, path: Path) -> str:
     """The error with the line of the user's file that it came from."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
     line = f":{lines[-1]}" if lines else f":{error.lineno}" if isinstance(error, SyntaxError) else ""
-    return f"{path.name}{line}: {type(error).__name__}: {' '.join(str(error).split())}"
+    told = cause_of(error)
+    if isinstance(error, SystemExit):
+        told = f'it ends the program ({told}): what a script does belongs below `if __name__ == "__main__":`'
+    module = str(getattr(error, "name", None)).partition(".")[0]
+    beside = [path.parent / name for name in (module, f"{module}.py")]
+    if isinstance(error, ModuleNotFoundError) and any(place.exists() for place in beside):
+        told += ": put it into this one file, which alone is known to a run, or install it as a package"
+    return f"{path.name}{line}: {told}"
+
+
+def cause_of(error: BaseException) -> str:
+    """What was raised and what it says, on one line; where it says nothing, the line of code, not torch's, of it."""
+    kind, said = type(error).__name__, " ".join(str(error).split())
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "torch" not in Path(frame.filename).parts]
+    code = frames[-1].line if frames else None
+    if said or not code or isinstance(error, SystemExit):
+        return f"{kind}: {said}" if said else kind
+    return f"{kind} ({code})"

@@ -59,7 +59,7 @@ class Wrapped(nn.Module):
         pooled = seen["pooled"]
         features = [seen[f"stage {level}"] for level in range(len(self.taps))]
         classifier = self.network.get_submodule(self.classifier_name)
-        assert isinstance(classifier, nn.Linear)
+        assert isinstance(classifier, nn.Linear | nn.Conv2d)
         return Outputs(logits, features, pooled, seen.get("final", pooled[:, :, None, None]), classifier)
 
     def bare(self) -> nn.Module:
@@ -78,7 +78,7 @@ class Wrapped(nn.Module):
             else:
                 yield module.register_forward_hook(lambda _module, _inputs, output, stage=stage: stage(output))
         classifier = self.network.get_submodule(self.classifier_name)
-        yield classifier.register_forward_pre_hook(lambda _, inputs: seen.update(pooled=inputs[0]))
+        yield classifier.register_forward_pre_hook(lambda _, inputs: seen.update(pooled=inputs[0].flatten(1)))
         if self.final_name is not None:
             final = self.network.get_submodule(self.final_name)
             yield final.register_forward_hook(lambda _module, _inputs, output: seen.update(final=output))
@@ -144,12 +144,12 @@ def keep_names(module: nn.Module) -> None:
 
 
 def logits_of(returned: Any) -> Tensor:
-    """The class scores in what a network returns: a tensor, a thing with `.logits`, or a tuple that begins with it."""
+    """The class scores in what a network returns: a tensor, a tuple that begins with it, `logits`, a dict's `out`."""
     found = getattr(returned, "logits", returned)
     if isinstance(found, tuple | list) and found:
         found = found[0]
     if isinstance(found, dict):
-        found = found.get("logits")
+        found = found.get("logits", found.get("out"))  # `out`: torchvision's dicts
     if not isinstance(found, Tensor) or found.ndim != 2:
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise UserError("E_NETWORK_FIT", f"it returned {shape} where class scores N, K were expected")
@@ -183,7 +183,8 @@ def _without_inplace(network: nn.Module) -> nn.Module:
 def _final_map(calls: list[Call], classifier: str) -> str | None:
     """The last map whose mean over positions enters the classifier; it need not end a stage."""
     pooled = next(call.input for call in reversed(calls) if call.name == classifier)
-    assert pooled is not None, "an nn.Linear is given a tensor"
+    assert pooled is not None, "a linear layer is given a tensor"
+    pooled = pooled.flatten(1)
     once = [call.name for call in calls]
     for call in reversed(calls):
         is_map = call.output.ndim == 4 and call.output.shape[1] == pooled.shape[1] and once.count(call.name) == 1

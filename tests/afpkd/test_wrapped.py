@@ -7,14 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from afpkd.checkpoint import load_weights, save_weights, state_sha256
+from afpkd.distillers.catkd import class_maps
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.models.foreign import published_normalisation
@@ -148,6 +151,43 @@ def test_a_users_file_makes_a_network(tmp_path: Path) -> None:
     told = r"it knows 9 classes, the data 5: let its function take num_classes \[E_NETWORK_FIT\]$"
     with pytest.raises(UserError, match=told):
         wrapped(f"{tmp_path / 'net.py'}:fixed")
+
+
+@pytest.mark.parametrize("given", ['{"out": X}', '{"logits": X, "out": x}', "(X, x)", "SimpleNamespace(logits=X)"])
+def test_class_scores_are_found_in_what_a_network_returns_and_exported(given: str, tmp_path: Path) -> None:
+    own = FILE.replace('{"logits": self.head', "self.head").replace(".mean((2, 3)))}", ".mean((2, 3)))")
+    scores = "self.head(self.b(self.a(x)).mean((2, 3)))"
+    (tmp_path / "net.py").write_text(
+        "from types import SimpleNamespace" + own.replace(scores, given.replace("X", scores))
+    )
+    model = wrapped(f"{tmp_path / 'net.py'}:make").eval()
+    images = torch.randn(2, 3, *SIZE)
+    network: Any = model.network
+    with torch.no_grad():
+        expected = network.head(network.b(network.a(images)).mean((2, 3)))
+        assert torch.equal(model(images).logits, expected)
+        assert torch.equal(logits_only(model)(images), expected)
+
+
+def test_a_classifier_that_is_a_convolution_of_the_pooled_map_is_a_linear_layer() -> None:
+    model = wrapped("timm:dla46_c").eval()
+    images = torch.randn(2, 3, *SIZE)
+    with torch.no_grad():
+        found = model(images)
+        assert torch.equal(found.logits, model.network(images))
+        convolution = model.network.get_submodule("fc")
+        assert isinstance(convolution, nn.Conv2d)
+        torch.testing.assert_close(
+            F.linear(found.pooled, convolution.weight[:, :, 0, 0], convolution.bias), found.logits
+        )
+        torch.testing.assert_close(found.final.mean((2, 3)), found.pooled)
+        torch.testing.assert_close(class_maps(found).mean((2, 3)), found.logits, rtol=1e-4, atol=1e-5)
+        assert [feature.ndim for feature in found.imitated()] == [4] * (len(found.features) + 1)
+
+
+def test_an_error_that_says_nothing_shows_its_code() -> None:
+    with pytest.raises(UserError, match=r"on images of 3x64x64: AssertionError \(_assert\(.+\) \[E_NETWORK_FIT\]$"):
+        wrapped("timm:botnet26t_256")
 
 
 OFFLINE = """

@@ -1,6 +1,7 @@
 """Models that the pipeline did not train, as a user brings them: a .py file, a checkpoint, images in folders."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,15 @@ def test_without_a_calibration_split_the_manifest_warns(home: Path, tmp_path: Pa
     assert "evaluated split 'train'" in found["warning"]
 
 
+def test_files_that_are_not_read_are_said(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = home / "images" / "test" / "class0" / "x.heic"
+    photo.write_text("pixels of a phone")
+    with pytest.raises(UserError, match="no such file"):
+        export_foreign(**_weights(home, arch="nowhere.py:net"))
+    photo.unlink()
+    assert "left out, not read: 1 .heic (such as class0/x.heic)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -199,14 +209,49 @@ def test_a_spec_that_does_not_fit_is_one_line(old: str, new: str, said: str, hom
         ("def net():\n    x = 1\n    return x / 0\n", "arch.py:3: ZeroDivisionError"),
         ("def net():\n    return half(1)\ndef half(x):\n    return x / 0\n", "arch.py:4: ZeroDivisionError"),
         ("def net(depth):\n    return depth\n", "TypeError"),
+        ("import sys\nsys.exit(0)\n", "arch.py:2: it ends the program (SystemExit: 0)"),
+        ("def net():\n    raise SystemExit\n", "arch.py:2: it ends the program (SystemExit)"),
+        (
+            "from argparse import *\np = ArgumentParser()\np.add_argument('x')\np.parse_args()\n",
+            "arch.py:4: it ends",
+        ),
+        ("def net():\n    assert 1 == 2\n", "arch.py:2: AssertionError (assert 1 == 2)"),
+        (
+            "from beside import block\n",
+            "arch.py:1: ModuleNotFoundError: No module named 'beside': put it into this one",
+        ),
+        (
+            "import torch\ndef net():\n    return torch.compile(torch.nn.ReLU())\n",
+            "it returned a compiled network: ret",
+        ),
+        (
+            "from torch import nn, compile\ndef net():\n    return nn.Sequential(compile(nn.ReLU()))\n",
+            "it returned a compiled network: return it as it is before torch.compile",
+        ),
     ],
 )
 def test_a_fault_in_the_users_file_names_its_line(source: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "arch.py").write_text(source)
+    (tmp_path / "beside.py").write_text("block = 1\n")
     with pytest.raises(UserError) as error:
         model_from_file(f"{tmp_path / 'arch.py'}:net")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_that_reads_arguments_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python arch.py` would have: those of this program are not for it."""
+    monkeypatch.setattr(sys, "argv", ["afpkd", "distill", "--width", "3"])
+    lines = [
+        "import argparse, torch",
+        "parser = argparse.ArgumentParser()",
+        "parser.add_argument('--width', default=2)",
+    ]
+    lines += ["args = parser.parse_args()", "def net():", "    return torch.nn.Linear(args.width, 1)"]
+    (tmp_path / "arch.py").write_text("\n".join(lines))
+    (linear,) = model_from_file(f"{tmp_path / 'arch.py'}:net").modules()
+    assert linear.in_features == 2
+    assert sys.argv == ["afpkd", "distill", "--width", "3"]
 
 
 @pytest.mark.parametrize(
