@@ -47,10 +47,13 @@ def recipe_path(name: str) -> Path:
     """The file of a shipped recipe's name, or of a path to a TOML file."""
     if name.endswith(".toml"):
         path = Path(name).resolve()
-        if path.stem in recipe_names() and path.parent != RECIPES:
+        taken = path.stem in recipe_names() and path.parent != RECIPES
+        if taken or path.stem.startswith(".") or not path.stem.isprintable() or {*path.stem} & {*"{}"}:
+            first = (
+                "a shipped recipe has this name" if taken else "begins with a dot, has braces or unprintable characters"
+            )
             raise UserError(
-                "E_RECIPE_NAME",
-                f"{path}: a shipped recipe has this name, and runs are named after theirs: rename the file",
+                "E_RECIPE_NAME", f"{path}: {first}, and the folder of its runs is called so: rename the file"
             )
         return path
     if name not in recipe_names():

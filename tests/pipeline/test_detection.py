@@ -1,7 +1,6 @@
 """The story of docs/own-coco.md: its recipe with smaller numbers, and the documented commands."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,37 +17,40 @@ from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
 from pipeline.scenes import detection_task, read_scenery
 from tests.scenes import CANVAS, NAMES, write_scenes
+from tests.stories import blocks
 
-MINE = """extends = "bccd-fcos-cpu"
+SMALLER = {
+    "heldout = 40": "heldout = 4\nrepeat = 1",
+    "[192, 256]": "[64, 96]",
+    "min_ap50 = 30.0": 'arch = "fcos-mobilenetv3-64"\nmin_ap50 = 0.0\nepochs = 2',
+}
+"""What the documented recipe says for somebody's scenes, and what a minute has time for."""
 
-[data]
-train = { annotations = "mine/train/instances.json", images = "mine/train" }
-test = { annotations = "mine/test/instances.json", images = "mine/test" }
-heldout = 4
-image_size = [64, 96]
-repeat = 1
 
-[teacher]
-arch = "fcos-mobilenetv3-64"
-min_ap50 = 0.0
-epochs = 2
+def _documented() -> str:
+    (recipe,) = blocks("own-coco.md", "toml")
+    for documented, smaller in SMALLER.items():
+        assert recipe.count(documented) == 1
+        recipe = recipe.replace(documented, smaller)
+    return recipe + '\n[prompts]\nepochs = 1\n\n[distill]\nepochs = 2\n\n[export]\nprecisions = ["fp32"]\n'
 
-[prompts]
-epochs = 1
 
-[distill]
-epochs = 2
-
-[export]
-precisions = ["fp32"]
-"""
+MINE = _documented()
 
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
     """Somebody's folder: scenes in COCO's format, and a recipe beside them."""
-    write_scenes(tmp_path / "mine" / "train", 20)
-    write_scenes(tmp_path / "mine" / "test", 4, seed=1)
+    images = tmp_path / "mine" / "images"
+    for name, num in (("train", 20), ("test", 4)):
+        write_scenes(tmp_path / name, num, seed=num)
+        document = json.loads((tmp_path / name / "instances.json").read_text())
+        for image in document["images"]:
+            image["file_name"] = f"{name}-{image['file_name']}"
+        images.mkdir(parents=True, exist_ok=True)
+        for path in (tmp_path / name).glob("*.png"):
+            path.rename(images / f"{name}-{path.name}")
+        (images.parent / f"{name}.json").write_text(json.dumps(document))
     (tmp_path / "mine.toml").write_text(MINE)
     return tmp_path
 
@@ -112,7 +114,7 @@ def test_a_mistake_is_one_line_that_names_the_key(case: str, tmp_path: Path) -> 
 
 
 def test_missing_annotations_and_images_are_named_with_where_they_were_looked_for(mine: Path) -> None:
-    for key, kind, path in (("annotations", "file", "mine/train/instances.json"), ("images", "folder", "mine/train")):
+    for key, kind, path in (("annotations", "file", "mine/train.json"), ("images", "folder", "mine/images")):
         (mine / "gone.toml").write_text(MINE.replace(f'{key} = "{path}"', f'{key} = "nowhere"', 1))
         recipe = load_recipe(str(mine / "gone.toml"))[1]
         assert isinstance(recipe.data, CocoData)
@@ -122,11 +124,9 @@ def test_missing_annotations_and_images_are_named_with_where_they_were_looked_fo
 
 @pytest.mark.parametrize("split", ["test", "heldout"])
 def test_a_split_that_marks_no_object_is_refused_when_it_is_read(mine: Path, split: str) -> None:
-    folder = mine / "mine" / "empty"
-    shutil.copytree(mine / "mine" / "test", folder)
-    found = json.loads((folder / "instances.json").read_text())
-    (folder / "instances.json").write_text(json.dumps({**found, "annotations": []}))
-    place = f'{split} = {{ annotations = "mine/empty/instances.json", images = "mine/empty" }}'
+    found = json.loads((mine / "mine" / "test.json").read_text())
+    (mine / "mine" / "empty.json").write_text(json.dumps({**found, "annotations": []}))
+    place = f'{split} = {{ annotations = "mine/empty.json", images = "mine/images" }}'
     lines = [line for line in MINE.splitlines() if not line.startswith(f"{split} = ")]
     (mine / "mine.toml").write_text("\n".join(lines).replace("[data]", f"[data]\n{place}"))
     recipe = load_recipe(str(mine / "mine.toml"))[1]

@@ -220,6 +220,19 @@ def test_missing_and_unknown_recipes_are_named(tmp_path: Path) -> None:
         load_recipe("defalt")
 
 
+@pytest.mark.parametrize(
+    "name", ["a b{x}.toml", "a}.toml", "..toml", "...toml", ".mine.toml", "a\nb.toml", "caf\udce9.toml"]
+)
+def test_a_name_that_no_run_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="begins with a dot, has braces or unprintable characters") as caught:
+        load_recipe(written(tmp_path, 'extends = "default"\n', name))
+    assert caught.value.code == "E_RECIPE_NAME"
+
+
+def test_a_name_with_a_space_and_letters_of_other_languages_is_one(tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path, 'extends = "default"\n', "mon été.v2.toml"))[0] == "mon été.v2"
+
+
 def test_a_file_with_a_shipped_recipes_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a shipped recipe has this name"):
         load_recipe(written(tmp_path, 'extends = "default"\n', "default.toml"))
