@@ -153,7 +153,8 @@ def _check_labels(path: Path, manifest: Json) -> None:
         num_names = len(path.read_text(encoding="utf-8").splitlines())
     except UnicodeError as error:
         raise UserError("E_BUNDLE", f"{path}: {error}: export it again") from None
-    num_scores = sum(manifest["output"]["shape"][1:][-1:]) - (4 if manifest["task"] == "detection" else 0)
+    last = (manifest["output"]["shape"][1:] or [0])[-1]
+    num_scores = last - (4 if manifest["task"] == "detection" else 0)
     if not num_names == num_scores == manifest["num_classes"]:
         told = f"{num_names} names, {num_scores} scores of the network and num_classes = {manifest['num_classes']}"
         raise UserError("E_BUNDLE", f"{path}: {told} are not one number: export it again")

@@ -49,12 +49,8 @@ def recipe_path(name: str) -> Path:
         path = Path(name).resolve()
         taken = path.stem in recipe_names() and path.parent != RECIPES
         if taken or path.stem.startswith(".") or not path.stem.isprintable() or {*path.stem} & {*"{}"}:
-            first = (
-                "a shipped recipe has this name" if taken else "begins with a dot, has braces or unprintable characters"
-            )
-            raise UserError(
-                "E_RECIPE_NAME", f"{path}: {first}, and the folder of its runs is called so: rename the file"
-            )
+            told = "a shipped recipe has this name" if taken else "a dot in front, braces or unprintable characters"
+            raise UserError("E_RECIPE_NAME", f"{path}: {told}, and runs are named after recipes: rename the file")
         return path
     if name not in recipe_names():
         raise UserError("E_RECIPE_NAME", f"{unknown('recipe', name, recipe_names())} (a path must end in .toml)")

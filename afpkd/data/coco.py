@@ -32,6 +32,7 @@ Boxes = NDArray[np.float32]
 
 _MOST_PIXELS = 1e9  # of a side: more, infinity and what is no number are no box
 _MOST_ID = 2**63  # what an int64 holds
+_WHOLE = ("id", "image_id", "category_id", "height", "width")
 _LEAST_SIDE = 1e-3  # pixels: a box thinner than this, within its image, has no area
 
 
@@ -208,10 +209,8 @@ def _of(entry: Json, key: str, path: Path) -> Any:
     value = entry.get(key)
     if value is None:
         raise _mistake(path, entry, key, "a value was expected")
-    if key in ("id", "image_id", "category_id", "height", "width") and (
-        not isinstance(value, int) or abs(value) >= _MOST_ID
-    ):
-        raise _mistake(path, entry, key, "a whole number was expected")
+    if key in _WHOLE and not (isinstance(value, int) and abs(value) < _MOST_ID):
+        raise _mistake(path, entry, key, "a whole number (of 64 bits) was expected")
     return value
 
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 MOST_UNREADABLE = 0.01
 """Share of files that may be unreadable: they are counted and named; more, and the data set is not what it seems."""
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-"""What a file may hold, whatever it is called: of others Pillow gives some (EPS) to another program."""
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", "TGA")
+"""What a file may hold, whatever it is called: of others Pillow gives some (EPS) to another program. TGA, which begins
+with no mark of its own, is tried last."""
 
 _SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".png", ".tga", ".tif", ".tiff", ".webp"}
 _SUFFIXES |= {".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".pnm", ".ppm"}

@@ -149,7 +149,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {**document(), "images": [{"id": "x", "file_name": "a", "width": 1, "height": 2}]},
         "is 'x': a whole number",
     ),
-    "an id beyond int64": ({**document(), "categories": [{"id": 2**63, "name": "a"}]}, "a whole number was expected"),
+    "an id beyond int64": (
+        {**document(), "categories": [{"id": 2**63, "name": "a"}]},
+        "a whole number (of 64 bits) was expected",
+    ),
     "a size beyond all": (
         {**document(), "images": [{"id": 1, "file_name": "a", "width": 10**9, "height": 2}]},
         "10000",

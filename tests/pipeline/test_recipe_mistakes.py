@@ -224,7 +224,7 @@ def test_missing_and_unknown_recipes_are_named(tmp_path: Path) -> None:
     "name", ["a b{x}.toml", "a}.toml", "..toml", "...toml", ".mine.toml", "a\nb.toml", "caf\udce9.toml"]
 )
 def test_a_name_that_no_run_can_have_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="begins with a dot, has braces or unprintable characters") as caught:
+    with pytest.raises(UserError, match="a dot in front, braces or unprintable characters, and runs") as caught:
         load_recipe(written(tmp_path, 'extends = "default"\n', name))
     assert caught.value.code == "E_RECIPE_NAME"
 
