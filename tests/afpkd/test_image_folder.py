@@ -99,11 +99,12 @@ def test_a_split_that_lies_elsewhere_is_refused(place: str, photos: Path, tmp_pa
         folder_spec(layout, image_size=(8, 8), channels=3)
 
 
-def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
-    for name in ("bus", "train"):
+@pytest.mark.parametrize("names", [["bus", "train"], ["test", "train"]])
+def test_a_class_called_train_is_a_class(names: list[str], tmp_path: Path) -> None:
+    for name in names:
         for index in range(3):
             _image(tmp_path / name / f"{index}.png", 7)
-    assert _loaded(_layout(tmp_path)).label_names == ["bus", "train"]
+    assert _loaded(_layout(tmp_path)).label_names == names
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,15 @@ def test_a_classifier_that_is_a_convolution_of_the_pooled_map_is_a_linear_layer(
         assert [feature.ndim for feature in found.imitated()] == [4] * (len(found.features) + 1)
 
 
+def test_a_convolution_that_skips_positions_is_no_classifier(tmp_path: Path) -> None:
+    layers = "nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, num_classes, 1, stride=32), nn.Flatten()"
+    (tmp_path / "net.py").write_text(
+        f"from torch import nn\ndef make(num_classes):\n    return nn.Sequential({layers})\n"
+    )
+    with pytest.raises(UserError, match=r"not the output of an nn\.Linear"):
+        wrapped(f"{tmp_path / 'net.py'}:make")
+
+
 def test_an_error_that_says_nothing_shows_its_code() -> None:
     with pytest.raises(UserError, match=r"on images of 3x64x64: AssertionError \(_assert\(.+\) \[E_NETWORK_FIT\]$"):
         wrapped("timm:botnet26t_256")

@@ -196,12 +196,16 @@ def test_there_is_a_line_a_class(
         verify_bundle(tmp_path / "bundle")
 
 
-def test_another_number_of_classes_than_scores_is_refused(written: Written, images: Pixels, tmp_path: Path) -> None:
-    written(tmp_path / "bundle", images)
-    labels = (tmp_path / "bundle" / "labels.txt").read_bytes() + b"one more\n"
-    _resealed(tmp_path / "bundle", labels)
-    edited(tmp_path / "bundle", lambda manifest: manifest.update(num_classes=len(labels.splitlines())))
-    with pytest.raises(UserError, match=r"names, .* scores of the network and num_classes = "):
+@pytest.mark.parametrize("name_more", [True, False])
+def test_another_number_of_classes_than_scores_is_refused(
+    written: Written, images: Pixels, tmp_path: Path, *, name_more: bool
+) -> None:
+    num = written(tmp_path / "bundle", images)["num_classes"]
+    if name_more:
+        _resealed(tmp_path / "bundle", (tmp_path / "bundle" / "labels.txt").read_bytes() + b"one more\n")
+    edited(tmp_path / "bundle", lambda manifest: manifest.update(num_classes=num + 1))
+    told = f"{num + name_more} names, {num} scores of the network and num_classes = {num + 1} are not one number"
+    with pytest.raises(UserError, match=told):
         verify_bundle(tmp_path / "bundle")
 
 

@@ -204,7 +204,7 @@ def test_a_spec_that_does_not_fit_is_one_line(old: str, new: str, said: str, hom
     [
         ("def other():\n    return 1\n", "has no function 'net' (it has: other)"),
         ("def net():\n    return 1\n", "it returned int, a torch.nn.Module was expected"),
-        ("import nothing_of_this_name\n", "arch.py:1: ModuleNotFoundError"),
+        ("import nothing_of_this_name\n", "ModuleNotFoundError: No module named 'nothing_of_this_name' [E"),
         ("def net(:\n", "arch.py:1: SyntaxError"),
         ("def net():\n    x = 1\n    return x / 0\n", "arch.py:3: ZeroDivisionError"),
         ("def net():\n    return half(1)\ndef half(x):\n    return x / 0\n", "arch.py:4: ZeroDivisionError"),
