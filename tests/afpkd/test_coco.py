@@ -107,9 +107,8 @@ def test_an_annotation_without_a_box_is_left_out_and_counted(box: Any, tmp_path:
     found = document()
     row = {**found["annotations"][4], "segmentation": {"counts": [3, 4], "size": [20, 40]}, "bbox": box}
     found["annotations"][4] = {key: value for key, value in row.items() if value != "no key"}
-    split = read_coco(written(tmp_path, found), tmp_path)
-    assert split.remarks["annotations without a box"] == 1
-    assert "boxes of crowds" not in split.remarks
+    remarks = read_coco(written(tmp_path, found), tmp_path).remarks
+    assert (remarks["annotations without a box"], remarks.get("boxes of crowds")) == (1, None)
 
 
 def test_a_mark_of_the_byte_order_is_no_part_of_the_file(tmp_path: Path) -> None:
@@ -157,8 +156,6 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {**document(), "images": [{"id": 1, "file_name": "a", "width": 10**9, "height": 2}]},
         "10000",
     ),
-    "two lines for a name": ({**document(), "categories": [{"id": 1, "name": "a\nb"}]}, "name is one line"),
-    "half a character": ({**document(), "categories": [{"id": 1, "name": "a\ud800"}]}, "name is one line"),
     "a box of three": (
         {**document(), "annotations": [{"category_id": 4, "image_id": 70, "bbox": [1, 2, 3]}]},
         "'bbox'",
