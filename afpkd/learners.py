@@ -141,7 +141,7 @@ def prompt_learner(
         return named
 
     def metric() -> float:
-        forward: Forward = lambda images: prompted(prompts, teacher, images, teacher(images))[0]  # noqa: E731
+        forward: Forward = lambda images: prompted(prompts, teacher, images, teacher(images))[0]  # noqa: E731 (its type on one line)
         return task.scores(forward, heldout)[task.metric] or 0.0
 
     return Learner(prompts, prompts, losses, metric, teacher, task.metric)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,54 +68,6 @@ def read_manifest(bundle_dir: Path) -> Json:
     if manifest.get("schema") != SCHEMA:
         raise UserError("E_BUNDLE", f"{path}: schema {manifest.get('schema')!r}, expected {SCHEMA!r}: export it again")
     return manifest
-
-
-def file_for(manifest: Json, precision: str, runtime: str = "onnxruntime", version: str | None = None) -> Json:
-    """Give the entry of the file of `precision` for a runtime; UserError names what there is.
-
-    The first entry counts that is for this runtime or for any, and whose bounds hold the version: inclusive, and "8.6"
-    includes 8.6.1. version None: not known, or TensorRT-RTX, whose numbers begin anew: only entries without an upper
-    bound, those for the newest.
-    """
-    for entry in manifest["files"]:
-        if entry["precision"] == precision and _takes(entry, runtime, version):
-            found: Json = entry
-            return found
-    known = sorted({f"{entry['precision']} ({words(entry)})" for entry in manifest["files"]})
-    where = f"{runtime} {version}" if version else runtime
-    raise UserError(
-        "E_BUNDLE",
-        f"the bundle has no {precision} file for {where} (it has: {', '.join(known) or 'none'}): "
-        "add it to the recipe's export",
-    )
-
-
-def words(entry: Json) -> str:
-    """What an entry is for: `tensorrt 8.5 to 8.6`, `onnxruntime from 1.18`, `any`."""
-    low, high = entry["min_version"], entry["max_version"]
-    bounds = f" {low} to {high}" if low and high else f" from {low}" if low else f" up to {high}" if high else ""
-    return f"{entry['runtime']}{bounds}"
-
-
-def _takes(entry: Json, runtime: str, version: str | None) -> bool:
-    if entry["runtime"] not in ("any", runtime):
-        return False
-    low, high = entry["min_version"], entry["max_version"]
-    if version is None:
-        return high is None
-    return (low is None or _cut(version, low) >= _numbers(low)) and (
-        high is None or _cut(version, high) <= _numbers(high)
-    )
-
-
-def _cut(version: str, bound: str) -> list[int]:
-    """A version to the precision of a bound: 8.6.1 against "8.6" is 8.6."""
-    return _numbers(version)[: len(_numbers(bound))]
-
-
-def _numbers(version: str) -> list[int]:
-    found = re.match(r"\d+(?:\.\d+)*", version)  # what follows (b1, +cu12) is not compared
-    return [int(part) for part in found[0].split(".")] if found else []
 
 
 def preprocess(images: NDArray[np.uint8], manifest: Json) -> NDArray[np.float32]:

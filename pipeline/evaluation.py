@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def _words(row: Json) -> str:
 def _of_bundle(path: Path) -> Json:
     import numpy as np
 
-    from export.bundle import file_for, preprocess
+    from export.bundle import preprocess
     from export.sealed import verify_bundle
     from export.verify import run_onnx, top1
 
@@ -80,8 +81,8 @@ def _of_bundle(path: Path) -> Json:
     images = np.load(path / manifest["evaluation"]["images"], allow_pickle=False)
     labels = np.load(path / manifest["evaluation"]["labels"], allow_pickle=False)
     found = {}
-    for precision in dict.fromkeys(entry["precision"] for entry in manifest["files"]):
-        logits = run_onnx(path / file_for(manifest, precision)["path"], preprocess(images, manifest))
+    for precision, file in _files(path, manifest):
+        logits = run_onnx(file, preprocess(images, manifest))
         found[precision] = {"top1": top1(logits, labels), "n": len(labels)}
     return found if len(found) > 1 else next(iter(found.values()))
 
@@ -92,15 +93,27 @@ def _of_detector_bundle(path: Path, manifest: Json) -> Json:
     from deploy.agent.bundle import Bundle
     from deploy.agent.objects import found_in_evaluation
     from deploy.found import average_precision_of
-    from export.bundle import file_for
 
     truth, names = path / manifest["evaluation"]["labels"], (manifest["input"]["name"], manifest["output"]["name"])
     found = {}
-    for precision in dict.fromkeys(entry["precision"] for entry in manifest["files"]):
-        runtime = onnx_runtime.load_precise(path / file_for(manifest, precision)["path"], *names, 0)
+    for precision, file in _files(path, manifest):
+        runtime = onnx_runtime.load_precise(file, *names, 0)
         scores = average_precision_of(found_in_evaluation(runtime, Bundle(str(path))), truth)
         found[precision] = {**scores, "n": manifest["evaluation"]["num"]}
     return found
+
+
+def _files(path: Path, manifest: Json) -> Iterator[tuple[str, Path]]:
+    """Each precision with the file that ONNX Runtime takes of it, by the rule that devices go by."""
+    from deploy.agent.bundle import Bundle
+    from deploy.agent.errors import AgentError
+
+    bundle = Bundle(str(path))
+    for precision in dict.fromkeys(entry["precision"] for entry in manifest["files"]):
+        try:
+            yield precision, path / bundle.entry(precision, "onnxruntime")["path"]
+        except AgentError as error:
+            raise UserError(error.code, f"{path}: {error.message}: add it to the recipe's export") from None
 
 
 def _measured(model: nn.Module, path: Path, spec: DatasetSpec, normalisation: Json) -> Json:

@@ -73,6 +73,7 @@ class Spec:
     """Everything about a foreign model."""
 
     num_classes: int
+    """Outputs of the network, and folders of classes."""
     input: Input
     data: Data
     weights: Weights = field(default_factory=Weights)

@@ -1,5 +1,5 @@
-"""docs/reference.md from the code: every key of a recipe with type, default and meaning; every verb with its options;
-every kind of error.
+"""docs/reference.md from the code: every key of a recipe and of SPEC.toml with type, default and meaning; every verb
+with its options; every key of a record; every kind of error.
 
 `python -m pipeline.reference` writes it; a test holds the file to what this gives.
 """
@@ -18,12 +18,14 @@ from typing import Any
 import typer
 
 from afpkd.distillers.options import OPTIONS
+from pipeline import foreign_spec
 from pipeline.explain import ERRORS
 from pipeline.recipe import Data, Distill, Expected, Prompts, Recipe
 from pipeline.recipe_detection import CocoData, DistillDetector, ExpectedAp, ForeignDetector, Split, TrainedDetector
 from pipeline.recipe_folder import FolderData
 from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_outputs import Export, Profile
+from pipeline.record_keys import RECORDS
 
 FILE = Path(__file__).parents[1] / "docs" / "reference.md"
 
@@ -36,6 +38,12 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "[export]": (Export,),
     "[profile]": (Profile,),
     "[expected.NAME]": (Expected, ExpectedAp),
+}
+SPEC: dict[str, type] = {
+    "Its top level": foreign_spec.Spec,
+    "[input]": foreign_spec.Input,
+    "[weights]": foreign_spec.Weights,
+    "[data] of SPEC.toml": foreign_spec.Data,
 }
 
 
@@ -50,9 +58,16 @@ def text() -> str:
         *(block for title, kinds in SECTIONS.items() for block in _section(title, kinds)),
         "### Options of the methods, in [distill]",
         *(block for kind in OPTIONS.values() for block in _keys_of(kind)),
+        "## SPEC.toml",
+        "What must be known of [a model trained elsewhere](foreign-model.md); its [export] is that of a recipe.",
+        *(block for title, kind in SPEC.items() for block in _section(title, (kind,))),
         "## Verbs",
         "Each verb takes `--help`. [Exit codes](commands.md#exit-codes).",
         *_verbs(),
+        "## Records",
+        "What a run leaves, key by key ([which files there are](records.md)); a dotted key lies in the table before "
+        "the dot. A bundle's manifest has a schema of its own, `export/manifest.schema.json`.",
+        *(block for title, keys in RECORDS.items() for block in _record(title, keys)),
         "## Errors",
         "An error is one line that ends in its code; `afpkd explain CODE` says the same as this table.",
         "\n".join(["| code | cause | mend |", "|---|---|---|", *map(_error, ERRORS)]),
@@ -147,8 +162,18 @@ def _parameter(one: Any) -> str:
         return f"`{one.name.upper()}`"
     kind = one.bare_type
     choices = f" {'/'.join(kind)}" if isinstance(kind, type) and issubclass(kind, enum.StrEnum) else ""
-    default = "" if one.default in (None, False, (), []) or callable(one.default) else f" ({one.default})"
+    default = "" if one.default in (None, False, (), []) or callable(one.default) else f" ({_words(one.default)})"
     return f"`{one.opts[-1]}`{choices}{default}"
+
+
+def _words(default: Any) -> str:
+    """As a user writes it: several values after one another, an enum by its value."""
+    return " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+
+
+def _record(title: str, keys: dict[str, str]) -> Iterator[str]:
+    yield f"### {title}"
+    yield "\n".join(["| key | what |", "|---|---|", *(f"| `{key}` | {_joined(told)} |" for key, told in keys.items())])
 
 
 def _error(code: str) -> str:

@@ -89,7 +89,7 @@ class IExecutionContext(Fake):  # noqa: D101
     def set_input_shape(self, name: str, shape: Any) -> bool:  # noqa: D102
         fixed = [self._engine._tensors[name].shape] * 3
         smallest, _, largest = self._engine._header["shapes"].get(name, fixed)
-        inside = all(low <= size <= high for low, size, high in zip(smallest, shape, largest))  # noqa: B905
+        inside = all(low <= size <= high for low, size, high in zip(smallest, shape, largest))  # noqa: B905 (3.10)
         if not inside or len(shape) != len(largest):
             self._error(f"{name}: {shape} is outside of the profile's {smallest} to {largest}")
             return False

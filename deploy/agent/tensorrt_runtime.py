@@ -83,7 +83,7 @@ class TensorrtRuntime:
         # page-locked: a copy to or from other memory goes through the driver's own buffer, and waits for it
         self._host = [
             cuda.alloc_host(int(np.prod(shape)) * kind.itemsize).view(kind)
-            for shape, kind in zip(shapes, self._types)  # noqa: B905
+            for shape, kind in zip(shapes, self._types)  # noqa: B905 (Python 3.10)
         ]
 
     def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -150,7 +150,7 @@ class TensorrtRuntime:
         shapes = ((rows, *self._image_shape), self._output_shape)
         source, logits = (
             buffer[: int(np.prod(shape))].reshape(shape)
-            for buffer, shape in zip(self._host, shapes)  # noqa: B905
+            for buffer, shape in zip(self._host, shapes)  # noqa: B905 (Python 3.10)
         )
         source[: len(images)] = images
         source[len(images) :] = 0  # an engine of a fixed batch: empty images fill it up

@@ -170,7 +170,7 @@ def test_what_a_mask_drops_is_zero_or_the_next_images() -> None:
         torch.manual_seed(0)
         prompts = FrequencyPrompts(shapes, dropped=dropped)
         prompts.calibrate([[feature]])
-        change = lambda masks: [torch.full_like(mask, kept) for mask in masks]  # noqa: E731
+        change = lambda masks: [torch.full_like(mask, kept) for mask in masks]  # noqa: E731 (one line of many)
         omega = prompts.position_weight(0, [feature])
         return prompts.refiner([feature], [], change)(0, feature) / omega[:, :, None, None]
 

@@ -50,7 +50,7 @@ class FakeRuntimeModule(types.ModuleType):
     cudaMemcpyKind = enum.IntEnum(  # noqa: N815 (NVIDIA's names)
         "cudaMemcpyKind", {"cudaMemcpyHostToDevice": 1, "cudaMemcpyDeviceToHost": 2}
     )
-    cudaDeviceAttr = enum.IntEnum(  # noqa: N815
+    cudaDeviceAttr = enum.IntEnum(  # noqa: N815 (NVIDIA's names)
         "cudaDeviceAttr",
         {
             "cudaDevAttrMultiProcessorCount": 16,

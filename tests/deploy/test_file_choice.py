@@ -1,4 +1,4 @@
-"""Which file of a bundle a runtime gets: host and agent answer alike, each with code of its own."""
+"""Which file of a bundle a runtime gets: one rule, the agent's, for host and device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from afpkd.errors import UserError
 from deploy.agent.bundle import Bundle
 from deploy.agent.errors import AgentError
-from export.bundle import file_for
 
 FILES = [  # the old one first: without a version its upper bound alone rules it out
     ("fp32-legacy.onnx", "fp32", "tensorrt", "8.5", "8.6"),
@@ -62,11 +60,8 @@ def test_the_file_for_a_runtime_and_its_version(
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     bundle = Bundle(str(tmp_path))
     if expected is not None:
-        assert file_for(manifest, precision, runtime, version)["path"] == expected
         assert bundle.entry(precision, runtime, version)["path"] == expected
         return
-    with pytest.raises(UserError, match=rf"no {precision} file for {runtime}.*tensorrt 8\.5 to 8\.6"):
-        file_for(manifest, precision, runtime, version)
     with pytest.raises(AgentError, match=f"no {precision} file for {runtime}") as caught:
         bundle.entry(precision, runtime, version)
     assert caught.value.code == "E_BUNDLE"
@@ -75,7 +70,6 @@ def test_the_file_for_a_runtime_and_its_version(
 def test_the_first_entry_that_fits_counts(manifest: dict[str, Any], tmp_path: Path) -> None:
     manifest["files"].insert(0, {**manifest["files"][1], "path": "better.onnx"})
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    assert file_for(manifest, "fp32")["path"] == "better.onnx"
     assert Bundle(str(tmp_path)).entry("fp32", "onnxruntime", "1.32.0")["path"] == "better.onnx"
 
 

@@ -187,7 +187,7 @@ def test_ssh_is_told_to_ask_for_nothing_and_to_trust_nobody_new(monkeypatch: pyt
 def test_shared_connections_live_in_a_folder_of_this_user_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = Path("/tmp") / f"x{tmp_path.stat().st_ino}"  # noqa: S108
+    short = Path("/tmp") / f"x{tmp_path.stat().st_ino}"  # noqa: S108 (a socket's path must be short)
     short.symlink_to(tmp_path)
     try:
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))

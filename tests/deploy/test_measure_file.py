@@ -21,9 +21,11 @@ from deploy.agent.errors import AgentError
 from deploy.measure_file import feeds_for, measure_file
 from pipeline.cli import app
 from pipeline.cli_measure import text_of
+from pipeline.record_keys import PROFILE
 from tests.deploy.conftest import HandMadeBundle
 from tests.deploy.fakes import Install
 from tests.deploy.test_measure import HEADLINE
+from tests.record_tables import missing, untold
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -82,6 +84,7 @@ def test_its_keys_are_those_of_a_profile(bundle: HandMadeBundle, onnx_path: Path
     profile = measured(bundle, tmp_path / "a.json")
     record = measure_file(onnx_path, device="local", preset="instant", out=tmp_path / "b.json")
     assert set(profile) <= set(record)
+    assert untold(record, PROFILE) == missing(record, PROFILE) == []
     assert set(profile["latency_ms"]) == set(record["latency_ms"])
 
 

@@ -19,6 +19,7 @@ from afpkd.errors import UserError
 from afpkd.record import write_record
 from export import sealed
 from export.sealed import verify_bundle
+from pipeline.evaluation import evaluate_path
 
 Pixels = NDArray[np.uint8]
 Written = Callable[..., dict[str, Any]]
@@ -273,3 +274,10 @@ def test_what_the_schema_does_not_know_is_named(
     edited(tmp_path / "bundle", change)
     with pytest.raises(UserError, match=rf"manifest\.json: malformed: .*{where}"):
         verify_bundle(tmp_path / "bundle")
+
+
+def test_a_bundle_without_a_file_for_this_machine_is_one_line(written: Written, images: Pixels, tmp_path: Path) -> None:
+    written(tmp_path / "bundle", images)
+    edited(tmp_path / "bundle", lambda manifest: manifest["files"][0].update(runtime="tensorrt"))
+    with pytest.raises(UserError, match=r"bundle: no fp32 file for onnxruntime: the bundle has fp32 \(tensorrt\)"):
+        evaluate_path(tmp_path / "bundle", arch=None, data=None, recipe=None)

@@ -15,7 +15,9 @@ from afpkd.record import Json, read_record
 from pipeline.recipe_detection import CocoData, DistillDetector, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
+from pipeline.record_keys import NETWORK
 from pipeline.scenes import detection_task, read_scenery
+from tests.record_tables import untold
 from tests.scenes import CANVAS, NAMES, write_scenes
 from tests.stories import blocks
 
@@ -149,6 +151,7 @@ def test_my_coco_json_from_annotations_to_a_bundle_that_names_my_classes(mine: P
         record = read_record(run / role / "record.json")
         assert (record["task"], record["arch"], record["image_size"]) == ("detection", arch, list(CANVAS))
         assert {"test_ap_selected", "test_ap50_selected", "heldout_ap"} <= record["metrics"].keys()
+        assert [key for key in untold(record, NETWORK) if not key.startswith("metrics.")] == []
     assert (run / "student" / "bundle" / "labels.txt").read_text().split() == NAMES
     assert list((run / "prompts").glob("level*.png"))
     scored = afpkd(mine, "evaluate", str(run / "student" / "bundle"), "--json")

@@ -15,10 +15,12 @@ from afpkd.record import Json, read_record, write_record
 from pipeline import stages
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe
+from pipeline.record_keys import EPOCH, NETWORK
 from pipeline.reproduce import exit_code, profiles_compared, reproduce
 from pipeline.workspace import open_run
 from tests.deploy.conftest import hand_made_bundle, instant  # noqa: F401 (a fixture)
 from tests.deploy.test_measure import measured
+from tests.record_tables import missing, untold
 
 RECIPE = """
 extends = "default"
@@ -39,6 +41,13 @@ def _trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.toml").write_text(RECIPE)
     stages.train_undistilled(open_run(str(folder / "tiny.toml"), folder / "runs", device="cpu", threads=1))
     return folder
+
+
+def test_each_key_of_a_networks_record_is_in_the_reference(trained: Path) -> None:
+    made = trained / "runs" / "tiny" / "undistilled"
+    record, epoch = read_record(made / "record.json"), json.loads((made / "metrics.jsonl").read_text().splitlines()[0])
+    assert untold(record, NETWORK) == missing(record, NETWORK) == []
+    assert untold(epoch, EPOCH) == missing(epoch, EPOCH) == []
 
 
 @pytest.fixture(name="record")
@@ -103,7 +112,7 @@ def test_what_is_no_such_record_is_refused(document: Json, tmp_path: Path) -> No
 
 
 @pytest.fixture(name="profile")
-def _profile(instant: str, tmp_path: Path) -> Path:  # noqa: F811
+def _profile(instant: str, tmp_path: Path) -> Path:  # noqa: F811 (that fixture)
     """A profile in a run of its own, measured by a preset that takes no time."""
     run = tmp_path / "runs" / "tiny"
     out = run / "profiles" / "local" / "student-fp32.json"

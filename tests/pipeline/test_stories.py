@@ -11,6 +11,8 @@ import timm
 import torch
 
 from afpkd.record import read_record
+from pipeline.record_keys import NETWORK
+from tests.record_tables import missing, untold
 from tests.stories import CLASSES, DOCS, blocks, commands, run, shortened, write_photos
 
 
@@ -38,6 +40,7 @@ def test_my_photos_in_folders(home: Path) -> None:
     made = home / "runs" / "photos"
     assert (made / "student" / "bundle" / "labels.txt").read_text().split() == list(CLASSES)
     record = read_record(made / "student" / "record.json")
+    assert untold(record, NETWORK) == missing(record, NETWORK) == []
     mean = record["preprocessing"]["mean"]
     assert len(mean) == 3
     assert all(0.3 < value < 0.6 for value in mean)  # measured: (160 / 2 + 95 / 3) / 255

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from afpkd.record import read_record
 from bench.loopback import Board
 from pipeline.recipe_networks import ForeignTeacher
 from pipeline.recipe_reader import load_recipe
+from pipeline.record_keys import EPOCH, NETWORK, PROMPTS
 from pipeline.report.tradeoff import Place
 from tests import stories
+from tests.record_tables import missing, untold
 from tests.tiny import FEW, FP32, tiny_recipe
 
 PAGE = "tutorial.md"
@@ -72,6 +75,11 @@ def test_the_tutorial_leads_to_a_deployed_student(folder: Path, board: Board) ->
         found = set(_words_of(read_record(folder / "runs/small" / record))) | {str(place) for place in Place}
         assert len(told_of) >= 1
         assert sorted(told_of - found) == [], name
+    for name, keys in (("student", NETWORK), ("undistilled", NETWORK), ("prompts", PROMPTS)):
+        record = read_record(folder / "runs/small" / name / "record.json")
+        (epoch, *_) = (folder / "runs/small" / name / "metrics.jsonl").read_text().splitlines()
+        assert untold(record, keys) == missing(record, keys) == [], name
+        assert untold(json.loads(epoch), EPOCH) == missing(json.loads(epoch), EPOCH) == [], name
 
 
 def _smaller(line: str, board: Board) -> str:
