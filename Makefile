@@ -58,7 +58,7 @@ check: $(SETUP) ## ruff, mypy, import-linter, documentation tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(VENV)/bin/pytest -q tests/test_docs.py
+	$(VENV)/bin/pytest -q tests/test_docs.py tests/test_numbers.py tests/test_rules.py
 	@echo "next: make test"
 
 test: $(SETUP) ## every test, on JOBS cores: fast ones first, then the slow ones (ARGS='-m "not slow"' leaves those out)

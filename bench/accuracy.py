@@ -24,7 +24,7 @@ from afpkd.record import Json
 from afpkd.train import Fitted, Fitting
 from bench import rows
 from bench.command import run
-from bench.variants import MAIN, PROTOCOLS, Protocol, recipe_text
+from bench.variants import MAIN, PROTOCOLS, PUBLISHED, Protocol, recipe_text
 from pipeline.networks import network_of
 from pipeline.recipe import Recipe
 from pipeline.recipe_networks import ForeignTeacher
@@ -52,7 +52,10 @@ def main(arguments: list[str]) -> None:
             wanted = [name for name in missing if chosen.variants is None or name in chosen.variants]
             if wanted:
                 train_seed(wanted, seed, chosen.folder or Path("runs") / protocol.folder, protocol)
-    sys.stdout.write(rows.comparison(rows.read(protocol.result)))
+    found = rows.read(protocol.result)
+    sys.stdout.write(rows.comparison(found))
+    if found and protocol == MAIN:
+        sys.stdout.write("\n" + rows.beside_published(found, load_recipe(PUBLISHED)[1]))
 
 
 def missing_variants(seed: int, protocol: Protocol = MAIN) -> list[str]:

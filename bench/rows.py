@@ -17,6 +17,7 @@ from afpkd.record import Json, provenance, read_record, write_text
 
 if TYPE_CHECKING:
     from afpkd.train import Fitted
+    from pipeline.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
 METRICS = ("test_top1_last", "test_top1_selected", "heldout_top1")
@@ -100,6 +101,22 @@ def comparison(rows: list[Json], ours: str = "afpkd") -> str:
         cells.append("" if name == ours else paired_difference(*scores))
         lines.append(f"| {' | '.join(cells)} | {hours:.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def beside_published(rows: list[Json], recipe: Recipe) -> str:
+    """Markdown: what papers report of a pair, as its recipe has it, above our rows' last epoch, mean over the seeds."""
+    told = {"none" if name == "undistilled" else name: one.top1 for name, one in recipe.expected.items()}
+    ours = {"teacher": rows[0]["teacher_top1"]}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        ours[method] = statistics.mean(row["test_top1_last"] for row in rows if name_of(row) == method)
+    names = [*told, *(name for name in ours if name not in told)]
+    cells = {
+        "top-1": [name if name == "teacher" else f"`{name}`" for name in names],
+        f"published, {recipe.distill.epochs:g} epochs": [f"{told[name]:.2f}" if name in told else "" for name in names],
+        f"here, {rows[0]['epochs']} epochs": [f"{ours[name]:.2f}" if name in ours else "" for name in names],
+    }
+    title, *lines = (f"| {name} | {' | '.join(row)} |" for name, row in cells.items())
+    return "\n".join([title, "|---|" + "---:|" * len(names), *lines]) + "\n"
 
 
 def name_of(row: Json) -> str:

@@ -76,6 +76,8 @@ PROTOCOLS = {
     "tinyimagenet": Protocol("tinyimagenet-cpu", "tinyimagenet_cpu", FOUR, dict.fromkeys(FOUR, ONE)),
 }
 MAIN = PROTOCOLS["cifar100"]
+PUBLISHED = "cifar100-resnet56-resnet20"
+"""The recipe of the literature for the main protocol's pair: its `expected` are the published numbers."""
 
 
 def recipe_text(variant: Json, seed: int, recipe: str = MAIN.recipe) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CLASSES = ("bird", "cat", "dog")
-NOT_RUN = ("# needs a board", "# hours", "# long", "# downloads")
+NOT_RUN = ("# needs a ", "# your model", "# hours", "# long", "# downloads")
 """A remark that begins so: a test leaves the command out."""
 
 

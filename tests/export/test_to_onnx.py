@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from export import to_onnx
+from export.graph_cost import num_parameters
 from export.to_onnx import dry_run_export, onnx_from_model
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def test_interface_is_one_input_and_the_logits(net: TinyNet, example: Tensor, tm
     ]
     assert shapes == [("input", ["batch", 3, 8, 8]), ("logits", ["batch", 5])]
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]
+    assert num_parameters(proto) == 441 - 2 * 4 + 4  # BatchNorm's scale and shift of each channel have become one bias
 
 
 def test_it_is_one_file_that_names_no_place(net: TinyNet, example: Tensor, tmp_path: Path) -> None:

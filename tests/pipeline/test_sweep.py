@@ -17,6 +17,7 @@ from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe, teacher_weights
 from pipeline.sweep import Point, points_of, rows_of, table_of, write_points
 from tests.pipeline.recipe_files import written
+from tests.stories import commands
 
 
 def read_again(points: list[Point], runs: Path) -> list[tuple[str, Json]]:
@@ -121,6 +122,11 @@ def test_a_dry_run_lists_the_points_and_writes_nothing(tmp_path: Path, monkeypat
     assert done.stdout.splitlines()[1] == "default.mu=1.seed=1  distill.mu=1 seed=1"
     listed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert [(row["settings"], row["seed"]) for row in listed][2:] == [({"distill.mu": 2}, 0), ({"distill.mu": 2}, 1)]
+    (line,) = commands("cluster.md")
+    told = CliRunner().invoke(app, line.partition("#")[0].split()[1:]).stdout.splitlines()
+    assert [point.partition("  ")[0] for point in told] == [
+        f"default.mu={mu}.seed={seed}" for mu in (5, 20, 60) for seed in range(3)
+    ]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -154,7 +154,8 @@ def test_contributing_counts_the_lines_that_each_addition_takes() -> None:
 def test_nothing_else_fails_with_the_additions_in_place(tree: Path) -> None:
     """Documents, the additions' own tests, and those that run over all methods, models, data sets and runtimes."""
     chosen = [
-        *("test_docs.py", "test_release.py", "test_added.py", "deploy/test_pack.py", "deploy/test_probe.py"),
+        *("test_docs.py", "test_rules.py", "test_release.py", "test_added.py"),
+        *("deploy/test_pack.py", "deploy/test_probe.py"),
         *("afpkd/test_rivals.py", "afpkd/test_train.py::test_golden_first_steps"),
         "afpkd/test_detection.py::test_a_student_is_distilled_by_every_method_that_needs_no_logits[hint]",
         "afpkd/test_models.py::test_the_tables_speak_of_the_whole_zoo",

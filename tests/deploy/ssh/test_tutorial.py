@@ -76,9 +76,9 @@ def test_the_tutorial_leads_to_a_deployed_student(folder: Path, board: Board) ->
         assert len(told_of) >= 1
         assert sorted(told_of - found) == [], name
     for name, keys in (("student", NETWORK), ("undistilled", NETWORK), ("prompts", PROMPTS)):
-        record = read_record(folder / "runs/small" / name / "record.json")
+        made = read_record(folder / "runs/small" / name / "record.json")
         (epoch, *_) = (folder / "runs/small" / name / "metrics.jsonl").read_text().splitlines()
-        assert untold(record, keys) == missing(record, keys) == [], name
+        assert untold(made, keys) == missing(made, keys) == [], name
         assert untold(json.loads(epoch), EPOCH) == missing(json.loads(epoch), EPOCH) == [], name
 
 

@@ -1,0 +1,277 @@
+"""The numbers that README.md and docs/ tell of our own benches are those of `bench/results/`: each is computed here.
+
+A sentence stands here as it stands there, with what the rows say in its places. What is left of the two pages of
+results then holds no decimal but those that `ELSEWHERE` names with their source.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scipy.stats
+
+from afpkd.record import Json
+from bench import default_seeds, default_tuning, rows
+from bench.variants import MAIN, METHODS, PROTOCOLS, PUBLISHED
+from pipeline.recipe_reader import load_recipe
+
+ROOT = Path(__file__).parent.parent
+WORDS = {2: "two", 5: "five", 6: "six", 7: "seven", 8: "eight", 12: "twelve"}
+DEFAULT, TUNED = rows.read("default"), rows.read("cifar100_tuning")
+OURS, TRIED = rows.read(MAIN.result), rows.read("default_tuning")
+ELSEWHERE = {
+    "README.md": {
+        *("0.04",),  # phase 1 in CPU-hours: a single run's record
+        *("1.83", "1.03", "4.5"),  # the paper's abstract
+    },
+    "docs/results.md": {
+        *("80.0", "80.3"),  # rows that are no longer there
+        "1.5",  # a goal
+    },
+}
+
+
+def _page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _json(name: str) -> Any:
+    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _last(name: str) -> dict[int, float]:
+    """Test top-1 of the last epoch of a variant of the main protocol, by seed."""
+    return {row["seed"]: row["test_top1_last"] for row in OURS if rows.name_of(row) == name}
+
+
+def _above(name: str, ours: str = "afpkd") -> list[float]:
+    """Points by which `ours` lies above another variant, seed by seed."""
+    found, theirs = _last(ours), _last(name)
+    return [found[seed] - theirs[seed] for seed in sorted(found.keys() & theirs.keys())]
+
+
+def _ours_against_reviewkd() -> tuple[str, str, str]:
+    """The differences in words, their mean, their 95 % interval of Student's t."""
+    points = _above("reviewkd")
+    mean, error = statistics.mean(points), statistics.stdev(points) / len(points) ** 0.5
+    low, high = scipy.stats.t.interval(0.95, len(points) - 1, mean, error)
+    *first, last = (f"{point:.2f}" for point in points)
+    return f"{', '.join(first)} and {last}", f"{mean:.2f}", f"{low:.2f} to {high:.2f}"
+
+
+def _gain(epoch: str) -> float:
+    """Of the default recipe: distilled minus undistilled, mean over the seeds."""
+    means = [
+        statistics.mean(row[f"test_top1_{epoch}"] for row in DEFAULT if row["method"] == m) for m in default_seeds.NAMES
+    ]
+    return float(means[1] - means[0])
+
+
+def _tried(**options: Any) -> dict[int, float]:
+    """Held-out top-1 of a trial of the default recipe, by seed."""
+    return {row["seed"]: row["heldout_top1"] for row in TRIED if row["options"] == options}
+
+
+def _trial(method: str, **options: Any) -> float:
+    """Held-out top-1 of the one trial with these options."""
+    (found,) = (row for row in TUNED if row["method"] == method and options.items() <= row["options"].items())
+    return float(found["heldout_top1"])
+
+
+def _trials(method: str) -> list[Json]:
+    return [row for row in TUNED if row["method"] == method]
+
+
+def _best(method: str) -> str:
+    """`kd` 23.64 (`kd_weight` 2.7; five trials."""
+    best = max(_trials(method), key=lambda row: row["heldout_top1"])
+    ((key, value),) = best["options"].items()
+    assert METHODS[method][key] == value, "the protocol has what was best"
+    return f"`{method}` {best['heldout_top1']:.2f} (`{key}` {value:g}; {WORDS[len(_trials(method))]}"
+
+
+def _readme() -> Iterator[str]:
+    points, mean, interval = _ours_against_reviewkd()
+    numbers = sorted({len(_trials(method)) for method in ("kd", "dkd", "catkd", "reviewkd")})
+    yield f"By the last epoch the gain is {_gain('last'):.1f} points, not {_gain('selected'):.1f}."
+    yield f"from a ResNet-56 of {OURS[0]['teacher_top1']:.2f} % to a ResNet-20"
+    yield (
+        f"(AFPKD's by {WORDS[len(_trials('afpkd'))]} trials, its rivals' by "
+        f"{' or '.join(WORDS[number] for number in numbers)})"
+    )
+    yield f"AFPKD lies {points} points above a tuned ReviewKD (mean {mean}, 95 % interval {interval})"
+    yield f"and {statistics.mean(_above('catkd')):.1f} above CAT-KD"
+
+
+def _results() -> Iterator[str]:
+    points, mean, interval = _ours_against_reviewkd()
+    heldout = [_tried(method="afpkd", mu=20.0, gamma=15.0, lr=0.1), _tried(method="none", lr=0.1)]
+    by_heldout = statistics.mean(heldout[0].values()) - statistics.mean(heldout[1].values())
+    before = _tried(method="afpkd", mu=5.0, gamma=0.6, lr=0.05)[0] - _tried(method="none", lr=0.05)[0]
+    yield (
+        f"gains {_gain('selected'):.1f} points by the selected epoch, {_gain('last'):.1f} by the last "
+        f"({by_heldout:.1f} on the held-out images below)"
+    )
+    yield (
+        f"seed 0 gains {before:.1f} held-out points at the old learning rate and weights, and "
+        f"{heldout[0][0] - heldout[1][0]:.1f} at the new ones"
+    )
+    yield f"({OURS[0]['teacher_top1']:.2f} %), student ResNet-20"
+    yield f"AFPKD lies {points} points above a tuned ReviewKD: {mean} in the mean, 95 % interval {interval}."
+    yield (
+        f"CAT-KD lies {statistics.mean(_above('catkd')):.1f} points below AFPKD here, and "
+        f"{statistics.mean(_above('catkd', 'reviewkd')):.1f} below ReviewKD"
+    )
+    yield f"one seed: `none` {_trial('none'):.2f}, {_best('kd')} trials), {_best('dkd')}), {_best('catkd')}), "
+    yield f"{_best('reviewkd')})"
+    yield f"0.6 for 240 epochs, gives {_trial('reviewkd', gamma=0.6):.2f} here"
+    with_branch, without = (
+        _trial("afpkd", gamma=20.0, mu=60.0, mask="prompts", local_branch=on) for on in (True, False)
+    )
+    yield f"AFPKD's trials ({WORDS[len(_trials('afpkd'))]} so far"
+    yield f"reach {with_branch:.2f} with `gamma` 20, `mu` 60, and {without:.2f} without the fusion module's"
+    masked, bare = (_trial("afpkd", gamma=6.0, mu=20.0, mask=mask) for mask in ("prompts", "constant"))
+    yield f"the prompts' masks gave {masked:.2f} and no mask {bare:.2f}"
+    yield f"to ReviewKD at that weight ({_trial('reviewkd', gamma=6.0):.2f})"
+    yield from _int8()
+    yield from _speed()
+    yield from _clock()
+    yield from _crash()
+    yield from _scale()
+
+
+def _int8() -> Iterator[str]:
+    sqnr: dict[str, dict[str, list[float]]] = {}
+    for row in rows.read("quantizers"):
+        name = row["method"] if row["quantizer"] == "onnxruntime" else "modelopt"
+        sqnr.setdefault(row["network"], {}).setdefault(name, []).append(row["sqnr_db"])
+    large = {name: max(found) for name, found in sqnr.pop("resnet56, cifar100").items()}
+    assert large["mse"] == max(large.values())
+    behind = [max(found["modelopt"]) - max(found["mse"]) for found in sqnr.values()]
+    yield f"CIFAR-100: {large['mse']:.1f} dB; Model-Optimizer {large['modelopt']:.1f}), "
+    yield f"{min(behind):.0f} to {max(behind):.0f} dB behind Model-Optimizer on {WORDS[len(behind)]} smaller networks"
+
+
+def _speed() -> Iterator[str]:
+    found = _json("speed")
+    yield f"runs {found['kd_epoch_ratio_vs_torchdistill']:.2f} times as fast as torchdistill's losses"
+    yield f"alone {found['input_pipeline_ratio_vs_pil']:.1f} times as fast, on one core"
+    yield f"a step of ReviewKD {found['reviewkd_step_ratio_vs_torchdistill']:.2f} times as fast"
+    yield f"a step of AFPKD costs {found['afpkd_step_over_kd_step']:.2f} of KD's"
+    yield f"is {found['freq_loss_ratio_vs_naive']:.0f} times as fast as a form that copies the maps"
+    assert round(found["freq_loss_memory_ratio_vs_naive"]) == 6  # "in a sixth of the memory"
+    yield f"ratio medians of {WORDS[found['conditions']['rounds']]} interleaved rounds"
+
+
+def _clock() -> Iterator[str]:
+    found = _json("measurement")
+    agree = [round(0.2 * found[f"{kind}_agree_percent"]) for kind in ("neighbours", "single_processes")]
+    assert found["against_bare_percent"] < 0 < found["around_openvino_percent"]
+    yield f"the median lies {-found['against_bare_percent']:.1f} % below that of a bare ONNX Runtime loop"
+    yield f"reading the clock adds {found['added_percent']:.2f} % to a call"
+    yield f"the sampler {found['observer_percent']:.1f} %"
+    yield f"agree within their intervals in {agree[0]} of 20 cases"
+    yield f"of single processes, as the preset `quick` has them, in {agree[1]}"
+    yield f"{found['against_openvino_percent']:.1f} % apart"
+    yield f"Python's call adds {found['around_openvino_percent']:.0f} % around it"
+    yield f"{found['rounds']} interleaved rounds"
+
+
+def _crash() -> Iterator[str]:
+    found = _json("crash")
+    begun = [one["killed"].split()[0] for one in found["each"]]  # "the run", "snakemake 2 mtime ...", "pipeline ..."
+    run, snakemake = begun.count("the"), begun.count("snakemake")
+    yield f"{found['kills']} SIGKILLs at random moments of whole runs ({run} of the run itself, "
+    yield f"{snakemake} of Snakemake's processes, {len(begun) - run - snakemake} of a stage"
+    assert (found["faults"], found["left_alive"], found["tracebacks"]) == (0, 0, 0)
+    assert found["runs_bit_equal"] == found["runs_ended"]
+    yield f"All {WORDS[found['runs_ended']]} runs, continued to their end, gave the bytes of one that was never killed"
+
+
+def _scale() -> Iterator[str]:
+    found = _json("scale")
+    report, nothing = ([point["seconds"] for point in found[name]["points"]] for name in ("report", "nothing to do"))
+    yield f"A step of AFPKD takes {1000 * found['step, batch']['lines']['seconds']['slope']:.1f} ms more per image"
+    yield f"with the levels (1 to 8: {found['step, levels']['lines']['seconds']['slope']:.2f} s each)"
+    yield f"a report of 1,000 measured files takes {report[-1]:.1f} s against {report[0]:.1f} s for 10"
+    yield f"a run with nothing to do takes {nothing[0]:.1f} s for one recipe and {nothing[-1]:.1f} s for 100"
+
+
+def _measuring() -> Iterator[str]:
+    found = _json("coverage")
+    for kind, words in (("independent", f" of {found['trials']:,} trials"), ("dependent", "")):
+        covers = [each["covers_percent"] for one in found[kind].values() for each in one.values()]
+        yield f"in {min(covers):.1f} to {max(covers):.1f} %{words}"
+    large, small = (found["drifting"][f"{percent} %"] for percent in (10, 5))
+    yield f"A drift of 10 % is seen in {large:.0f} % of the trials, one of 5 % in {small:.0f} %"
+
+
+def _fleet() -> Iterator[str]:
+    found = _json("fleet")
+    yield f"starting a job take {found['start_s']:.2f} s, an unchanged bundle sends {found['resent_bytes']} bytes again"
+    yield f"{found['conditions']['devices']} devices take {found['fleet_over_one']:.2f} times as long as one"
+
+
+TOLD = {"README.md": _readme, "docs/results.md": _results, "docs/measuring.md": _measuring, "docs/never-run.md": _fleet}
+
+
+@pytest.mark.parametrize("page", TOLD)
+def test_what_is_told_is_what_the_rows_say(page: str) -> None:
+    text = _flat(_page(page))
+    assert [one for one in TOLD[page]() if one.strip() not in text] == []
+
+
+@pytest.mark.parametrize("page", ELSEWHERE)
+def test_no_other_decimal_is_told(page: str) -> None:
+    text = _page(page)
+    section = text.split("\n## Results\n")[1].split("\n## ")[0] if page == "README.md" else text
+    prose = _flat("\n".join(line for line in section.splitlines() if not line.startswith("|")))
+    for one in TOLD[page]():
+        prose = prose.replace(one.strip(), "")
+    assert set(re.findall(r"\d+\.\d+", prose)) == ELSEWHERE[page]
+
+
+def test_the_tables_are_those_of_the_rows() -> None:
+    assert default_seeds.table(DEFAULT) in _page("README.md")
+    assert default_tuning.table(TRIED) in _page("docs/results.md")
+    assert rows.beside_published(OURS, load_recipe(PUBLISHED)[1]) in _page("README.md")
+    for protocol in PROTOCOLS.values():
+        found = rows.read(protocol.result)
+        assert not found or rows.comparison(found) in _page("README.md"), protocol.result
+
+
+def test_commits_that_rows_name_are_in_the_history_but_for_those_that_bench_tells() -> None:
+    """Of a history that is whole, and the one that the rows speak of."""
+    named = re.findall(r'commit": "([0-9a-f]{40})', "".join(map(_page, _results_files())))
+    (told,) = re.findall(r"The (\d+) rows of (.+?) name states", _flat(_page("bench/README.md")))
+    prefixes = set(re.findall(r"`([0-9a-f]{8})`", told[1]))
+    assert sum(commit[:8] in prefixes for commit in named) == int(told[0])
+    history = _history()
+    if history & set(named):
+        assert {commit[:8] for commit in set(named) - history} == prefixes
+
+
+def _results_files() -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in sorted((ROOT / "bench" / "results").glob("*.json*"))]
+
+
+def _history() -> set[str]:
+    """Commits before this state; none where nobody can tell."""
+    if not (ROOT / ".git").exists():
+        return set()
+    shallow, commits = (
+        subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.split()
+        for words in (("rev-parse", "--is-shallow-repository"), ("rev-list", "HEAD"))
+    )
+    return set() if shallow == ["true"] else set(commits)
