@@ -113,7 +113,7 @@ def _files(path: Path, manifest: Json) -> Iterator[tuple[str, Path]]:
         try:
             yield precision, path / bundle.entry(precision, "onnxruntime")["path"]
         except AgentError as error:
-            raise UserError(error.code, f"{path}: {error.message}: add it to the recipe's export") from None
+            raise UserError("E_BUNDLE", f"{path}: {error.message}: add it to the recipe's export") from None
 
 
 def _measured(model: nn.Module, path: Path, spec: DatasetSpec, normalisation: Json) -> Json:
