@@ -151,6 +151,20 @@ def test_contributing_counts_the_lines_that_each_addition_takes() -> None:
 
 
 @pytest.mark.slow
+def test_ruff_mypy_and_the_layers_have_nothing_against_the_additions(tree: Path) -> None:
+    """`make check` on the copy; mypy on what was touched, with what it remembers of the rest where it ran before."""
+    remembered = ROOT / ".mypy_cache"
+    if remembered.is_dir():
+        shutil.copytree(remembered, tree / ".mypy_cache")
+    touched = {edit.file for addition in ADDITIONS.values() for edit in addition.edits if edit.file.endswith(".py")}
+    touched |= {addition.place for addition in ADDITIONS.values()} | {"tests/test_added.py"}
+    _run(tree, "-m", "ruff", "check", "--no-cache", ".")
+    _run(tree, "-m", "ruff", "format", "--no-cache", "--check", ".")
+    _run(tree, "-m", "mypy", *sorted(touched))
+    _run(tree, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
+
+
+@pytest.mark.slow
 def test_nothing_else_fails_with_the_additions_in_place(tree: Path) -> None:
     """Documents, the additions' own tests, and those that run over all methods, models, data sets and runtimes."""
     chosen = [
