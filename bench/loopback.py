@@ -181,10 +181,13 @@ def keygen(*arguments: str | Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-N", "", *map(str, arguments)], check=True, stdin=subprocess.DEVNULL)
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    """Look until the condition holds; AssertionError naming `what` where it does not in time."""
+def wait_until(
+    condition: Callable[[], object], what: str, seconds: float = 30.0, process: subprocess.Popen[str] | None = None
+) -> None:
+    """Look until the condition holds; AssertionError naming `what` where it does not in time, or `process` ended."""
     until = time.monotonic() + seconds
     while not condition():
+        assert process is None or process.poll() is None, f"it ended before: {what}"
         assert time.monotonic() < until, f"not within {seconds} s: {what}"
         time.sleep(0.02)
 

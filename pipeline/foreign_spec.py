@@ -21,7 +21,7 @@ class Input:
     """What the network wants to see: (pixels / 255 - mean) / std."""
 
     size: int | tuple[int, int]
-    """Pixels a side, or [height, width]."""
+    """Pixels per side, or [height, width]."""
     mean: tuple[float, ...]
     """Mean of each channel of pixel / 255; one (grey) or three (RGB) values."""
     std: tuple[float, ...]

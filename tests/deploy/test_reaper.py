@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.jobs.conftest import wait_until
+from bench.loopback import wait_until
 from tests.deploy.reaper import end_all
 
 RUN = """

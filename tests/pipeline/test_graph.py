@@ -8,14 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from afpkd.record import read_record, sha256_of
+from bench.loopback import wait_until
 from bench.scale import idle_cost
 from export.sealed import verify_bundle
 from pipeline.lineage import STAGES, lineage
@@ -199,13 +199,13 @@ def test_a_run_with_nothing_to_do_is_measured_and_only_that(done: tuple[Path, Pa
 def test_ctrl_c_says_how_to_go_on_and_leaves_no_stage_behind(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     process = _start("distill", recipe=_write(tmp_path, epochs=50), runs=runs)
-    _wait_for(lambda: _epochs(runs, "undistilled") >= 1, process)
+    wait_until(lambda: _epochs(runs, "undistilled") >= 1, "an epoch has ended", 240, process)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted: ")
     assert "Traceback" not in errors
-    _wait_for(lambda: not _stages_alive(runs))
+    wait_until(lambda: not _stages_alive(runs), "no stage lives on", 240)
     with locked(runs):
         pass
 
@@ -225,16 +225,6 @@ def _stages_alive(runs: Path) -> list[str]:
             if "-m pipeline train-" in text and (command.parent / "cwd").resolve() == runs.resolve():
                 alive.append(text)
     return alive
-
-
-def _wait_for(
-    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 240
-) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        assert process is None or process.poll() is None, "the run ended before the condition came"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("on_a_node", "code"), [(False, -signal.SIGKILL), (True, 0)])

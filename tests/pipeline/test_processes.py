@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from afpkd.checkpoint import load_training_state
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
+from bench.loopback import wait_until
 from pipeline.lineage import lineage
 from pipeline.locks import locked
 from pipeline.processes import _first_of, require_gpus, require_processes
@@ -60,14 +59,6 @@ def _workers(runs: Path) -> dict[int, int]:
     return found
 
 
-def _wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        assert process is None or process.poll() is None, "the run ended before the condition came"
-        time.sleep(0.02)
-
-
 @pytest.mark.slow
 def test_a_run_in_two_processes_is_the_same_run(tmp_path: Path) -> None:
     recipe, runs = _write(tmp_path), tmp_path / "runs"
@@ -91,7 +82,7 @@ def test_a_killed_process_ends_the_run_and_one_process_continues_it(tmp_path: Pa
     recipe, runs = _write(tmp_path, epochs=4), tmp_path / "runs"
     process = _start("train-undistilled", recipe=recipe, runs=runs)
     checkpoint = runs / "tiny" / "undistilled" / "checkpoint.pt"
-    _wait_for(checkpoint.exists, process)
+    wait_until(checkpoint.exists, "a checkpoint is there", 240, process)
     os.kill(_workers(runs)[1], signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == 2
@@ -114,23 +105,24 @@ def test_a_killed_process_ends_the_run_and_one_process_continues_it(tmp_path: Pa
 def test_a_launcher_takes_its_processes_with_it(number: signal.Signals, tmp_path: Path) -> None:
     recipe, runs = _write(tmp_path, epochs=50), tmp_path / "runs"
     process = _start("train-undistilled", recipe=recipe, runs=runs)
-    _wait_for((runs / "tiny" / "undistilled" / "checkpoint.pt").exists, process)
+    checkpoint = runs / "tiny" / "undistilled" / "checkpoint.pt"
+    wait_until(checkpoint.exists, "a checkpoint is there", 240, process)
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     assert "Traceback" not in errors
     assert "Error" not in errors
-    _wait_for(lambda: not _workers(runs))
+    wait_until(lambda: not _workers(runs), "no worker lives on", 240)
 
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
     recipe, runs = _write(tmp_path, epochs=50), tmp_path / "runs"
     process = _start("run", "distill", recipe=recipe, runs=runs)
-    _wait_for(lambda: len(_workers(runs)) == 2, process)
+    wait_until(lambda: len(_workers(runs)) == 2, "both workers are there", 240, process)
     process.kill()
     process.communicate()
-    _wait_for(lambda: not _workers(runs))
+    wait_until(lambda: not _workers(runs), "no worker lives on", 240)
     with locked(runs):
         pass
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -95,10 +94,3 @@ def killing(target: LocalTarget, verb: str, number: signal.Signals) -> Callable[
 def job_folder(target: LocalTarget) -> Path:
     (folder,) = (target.folder / "jobs").iterdir()
     return folder
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
-        time.sleep(0.02)

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from afpkd.record import sha256_of
+from bench.loopback import wait_until
 from deploy.agent import child, interpreter
 from deploy.agent.errors import AgentError
 from deploy.jobs import Work, run_job
 from deploy.local import LocalTarget
 from deploy.target import DeviceError
-from tests.deploy.jobs.conftest import QUICK, Heard, job_folder, killing, lasting, processes, wait_until
+from tests.deploy.jobs.conftest import QUICK, Heard, job_folder, killing, lasting, processes
 
 
 def test_a_job_answers_leaves_its_results_and_is_forgotten(target: LocalTarget, work: Work, tmp_path: Path) -> None:

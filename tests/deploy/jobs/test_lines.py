@@ -16,12 +16,13 @@ import pytest
 
 import deploy
 from afpkd.record import sha256_of
+from bench.loopback import wait_until
 from deploy.agent import PROTOCOL
 from deploy.client import call_agent, install_agent
 from deploy.jobs import Work, run_job, send_missing
 from deploy.local import LocalTarget
 from deploy.target import Completed, DeviceError, LineError
-from tests.deploy.jobs.conftest import QUICK, Heard, job_folder, lasting, processes, wait_until
+from tests.deploy.jobs.conftest import QUICK, Heard, job_folder, lasting, processes
 
 if TYPE_CHECKING:
     pass
