@@ -91,7 +91,7 @@ def _print(text: str) -> None:
 
 
 def compare(
-    before: Annotated[Path, typer.Argument(help="A run's folder (runs/<recipe>), or a profile record.")],
+    before: Annotated[Path, typer.Argument(help="A run's folder (runs/RECIPE), or a profile record.")],
     after: Annotated[Path, typer.Argument(help="The same, later.")],
     threshold: Annotated[float, typer.Option("--threshold", help="Percent that p50, p90, size may grow.")] = 5.0,
     max_drop: Annotated[float, typer.Option("--max-drop", help="Points of top-1 that may be lost.")] = 1.0,

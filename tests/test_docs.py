@@ -7,11 +7,13 @@ import dataclasses
 import inspect
 import re
 import subprocess
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import typer
+from markdown_it import MarkdownIt
 
 from afpkd.data import DATASETS
 from afpkd.distillers.options import OPTIONS
@@ -221,6 +223,18 @@ def test_the_reference_is_made_from_the_code() -> None:
 def test_tables_of_the_reference_are_told_apart_by_their_titles() -> None:
     titles = [inspect.getdoc(kind) for kinds in reference.SECTIONS.values() for kind in kinds]
     assert len(set(titles)) == len(titles) >= 16
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.name)
+def test_pages_are_read_by_a_renderer_as_they_were_meant(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    parts = [*tokens, *(part for token in tokens for part in token.children or ())]
+    assert [part.content for part in parts if part.type.startswith("html")] == [], "would not be shown"
+    assert [part.content for part in parts if part.type == "text" and re.search(r"\*\*|`", part.content)] == []
+    kinds = Counter(part.type for part in parts)
+    assert kinds["table_open"] == len(re.findall(r"^\|(?:-+:?\|)+$", text, re.MULTILINE))
+    assert 2 * kinds["fence"] == len(re.findall(r"^ *```", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
