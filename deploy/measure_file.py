@@ -265,7 +265,7 @@ def _read(path: Path, wanted: Mapping[str, Any], sizes: Mapping[str, tuple[int, 
 def _answers(session: Any, model: Path, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
     try:
         found: list[NDArray[Any]] = session.run(None, dict(feed))
-    except Exception as error:
+    except Exception as error:  # as above
         raise UserError("E_LOAD", f"{model}: it does not compute: {_line(error)}") from None
     return found
 
