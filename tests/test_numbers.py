@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import statistics
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,11 +143,23 @@ def _results() -> Iterator[str]:
     masked, bare = (_trial("afpkd", gamma=6.0, mu=20.0, mask=mask) for mask in ("prompts", "constant"))
     yield f"the prompts' masks gave {masked:.2f} and no mask {bare:.2f}"
     yield f"to ReviewKD at that weight ({_trial('reviewkd', gamma=6.0):.2f})"
+    yield from _gradients()
     yield from _int8()
     yield from _speed()
     yield from _clock()
     yield from _crash()
     yield from _scale()
+
+
+def _gradients() -> Iterator[str]:
+    for method, loss, words in (
+        ("reviewkd", "spatial", "at `gamma` 60 (norm {}"),
+        ("afpkd", "frequency", "losses (frequency {}"),
+        ("afpkd", "spatial", ", spatial {}"),
+    ):
+        curves = [row["epochs"] for row in rows.read(f"{MAIN.result}_curves") if rows.name_of(row) == method]
+        norms = [epoch["gradient_norms"][loss] for epochs in curves for epoch in epochs]
+        yield words.format(f"{min(norms):.1f} to {max(norms):.1f}")
 
 
 def _int8() -> Iterator[str]:
@@ -249,29 +260,3 @@ def test_the_tables_are_those_of_the_rows() -> None:
     for protocol in PROTOCOLS.values():
         found = rows.read(protocol.result)
         assert not found or rows.comparison(found) in _page("README.md"), protocol.result
-
-
-def test_commits_that_rows_name_are_in_the_history_but_for_those_that_bench_tells() -> None:
-    """Of a history that is whole, and the one that the rows speak of."""
-    named = re.findall(r'commit": "([0-9a-f]{40})', "".join(map(_page, _results_files())))
-    (told,) = re.findall(r"The (\d+) rows of (.+?) name states", _flat(_page("bench/README.md")))
-    prefixes = set(re.findall(r"`([0-9a-f]{8})`", told[1]))
-    assert sum(commit[:8] in prefixes for commit in named) == int(told[0])
-    history = _history()
-    if history & set(named):
-        assert {commit[:8] for commit in set(named) - history} == prefixes
-
-
-def _results_files() -> list[str]:
-    return [str(path.relative_to(ROOT)) for path in sorted((ROOT / "bench" / "results").glob("*.json*"))]
-
-
-def _history() -> set[str]:
-    """Commits before this state; none where nobody can tell."""
-    if not (ROOT / ".git").exists():
-        return set()
-    shallow, commits = (
-        subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.split()
-        for words in (("rev-parse", "--is-shallow-repository"), ("rev-list", "HEAD"))
-    )
-    return set() if shallow == ["true"] else set(commits)
