@@ -149,8 +149,8 @@ def _unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 RUN_FROM_THE_ARCHIVE = (
-    *("test_docs", "test_numbers", "test_bench_results", "test_rules", "test_losses", "test_data", "test_bundle", "test_pack"),
-    *("test_recipe", "test_recipe_mistakes", "test_recipes_of_the_tables"),
+    *("test_docs", "test_numbers", "test_bench_results", "test_rules", "test_losses", "test_data", "test_bundle"),
+    *("test_pack", "test_recipe", "test_recipe_mistakes", "test_recipes_of_the_tables"),
 )
 """The rest is collected there, and run in the checkout."""
 
