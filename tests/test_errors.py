@@ -25,7 +25,7 @@ MAKERS = {"UserError": 0, "look_up": 0, "AgentError": 0, "_RefusedError": 0, "De
 """What makes an error -> which of its arguments is the code."""
 PASSED_ON = Counter(
     {
-        "afpkd/names.py": 1,  # look_up's own caller says
+        "afpkd/names.py": 2,  # the callers say
         "deploy/client.py": 1,  # the agent's, as those of ssh.py and jobs.py
         "deploy/ssh.py": 1,
         "deploy/jobs.py": 1,
