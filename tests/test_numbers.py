@@ -219,6 +219,33 @@ def _scale() -> Iterator[str]:
     yield f"a run with nothing to do takes {nothing[0]:.1f} s for one recipe and {nothing[-1]:.1f} s for 100"
 
 
+def _method() -> Iterator[str]:
+    found = _json("findings")
+    written, ours = (found[name]["settled"] for name in ("as written", "ours"))
+    moved = {name: found[name]["gradient"] for name in ("as written", "ours")}
+    norms = {name: {kind: one["norm"] for kind, one in kinds.items()} for name, kinds in moved.items()}
+    assert min(one["low_share"] for one in moved["as written"].values()) > 0.999
+    yield (
+        f"gradient norm {norms['as written']['training images']:.1f} on training images, "
+        f"{norms['as written']['test images']:.1f} on test images; 99.9 % of its square on the low bands"
+    )
+    details = sorted(band["cosine"] for band in written["bands"] if band["band"] != "low")
+    assert details[-1] > 0 > details[-2], "all detail bands but one"
+    yield f"cosine −{-details[-2]:.2f} to −{-details[0]:.3f} in all detail bands but one"
+    means = sorted(band["mean"] for band in written["bands"])
+    yield f"The masks' mean is {means[0]:.2f} to {means[-2]:.2f} in every band but one"
+    yield f"a KL of {written['constant']['kl']:.4f} nats against {written['own']['kl']:.3f}"
+    yield f"ω varies by {min(written['omega_std']):.3f} to {max(written['omega_std']):.3f} around 1"
+    yield f"{min(written['omega_std']):.3f} to {max(written['omega_std']):.3f} as written"
+    times = norms["ours"]["training images"] / norms["as written"]["training images"]
+    yield f"has {WORDS[round(times)]} times the gradient on training images"
+    yield (
+        f"moves by a KL of {ours['own']['kl']:.2f} nats, with the same masks shuffled by {ours['shuffled']['kl']:.1f}, "
+        f"with a constant one by {ours['constant']['kl']:.1f}"
+    )
+    yield f"With each band's mean in the place of its pixels that KL is {ours['banded']['kl']:.2f}"
+
+
 def _measuring() -> Iterator[str]:
     found = _json("coverage")
     for kind, words in (("independent", f" of {found['trials']:,} trials"), ("dependent", "")):
@@ -234,7 +261,13 @@ def _fleet() -> Iterator[str]:
     yield f"{found['conditions']['devices']} devices take {found['fleet_over_one']:.2f} times as long as one"
 
 
-TOLD = {"README.md": _readme, "docs/results.md": _results, "docs/measuring.md": _measuring, "docs/never-run.md": _fleet}
+TOLD = {
+    "README.md": _readme,
+    "docs/results.md": _results,
+    "docs/method.md": _method,
+    "docs/measuring.md": _measuring,
+    "docs/never-run.md": _fleet,
+}
 
 
 @pytest.mark.parametrize("page", TOLD)
