@@ -86,6 +86,8 @@ def write_record(path: Path, record: Json) -> None:
 def read_record(path: Path) -> Json:
     """Read a JSON record; UserError where it is missing or broken."""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OSError("a pipe or a device")  # noqa: TRY301  it would be waited for
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(

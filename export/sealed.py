@@ -23,6 +23,11 @@ MAX_MANIFEST_BYTES = 16 << 20
 _HEADER_BYTES = 4096
 """numpy's own headers of plain arrays take 128."""
 
+_MAX_TEXT_BYTES = 1 << 30
+"""Of what the manifest gives no size: the names of classes, a detector's boxes."""
+
+Arrays = dict[str, tuple[str, tuple[int, ...]]]
+
 _SCHEMA = Path(__file__).with_name("manifest.schema.json")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -36,7 +41,10 @@ def verify_bundle(bundle_dir: Path) -> Json:
     manifest = _manifest(bundle_dir)
     _check_names(bundle_dir, manifest)
     _check_references(bundle_dir, manifest)
-    _check_files(bundle_dir, manifest["hashes"])
+    _check_listed(bundle_dir, manifest["hashes"])
+    _check_sizes(bundle_dir, manifest)
+    for name in manifest["hashes"]:
+        sealed_file(bundle_dir, name, manifest["hashes"])
     _check_arrays(bundle_dir, manifest)
     _check_labels(bundle_dir / manifest["labels"], manifest)
     return manifest
@@ -92,15 +100,26 @@ def _check_references(bundle_dir: Path, manifest: Json) -> None:
             raise UserError("E_BUNDLE", f"{where}: does not say how {entry['path']} was verified: export it again")
 
 
-def _check_files(bundle_dir: Path, hashes: dict[str, str]) -> None:
+def _check_listed(bundle_dir: Path, hashes: dict[str, str]) -> None:
     for path in sorted(bundle_dir.rglob("*")):
         name = path.relative_to(bundle_dir).as_posix()
         if path.is_symlink():
             raise UserError("E_BUNDLE_UNTRUSTED", f"{path}: is a link: do not trust this bundle")
         if name != MANIFEST and name not in hashes:
             raise UserError("E_HASH", f"{path}: not listed in the manifest: delete it or export again")
-    for name in hashes:
-        sealed_file(bundle_dir, name, hashes)
+
+
+def _check_sizes(bundle_dir: Path, manifest: Json) -> None:
+    """No file is much larger than what the manifest says of it: hashing one of terabytes takes a day."""
+    known = {entry["path"]: entry["size_bytes"] for entry in manifest["files"]}
+    for name, arrays in _arrays(manifest).items():
+        sizes = [np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in arrays.values()]
+        known[name] = sum(sizes) + 2 * len(sizes) * _HEADER_BYTES  # an archive's entries have headers of their own
+    for name in manifest["hashes"]:
+        path, most = bundle_dir / name, known.get(name, _MAX_TEXT_BYTES)
+        if path.is_file() and path.stat().st_size > most:
+            told = f"{path.stat().st_size:,} bytes, {most:,} at most by the manifest"
+            raise UserError("E_HASH", f"{path}: {told}: its bytes are not those of the manifest: export it again")
 
 
 def sealed_file(bundle_dir: Path, name: str, hashes: dict[str, str]) -> Path:
@@ -113,35 +132,39 @@ def sealed_file(bundle_dir: Path, name: str, hashes: dict[str, str]) -> Path:
     return path
 
 
-def _check_arrays(bundle_dir: Path, manifest: Json) -> None:
-    """The arrays are those the manifest describes: a header may promise any size, and any type."""
+def _arrays(manifest: Json) -> dict[str, Arrays]:
+    """File -> the arrays that the manifest describes in it, as type and shape; "" where the file is one array."""
     image, output = tuple(manifest["input"]["shape"][1:]), tuple(manifest["output"]["shape"][1:])
     evaluation, golden = manifest["evaluation"], manifest["golden"]
-    arrays = [(evaluation["images"], "uint8", (evaluation["num"], *image))]
+    num = golden["num"]
+    if not all(isinstance(size, int) for size in (*image, *output)):
+        raise UserError("E_BUNDLE", f"{MANIFEST}: malformed: the sizes {[*image, *output]} are open: export it again")
+    found: dict[str, Arrays] = {evaluation["images"]: {"": ("uint8", (evaluation["num"], *image))}}
     if manifest["task"] == "classification":
-        arrays.append((evaluation["labels"], "int64", (evaluation["num"],)))
-    for name, dtype, shape in arrays:
+        found[evaluation["labels"]] = {"": ("int64", (evaluation["num"],))}
+    found[golden["path"]] = {"images.npy": ("uint8", (num, *image)), "logits.npy": ("float32", (num, *output))}
+    return found
+
+
+def _check_arrays(bundle_dir: Path, manifest: Json) -> None:
+    """The arrays are those the manifest describes: a header may promise any size, and any type."""
+    for name, arrays in _arrays(manifest).items():
         path = bundle_dir / name
+        if "" not in arrays:
+            _check_archive(path, arrays)
+            continue
+        dtype, shape = arrays[""]
         with path.open("rb") as file:
             _check_array(file, path.stat().st_size, np.dtype(dtype), shape, str(path))
-    path = bundle_dir / golden["path"]
-    wanted = {"images.npy": ("uint8", (golden["num"], *image)), "logits.npy": ("float32", (golden["num"], *output))}
+
+
+def _check_archive(path: Path, wanted: Arrays) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            found = {entry.filename: entry for entry in archive.infolist()}
-            if len(archive.infolist()) != len(wanted) or found.keys() != wanted.keys():
-                raise UserError(
-                    "E_BUNDLE_UNTRUSTED",
-                    f"{path}: holds {', '.join(sorted(found))}, expected {', '.join(wanted)}: do not trust it",
-                )
-            for name, (dtype, shape) in wanted.items():
-                if found[name].compress_type != zipfile.ZIP_STORED:
-                    raise UserError(
-                        "E_BUNDLE_UNTRUSTED", f"{path}: {name} is compressed, which ours never are: do not trust it"
-                    )
-                with archive.open(name) as file:
-                    _check_array(file, found[name].file_size, np.dtype(dtype), shape, f"{path}: {name}")
-    except zipfile.BadZipFile as error:
+            _check_members(path, archive, wanted)
+    except UserError:
+        raise
+    except Exception as error:  # zipfile raises a dozen kinds: of encryption, of versions to come, of offsets
         raise UserError("E_BUNDLE", f"{path}: not an archive of arrays ({error}): export it again") from None
 
 
@@ -160,13 +183,29 @@ def _check_labels(path: Path, manifest: Json) -> None:
         raise UserError("E_BUNDLE", f"{path}: {told} are not one number: export it again")
 
 
+def _check_members(path: Path, archive: zipfile.ZipFile, wanted: Arrays) -> None:
+    found = {entry.filename: entry for entry in archive.infolist()}
+    if len(archive.infolist()) != len(wanted) or found.keys() != wanted.keys():
+        raise UserError(
+            "E_BUNDLE_UNTRUSTED",
+            f"{path}: holds {', '.join(sorted(found))}, expected {', '.join(wanted)}: do not trust it",
+        )
+    for name, (dtype, shape) in wanted.items():
+        if found[name].compress_type != zipfile.ZIP_STORED:
+            raise UserError(
+                "E_BUNDLE_UNTRUSTED", f"{path}: {name} is compressed, which ours never are: do not trust it"
+            )
+        with archive.open(name) as file:
+            _check_array(file, found[name].file_size, np.dtype(dtype), shape, f"{path}: {name}")
+
+
 def _check_array(file: IO[bytes], size: int, dtype: np.dtype, shape: tuple[int, ...], what: str) -> None:
     """The header of an .npy names this type and shape, and the bytes that follow are as many."""
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         got_shape, fortran, got_dtype = read(file, max_header_size=_HEADER_BYTES)
-    except (ValueError, KeyError, SyntaxError) as error:
+    except Exception as error:  # numpy evaluates the header: Python's tokenizer and parser have errors of their own
         line = next(iter(str(error).splitlines()), "")
         raise UserError(
             "E_BUNDLE_UNTRUSTED", f"{what}: not a header of ours ({line}): do not trust this bundle"

@@ -44,13 +44,15 @@ def cost(
 def _read(path: Path) -> onnx.ModelProto:
     import onnx
 
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UserError("E_ONNX_FILE", f"{path}: a folder or a pipe: name an ONNX file")
     try:
         proto = onnx.load(path, load_external_data=False)  # sizes are told without the numbers
         _beside(path, proto)
         onnx.checker.check_model(str(path))
     except UserError:
         raise
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except FileNotFoundError as error:
         raise UserError("E_ONNX_FILE", f"{path}: {error.strerror}: name an ONNX file") from None
     except Exception as error:  # protobuf and the checker raise errors of their own
         raise UserError("E_ONNX_FILE", f"{path}: not a valid ONNX file: {str(error).splitlines()[0][:200]}") from None

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from afpkd.data import DATASETS
 from afpkd.data.dataset import DatasetSpec, data_root
 from afpkd.errors import UserError
-from afpkd.names import look_up
-from afpkd.record import Json, read_record
+from afpkd.names import look_up, unknown
+from afpkd.record import Json
 from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.networks import build_network, recorded_network
 from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
+from pipeline.recorded import NETWORK, checked, recorded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,7 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
     if (path / "manifest.json").is_file():
         return _of_bundle(path)
     if (path / "record.json").is_file():
-        record = read_record(path / "record.json")
+        record = recorded(path / "record.json")
         if record.get("task") == "detection":
             raise UserError(
                 "E_EVALUATE", f"{path}: a detector is scored as it travels: name its bundle, {path / 'bundle'}"
@@ -35,6 +36,10 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
             raise UserError(
                 "E_EVALUATE", f"{path}: holds no network that classifies alone: name the student's or teacher's folder"
             )
+        checked(record, path / "record.json", *NETWORK)
+        if "folder" not in record and record["data"] not in DATASETS:
+            told = unknown("data set", record["data"], DATASETS)
+            raise UserError("E_RECORD", f"{path / 'record.json'}: {told}: was it made by another version?")
         spec = folder_in(record).spec if "folder" in record else DATASETS[record["data"]]
         model = recorded_network(record, arch)
         require_recorded(path, WEIGHTS)

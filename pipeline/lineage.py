@@ -7,16 +7,18 @@ there names a hash that is not there. Nothing is trusted but the bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from afpkd.errors import UserError
-from afpkd.record import Json, read_record, sha256_of
+from afpkd.record import Json, sha256_of
+from pipeline.recorded import recorded
 
 WEIGHTS = "model.safetensors"
 STAGES = ("teacher", "prompts", "student", "undistilled")
+PICTURES = "level*.png"
+"""What prompts look at, beside their weights."""
 _FEEDS = ("teacher", "prompts")  # stages that another stage names among its inputs
 
 
@@ -29,28 +31,35 @@ class Lineage(NamedTuple):
 
 def lineage(run_dir: Path) -> Lineage:
     """Hash everything of `runs/<recipe>` again; UserError where there is no run."""
-    stages = {stage: run_dir / stage for stage in STAGES if (run_dir / stage / "record.json").is_file()}
-    if "student" in stages and not _made_from(stages["student"], "prompts"):
-        stages.pop("prompts", None)  # of an earlier method: nothing is made from them
-    if not stages:
+    profiles = sorted(run_dir.glob("profiles/*/[!.]*.json"))
+    paths = {stage: path for stage in STAGES if (path := run_dir / stage / "record.json").is_file()}
+    records, odd = _read([*paths.values(), *profiles])
+    student = records.get(run_dir / "student" / "record.json")
+    stages = [stage for stage in STAGES if stage != "prompts" or student is None or stage in student["inputs"]]
+    paths = {stage: paths[stage] for stage in stages if stage in paths}  # no prompts of an earlier method
+    if not paths:
         raise UserError("E_RUN_MISSING", f"{run_dir}: no record of a stage here: name a run, such as runs/default")
     hashes = {path: sha256_of(path) for path in _files(run_dir)}
-    faults = [fault for stage in stages for fault in _stage_faults(run_dir, stage, hashes)]
-    faults += [fault for stage, folder in stages.items() for fault in _bundle_faults(folder, stage, hashes)]
-    faults += [
-        fault for path in sorted(run_dir.glob("profiles/*/[!.]*.json")) for fault in _profile_faults(path, hashes)
-    ]
-    return Lineage(len(hashes), [str(fault) for fault in faults + _data_faults(stages)])
+    faults: list[UserError] = []
+    for stage, path in paths.items():
+        faults += [odd[path]] if path in odd else _stage_faults(path, stage, records[path], hashes)
+    for stage, path in paths.items():
+        faults += _bundle_faults(path.parent, stage, hashes)
+    for path in profiles:
+        faults += [odd[path]] if path in odd else _profile_faults(path, records[path], hashes)
+    faults += [fault for stage in stages if stage not in paths for fault in _unrecorded(run_dir / stage)]
+    faults += _apart(run_dir, {path: records[path] for path in [*paths.values(), *profiles] if path in records})
+    return Lineage(len(hashes), [str(fault) for fault in faults])
 
 
 def require_recorded(folder: Path, name: str) -> str:
     """Give the sha256 of `folder/name`; UserError where it is not the one that `folder/record.json` recorded."""
-    recorded = read_record(folder / "record.json").get("outputs", {}).get(name)
+    vouched = recorded(folder / "record.json", "outputs")["outputs"].get(name)
     if not (folder / name).is_file():
         told = f"{folder / name}: not there, though {folder / 'record.json'} is: delete that and run its stage again"
         raise UserError("E_RUN_CHANGED", told)
     found = sha256_of(folder / name)
-    if found != recorded:
+    if found != vouched:
         raise UserError(
             "E_RUN_CHANGED", f"{folder / name}: {_CHANGED}: delete {folder / 'record.json'} and run its stage again"
         )
@@ -61,44 +70,61 @@ _CHANGED = "its bytes are not those that were recorded"
 
 
 def _files(run_dir: Path) -> Iterator[Path]:
-    """What records vouch for: weights, records, bundles, profiles. Reports and curves are made from them."""
-    for pattern in ("*/*.safetensors", "*/record.json", "*/bundle/*", "profiles/*/[!.]*.json", "profiles/*/[!.]*.npz"):
+    """What records vouch for: weights, pictures, bundles, profiles, and each other. Reports are made from them."""
+    results = ("*/*.safetensors", "*/record.json", f"*/{PICTURES}", "*/bundle/*")
+    for pattern in (*results, "profiles/*/[!.]*.json", "profiles/*/[!.]*.npz"):
         yield from (path for path in sorted(run_dir.glob(pattern)) if path.is_file())
 
 
-def _stage_faults(run_dir: Path, stage: str, hashes: Mapping[Path, str]) -> Iterator[UserError]:
-    path = run_dir / stage / "record.json"
-    try:
-        record = read_record(path)
-    except UserError as error:
-        yield error
-        return
+def _read(paths: Sequence[Path]) -> tuple[dict[Path, Json], dict[Path, UserError]]:
+    """The records by their paths, and what is odd about those that cannot be read as such."""
+    records: dict[Path, Json] = {}
+    odd: dict[Path, UserError] = {}
+    for path in paths:
+        try:
+            records[path] = recorded(path, "inputs", "outputs")
+        except UserError as error:
+            odd[path] = error
+    return records, odd
+
+
+def _stage_faults(path: Path, stage: str, record: Json, hashes: Mapping[Path, str]) -> Iterator[UserError]:
     if record.get("role", stage) != stage:
         yield _fault(f"{path}: the record of {record['role']} lies in the folder of {stage}")
-    yield from _changed(path, record.get("outputs", {}), hashes)
+    yield from _changed(path, record["outputs"], hashes)
+    pictures = sorted(path.parent.glob(PICTURES))
+    if any(picture.name in record["outputs"] for picture in pictures):  # older records name none
+        for picture in (one for one in pictures if one.name not in record["outputs"]):
+            yield _fault(f"{picture}: not one of those that {path.name} names: delete it, or run its stage again")
+    inputs, run_dir = record["inputs"], path.parents[1]
+    if stage in ("prompts", "student") and "teacher" not in inputs:
+        yield _fault(f"{path}: does not say from which teacher it was made: run the stage again")
     for kind in _FEEDS:
-        made_from, there = record.get("inputs", {}).get(kind), hashes.get(run_dir / kind / WEIGHTS)
-        if made_from and made_from != there:
-            yield _fault(
-                f"{path}: made from {kind} {made_from[:12]}, which is not what lies there: run the stage again"
-            )
+        if kind in inputs and inputs[kind] != hashes.get(run_dir / kind / WEIGHTS):
+            told = f"made from {kind} {inputs[kind][:12]}, which is not what lies there"
+            yield _fault(f"{path}: {told}: run the stage again")
 
 
-def _data_faults(stages: Mapping[str, Path]) -> list[UserError]:
-    """Stages that saw different images do not belong to one run."""
-    seen: dict[str, list[str]] = {}
-    for stage, folder in stages.items():
-        with suppress(UserError):  # named by the stage's own faults
-            seen.setdefault(str(read_record(folder / "record.json").get("inputs", {}).get("data")), []).append(stage)
-    said = " and ".join(f"{', '.join(names)} on {data[:12]}" for data, names in seen.items())
-    run = next(iter(stages.values())).parent
-    return [_fault(f"{run}: stages saw different data: {said}: run them again")] if len(seen) > 1 else []
+def _unrecorded(folder: Path) -> Iterator[UserError]:
+    """Results of a stage without the record that vouches for them."""
+    for name in (WEIGHTS, "bundle/manifest.json"):
+        if (folder / name).exists():
+            told = f"{folder / name}: there is no {folder / 'record.json'} that vouches for it"
+            yield _fault(f"{told}: run its stage again")
 
 
-def _made_from(folder: Path, kind: str) -> bool:
-    with suppress(UserError):  # a broken record is named by its own stage
-        return kind in read_record(folder / "record.json").get("inputs", {})
-    return True
+def _apart(run_dir: Path, records: Mapping[Path, Json]) -> Iterator[UserError]:
+    """What all records of a run have in common, and these have not: the images, and the recipe."""
+    stages = {path.parent.name: record["inputs"] for path, record in records.items() if path.name == "record.json"}
+    data = {stage: f"on {str(inputs.get('data'))[:12]}" for stage, inputs in stages.items()}
+    recipes = {str(path.relative_to(run_dir)): f"of {record.get('recipe')}" for path, record in records.items()}
+    for fault, said in (("stages saw different data", data), ("records of different recipes", recipes)):
+        seen: dict[str, list[str]] = {}
+        for who, what in said.items():
+            seen.setdefault(what, []).append(who)
+        if len(seen) > 1:
+            told = " and ".join(f"{', '.join(names)} {what}" for what, names in seen.items())
+            yield _fault(f"{run_dir}: {fault}: {told}: run them again")
 
 
 def _fault(line: str) -> UserError:
@@ -123,15 +149,16 @@ def _bundle_faults(folder: Path, stage: str, hashes: Mapping[Path, str]) -> Iter
         yield _fault(f"{bundle}: exported from other weights than {folder / WEIGHTS}: export it again")
 
 
-def _profile_faults(path: Path, hashes: Mapping[Path, str]) -> Iterator[UserError]:
-    try:
-        record = read_record(path)
-    except UserError as error:
-        yield error
-        return
-    yield from _changed(path, record.get("outputs", {}), hashes)
-    bundle = path.parents[2] / str(record.get("role")) / "bundle"
-    for name, made_from in record.get("inputs", {}).items():
+def _profile_faults(path: Path, record: Json, hashes: Mapping[Path, str]) -> Iterator[UserError]:
+    """Its name says what it is of: role, precision and device are those of the record, which names what it measured."""
+    own = Path(str(record.get("device")), f"{record.get('role')}-{record.get('precision')}.json")
+    if own != path.relative_to(path.parents[1]):
+        yield _fault(f"{path}: the record of {own}: measure it again")
+    yield from _changed(path, record["outputs"], hashes)
+    bundle, inputs = path.parents[2] / str(record.get("role")) / "bundle", record["inputs"]
+    if "manifest.json" not in inputs or not any(name.endswith(".onnx") for name in inputs):
+        yield _fault(f"{path}: does not say which file of {bundle} it measured: measure it again")
+    for name, made_from in inputs.items():
         if hashes.get(bundle / name) != made_from:
             yield _fault(f"{path}: measured on another {bundle / name}: measure it again")
 
@@ -140,7 +167,7 @@ def _changed(path: Path, outputs: Json, hashes: Mapping[Path, str]) -> Iterator[
     """Outputs that are missing or have other bytes than the record at `path` says; a record without any is one."""
     if not outputs:
         yield _fault(f"{path}: names no outputs: run its stage again")
-    for name, recorded in outputs.items():
+    for name, vouched in outputs.items():
         found = hashes.get(path.parent / name)
-        if found != recorded:
+        if found != vouched:
             yield _fault(f"{path.parent / name}: {_CHANGED if found else 'missing'}: run its stage again")

@@ -116,5 +116,6 @@ def drop_records_of_another_recipe(runs: Path, one: Named) -> None:
         if not path.exists():
             continue
         record = read_record(path)
-        if record.get("lineage", record).get("config_digest") != one.recipe.stage_digest(stage):
+        made_by = record.get("lineage", record)
+        if not isinstance(made_by, dict) or made_by.get("config_digest") != one.recipe.stage_digest(stage):
             path.unlink()

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from afpkd.data.dataset import DatasetSpec
 from afpkd.data.image_folder import Layout, folder_content, folder_spec
+from afpkd.errors import UserError
 from afpkd.record import Json
 from afpkd.settings import require_between
 from pipeline.recipe_outputs import STRICT
@@ -113,8 +114,13 @@ class FolderData:
 
 
 def folder_in(record: Json) -> FolderData:
-    """The images of a role's record, which holds the section as `folder`."""
-    return pydantic.TypeAdapter(FolderData).validate_json(json.dumps(record["folder"]))
+    """The images of a role's record, which holds the section as `folder`; UserError where it is none."""
+    try:
+        return pydantic.TypeAdapter(FolderData).validate_json(json.dumps(record["folder"]))
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, ("folder", *first["loc"])))
+        raise UserError("E_RECORD", f"the record's {where}: {first['msg']}: was it made by another version?") from None
 
 
 _content = functools.cache(folder_content)

@@ -6,19 +6,39 @@ prompts. Nothing of the run is touched: what is made lies in a folder of its own
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from afpkd.errors import UserError
-from afpkd.record import Json, read_record, sha256_of
+from afpkd.record import Json, sha256_of
 from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.progress import StageProgress
 from pipeline.recipe_reader import recipe_names
+from pipeline.recorded import MEASURED, checked, recorded
 from pipeline.workspace import Run, open_run
 
 PROFILE, CHECKPOINT = "afpkd.profile/1", "afpkd.checkpoint/1"
+NEEDED = {
+    PROFILE: (*MEASURED, "outputs", "recipe", "config_digest"),
+    CHECKPOINT: (
+        *(
+            "role",
+            "recipe",
+            "device",
+            "threads",
+            "config_digest",
+            "inputs",
+            "outputs",
+            "metrics",
+            "versions",
+            "machine",
+        ),
+    ),
+}
+"""Schema -> what of its record is read here."""
 _OF_A_CALL = ("git_commit", "device", "threads", "processes")
 
 
@@ -46,18 +66,19 @@ def reproduce(path: Path, recipe: str | None, work: Path) -> list[Found]:
 
     recipe: of what is trained again, where the record's own name is not that of a shipped one.
     """
-    record = read_record(path)
+    record = recorded(path)
     makers: dict[str, Callable[[Path, Json, str | None, Path], list[Found]]] = {
         PROFILE: _measured_again,
         CHECKPOINT: _trained_again,
     }
     schema = str(record.get("schema"))
-    if schema not in makers or "outputs" not in record:
+    if schema not in makers or len(path.resolve().parents) < 3:
         raise UserError(
             "E_RECORD",
             f"{path}: {schema}: neither a profile nor a network's record: name runs/RECIPE/profiles/DEVICE/x.json "
             "or runs/RECIPE/student/record.json",
         )
+    checked(record, path, *NEEDED[schema])
     return makers[schema](path.resolve(), record, recipe, work)
 
 
@@ -109,6 +130,8 @@ def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> 
     if recipe is None and record["recipe"] not in recipe_names():  # a path in a stranger's record could run his code
         told = f"{path}: made by recipe {record['recipe']!r}, which is not a shipped one: name its file, --recipe FILE"
         raise UserError("E_RECIPE_NAME", told)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", record["device"]):
+        raise UserError("E_RECORD", f"{path}: trained on {record['device']!r}, not on cpu or cuda: name another record")
     run = open_run(recipe or record["recipe"], work, device=record["device"], threads=record["threads"])
     if run.recipe.stage_digest(stage) != record["config_digest"]:
         raise UserError(
@@ -121,11 +144,11 @@ def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> 
                 raise UserError("E_RUN_CHANGED", f"{path}: made from another {kind} than lies in {run_dir / kind}")
             shutil.copytree(run_dir / kind, run.role(kind), ignore=shutil.ignore_patterns("bundle"))
     again = _train(stage, run)
-    same = again["outputs"][WEIGHTS] == record["outputs"][WEIGHTS]
-    then, now = (row["outputs"][WEIGHTS][:12] for row in (record, again))
+    then, now = (str(row["outputs"].get(WEIGHTS)) for row in (record, again))
+    same = then == now
     note = "to the byte" if same else "; ".join(_differs(record, again)) or "same code, packages and machine"
     return [
-        Found("weights", then, now, True if same else None, note, decides=False),
+        Found("weights", then[:12], now[:12], True if same else None, note, decides=False),
         *_scores(record, again, run.role(stage)),
     ]
 

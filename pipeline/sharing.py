@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afpkd.errors import UserError
-from afpkd.record import Json, atomic_path, digest, read_record, write_record
+from afpkd.record import Json, atomic_path, digest, write_record
 from pipeline.lineage import STAGES, WEIGHTS, require_recorded
+from pipeline.recorded import recorded
 
 if TYPE_CHECKING:
     from pipeline.plan import Named
@@ -46,7 +47,7 @@ def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path) -> Json:
     """
     source, target = maker / stage, folder / stage
     require_recorded(source, WEIGHTS)
-    record = read_record(source / "record.json")
+    record = recorded(source / "record.json", "config_digest", "inputs")
     if record["config_digest"] != recipe.stage_digest(stage):
         raise UserError(
             "E_RUN_CHANGED", f"{source}: made by other settings than those of {folder.name}: run its own stage"
@@ -85,4 +86,4 @@ def _is_done(runs: Path, name: str, stage: str) -> bool:
 
 
 def _recorded(folder: Path) -> str:
-    return str(read_record(folder / "record.json").get("outputs", {}).get(WEIGHTS))
+    return str(recorded(folder / "record.json", "outputs")["outputs"].get(WEIGHTS))

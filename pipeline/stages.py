@@ -26,6 +26,7 @@ from pipeline.recipe import Distill
 from pipeline.recipe_detection import CocoData, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import RECIPES, teacher_weights
+from pipeline.recorded import NETWORK, recorded
 from pipeline.report.wording import judged
 from pipeline.workspace import Run, Workspace
 
@@ -179,7 +180,7 @@ def export_bundle(run: Run, role: str) -> Json:
     from export.quantize import Int8
 
     folder, wanted = run.role(role), run.recipe.export
-    record, weights = read_record(folder / "record.json"), require_recorded(folder, WEIGHTS)
+    record, weights = recorded(folder / "record.json", *NETWORK, "inputs"), require_recorded(folder, WEIGHTS)
     model = recorded_network(record, arch_of(run.recipe, role))
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from afpkd.record import Json, read_record
+from afpkd.record import Json
 from pipeline.plan import COMPARISON
 from pipeline.progress import QUIET_VARIABLE
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
+from pipeline.recorded import TRAINED, recorded
 from pipeline.report.records import read_manifests, read_profiles
 
 _WHAT = {
@@ -38,9 +39,8 @@ def announce(goals: Sequence[str], recipes: Sequence[str]) -> None:
 
 def facts(folder: Path) -> Json:
     """What is there of a run: roles, profiles, report."""
-    records = {role: read_record(path) for role in ROLES if (path := folder / role / "record.json").is_file()}
-    told = ("arch", "num_params", "metrics")
-    roles = {role: {key: record[key] for key in told} for role, record in records.items()}
+    records = {role: recorded(path, *TRAINED) for role in ROLES if (path := folder / role / "record.json").is_file()}
+    roles = {role: {key: record[key] for key in TRAINED} for role, record in records.items()}
     profiles = read_profiles(folder, records, read_manifests(folder))
     keys = ("device", "role", "precision", "latency_ms", "throughput_ips", "macs", "top1", "verdict", "reasons")
     report = folder / "report.html"

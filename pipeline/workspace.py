@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afpkd.errors import UserError
-from afpkd.record import Json, provenance, read_record, sha256_of, write_record, write_text
+from afpkd.record import Json, provenance, sha256_of, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.event_files import event_files_of
-from pipeline.lineage import WEIGHTS, require_recorded
+from pipeline.lineage import PICTURES, WEIGHTS, require_recorded
 from pipeline.live import Live, Pictures, forget_progress
 from pipeline.memory import keep_freed_memory
 from pipeline.networks import arch_of, build_network, facts_beside_weights, facts_of, label, network_in
@@ -22,6 +22,7 @@ from pipeline.recipe_detection import DistillDetector, TrainedDetector
 from pipeline.recipe_folder import FolderData
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_path
+from pipeline.recorded import NETWORK, recorded
 from pipeline.splits import augmentation_of, splits_of
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Workspace:
         from afpkd.tasks.task import in_words
 
         folder = self.run.role("teacher")
-        record = read_record(folder / "record.json")
+        record = recorded(folder / "record.json", *NETWORK, "metrics")
         key, name = ("min_ap50", "ap50") if self.task.metric == "ap" else ("min_top1", "top1")
         score, least = record["metrics"][f"test_{name}_selected"], getattr(self.run.recipe.teacher, key)
         if score < least:
@@ -264,7 +265,7 @@ class Workspace:
 
     def finish(self, record: Json, wall_s: float) -> Json:
         """Add what every record has, and write it."""
-        data = self.run.recipe.data
+        data, outputs = self.run.recipe.data, [self.folder / WEIGHTS, *sorted(self.folder.glob(PICTURES))]
         whole = {
             **record,
             "recipe": self.run.name,
@@ -274,7 +275,7 @@ class Workspace:
             "preprocessing": dict(zip(("mean", "std"), map(list, self.normalisation), strict=True)),
             "seed": self.run.recipe.seed,
             "config_digest": self.run.recipe.stage_digest(self.stage),
-            "outputs": {WEIGHTS: sha256_of(self.folder / WEIGHTS)},
+            "outputs": {path.name: sha256_of(path) for path in outputs},
             **provenance(),
             "device": str(self.device),
             "threads": self.run.threads,

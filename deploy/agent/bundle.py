@@ -52,8 +52,12 @@ class Bundle:
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Give the golden images (uint8, N,C,H,W) and the logits they must produce (float32, N,K)."""
-        with np.load(self._checked(self.manifest["golden"]["path"])) as arrays:
-            return arrays["images"], arrays["logits"]
+        path = self._checked(self.manifest["golden"]["path"])
+        try:
+            with np.load(path) as arrays:
+                return arrays["images"], arrays["logits"]
+        except Exception as error:  # zipfile and numpy raise a dozen kinds for an archive that is none of ours
+            raise AgentError("E_BUNDLE", f"{path}: not an archive of arrays ({error}): export it again") from None
 
     def evaluation_images(self) -> NDArray[np.uint8]:
         """Give the evaluation set (uint8, N,C,H,W), mapped: it may be larger than the device's memory."""
@@ -84,6 +88,8 @@ class Bundle:
         if Path(name).name != name:
             raise AgentError("E_BUNDLE", f"{name} leaves the bundle's folder: do not trust this bundle")
         path = self._folder / name
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise AgentError("E_BUNDLE", f"{path}: is no file: do not trust this bundle")
         try:
             actual = sha256_of(path)
         except OSError as error:
@@ -115,6 +121,8 @@ def _numbers(version: str) -> list[int]:
 
 
 def _read_manifest(path: Path) -> Json:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise AgentError("E_BUNDLE", f"{path}: is no file: do not trust this bundle")
     try:
         with path.open(encoding="utf-8") as file:
             manifest = json.load(file)

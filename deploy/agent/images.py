@@ -83,14 +83,20 @@ def _centre(whole: Size, size: Size) -> Box:
 
 
 def _from_npy(path: str, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    _require_file(path)
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # numpy evaluates the header: Python's tokenizer has errors of its own
         raise AgentError("E_IMAGE", f"{path}: {error}") from None
     if array.dtype != np.uint8 or array.shape[-3:] != shape or array.ndim not in (3, 4):
         expected = f"uint8 of shape {shape}, or a stack of it"
         raise AgentError("E_IMAGE", f"{path}: {array.dtype} of shape {array.shape}; expected {expected}")
     return array.reshape(-1, *shape)
+
+
+def _require_file(path: str) -> None:
+    if not Path(path).is_file():  # a pipe would be waited for
+        raise AgentError("E_IMAGE", f"{path}: no such file")
 
 
 def _decoded(
@@ -100,8 +106,7 @@ def _decoded(
 
     turned: as its EXIF data say.
     """
-    if not Path(path).is_file():
-        raise AgentError("E_IMAGE", f"{path}: no such file")
+    _require_file(path)
     try:
         import PIL.ImageOps
     except ImportError:

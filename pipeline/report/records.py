@@ -12,6 +12,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from pipeline.failures import failures
 from pipeline.lineage import WEIGHTS
+from pipeline.recorded import MEASURED, TRAINED, recorded
 from pipeline.report.wording import NONE, ROLES, command
 
 _MANIFEST = Path("bundle", "manifest.json")
@@ -80,7 +81,7 @@ def read_records(
     lie, default: beside the records.
     """
     variables = variables or {"RECIPE": name}
-    records = {role: read_record(path) for role in ROLES if (path := run_dir / role / "record.json").exists()}
+    records = {role: recorded(path, *TRAINED) for role in ROLES if (path := run_dir / role / "record.json").exists()}
     if not records:
         raise UserError("E_RUN_MISSING", f"{run_dir}: nothing to report yet: run `{command(variables, 'distill')}`")
     tuned = run_dir / "prompts" / "record.json"
@@ -126,16 +127,17 @@ def read_manifests(run_dir: Path) -> dict[str, Json]:
 
 def read_profiles(run_dir: Path, records: Mapping[str, Json], manifests: Mapping[str, Json]) -> list[Json]:
     """Read what was measured; INVALID and `stale` where it is of a network or a file that is gone."""
-    return [_judged(read_record(path), manifests, records) for path in sorted(run_dir.glob("profiles/*/[!.]*.json"))]
+    found = sorted(run_dir.glob("profiles/*/[!.]*.json"))
+    return [_judged(recorded(path, *MEASURED), manifests, records) for path in found]
 
 
 def read_profile(path: Path) -> Json:
     """Read one profile in the same way, from wherever its run lies."""
-    profile = read_record(path)
+    profile = recorded(path, *MEASURED, or_null=("role", "precision"))
     role = str(profile.get("role"))
     own = path.resolve().parent.parent.parent / role
     beside = own / _MANIFEST, own / "record.json"
-    manifest, record = ({role: read_record(file)} if file.exists() else {} for file in beside)
+    manifest, record = ({role: recorded(file)} if file.exists() else {} for file in beside)
     return _judged(profile, manifest, record)
 
 

@@ -81,10 +81,6 @@ def _profiles(path: Path) -> dict[str, Profile]:
     found = {}
     for file in files:
         record = read_profile(file)
-        if not {"latency_ms", "role", "precision", "device"} <= record.keys():
-            raise UserError(
-                "E_RECORD", f"{file}: not a profile record: name a run's folder or one of its profiles/*/*.json"
-            )
         found[_key(record)] = Profile(file, record)
     if not found:
         raise UserError(
@@ -206,7 +202,7 @@ def points_of_pairs(*, gained: int, lost: int, num: int) -> Estimate:
 
 def _right(profile: Profile) -> tuple[str, NDArray[np.bool_]] | None:
     """The evaluated images' hash, and which of them the file got right."""
-    bundle = profile.path.parents[2] / profile.record["role"] / "bundle" if len(profile.path.parents) > 2 else None
+    bundle = profile.path.parents[2] / str(profile.record["role"]) / "bundle" if len(profile.path.parents) > 2 else None
     samples = profile.path.with_suffix(".npz")
     if bundle is None or not (bundle / "manifest.json").is_file() or not samples.is_file():
         return None

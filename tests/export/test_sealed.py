@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -218,6 +219,55 @@ def test_a_huge_file_of_names_is_not_read(
     monkeypatch.setattr(sealed, "MAX_MANIFEST_BYTES", 2 * size)
     _resealed(tmp_path / "bundle", b"\n" * 3 * size)
     with pytest.raises(UserError, match=r"labels\.txt: [\d,]+ bytes of names: do not trust it"):
+        verify_bundle(tmp_path / "bundle")
+
+
+def flagged(data: bytes, at: int, value: int) -> bytes:
+    """An archive whose directory and members say `value` (in the directory) at a place of theirs."""
+    changed = bytearray(data)
+    for magic, behind in ((b"PK\x01\x02", at), (b"PK\x03\x04", at - 2)):
+        place = changed.find(magic)
+        while place >= 0:
+            changed[place + behind] |= value
+            place = changed.find(magic, place + 4)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [(8, 1, "encrypted"), (8, 0x20, "patched data"), (8, 0x40, "strong encryption"), (6, 99, "version")],
+)
+def test_archives_that_python_cannot_open_are_one_line(
+    at: int, value: int, said: str, written: Written, images: Pixels, tmp_path: Path
+) -> None:
+    written(tmp_path / "bundle", images)
+    replaced(tmp_path / "bundle", "golden.npz", flagged((tmp_path / "bundle" / "golden.npz").read_bytes(), at, value))
+    with pytest.raises(UserError, match=rf"golden\.npz: not an archive of arrays \(.*{said}.*\[E_BUNDLE\]"):
+        verify_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("header", ["(" * 16, "[[[" * 800, "{1: 2}", "1" * 99, "\0", "{'descr': 'O'", ""])
+def test_a_header_that_is_none_is_one_line(header: str, written: Written, images: Pixels, tmp_path: Path) -> None:
+    written(tmp_path / "bundle", images)
+    made = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    replaced(tmp_path / "bundle", "eval.npy", made)
+    with pytest.raises(UserError, match=r"eval\.npy: not a header of ours"):
+        verify_bundle(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("name", ["fp32.onnx", "golden.npz", "eval.npy", "eval_labels.npy", "labels.txt"])
+def test_a_file_without_end_is_not_hashed(name: str, written: Written, images: Pixels, tmp_path: Path) -> None:
+    """Its bytes would be read for hours: sizes are compared first."""
+    written(tmp_path / "bundle", images)
+    os.truncate(tmp_path / "bundle" / name, 4 << 40)
+    with pytest.raises(UserError, match=rf"{name}: 4,398,046,511,104 bytes, .* by the manifest"):
+        verify_bundle(tmp_path / "bundle")
+
+
+def test_open_sizes_are_refused(written: Written, images: Pixels, tmp_path: Path) -> None:
+    written(tmp_path / "bundle", images)
+    edited(tmp_path / "bundle", lambda manifest: manifest["output"].update(shape=["batch", "k"]))
+    with pytest.raises(UserError, match=r"the sizes \[3, 8, 8, 'k'\] are open"):
         verify_bundle(tmp_path / "bundle")
 
 

@@ -18,16 +18,21 @@ from onnx import TensorProto, helper
 from safetensors.torch import save_file
 
 from afpkd.checkpoint import load_training_state, load_weights, save_weights
+from afpkd.data.coco import Scene, read_canvas
 from afpkd.errors import UserError
 from afpkd.models import build_model
+from afpkd.record import sha256_of
 from deploy.agent.bundle import Bundle
 from deploy.agent.errors import AgentError
-from deploy.agent.images import read_images
+from deploy.agent.images import read_images, read_letterboxed
 from export.foreign_graph import at_opset, graph_from_file
 from export.graph_cost import graph_cost
 from export.sealed import verify_bundle
 from export.to_onnx import onnx_from_model
+from pipeline.cli_cost import cost
+from pipeline.reproduce import reproduce
 from tests.export.conftest import _written
+from tests.export.test_sealed import flagged
 from tests.hostile.mutations import JUNK, broken_bytes, broken_document, one_line
 
 SIDE = 32
@@ -268,6 +273,49 @@ def test_arrays_that_are_pickles_or_bombs_are_not_opened(tmp_path: Path, trap: P
         verify_bundle(bundle)
     one_line(raised.value)
     shutil.rmtree(bundle)
+
+
+@pytest.mark.parametrize("name", ["golden.npz", "eval.npy", "manifest.json"])
+def test_a_pipe_in_a_bundle_is_not_waited_for_on_the_device(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    os.mkfifo(bundle / name)
+    with pytest.raises(AgentError, match=r"is no file: do not trust this bundle"):
+        [ask() for ask in (Bundle(str(bundle)).golden, Bundle(str(bundle)).evaluation_images)]
+
+
+def test_a_golden_archive_that_cannot_be_opened_is_an_error_with_a_code(bundle: Path) -> None:
+    path, manifest = bundle / "golden.npz", json.loads((bundle / "manifest.json").read_text())
+    path.write_bytes(flagged(path.read_bytes(), 8, 1))
+    manifest["hashes"]["golden.npz"] = sha256_of(path)
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(AgentError, match=r"golden\.npz: not an archive of arrays \(.*encrypted"):
+        Bundle(str(bundle)).golden()
+
+
+@pytest.mark.parametrize("name", ["pipe.npy", "pipe.png"])
+def test_a_pipe_is_no_image(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for read in (read_images, read_letterboxed):
+        with pytest.raises(AgentError, match="no such file"):
+            read(str(tmp_path / name), (3, 8, 8))
+    boxes, none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    scene = Scene(1, tmp_path / name, (8, 8), boxes, none, np.zeros(0), boxes, none)
+    with pytest.raises(UserError, match=r"cannot be read \(a pipe or a folder\)"):
+        read_canvas(scene, (8, 8))
+
+
+def test_an_array_whose_header_is_none_is_an_error_with_a_code(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16)
+    with pytest.raises(AgentError, match=r"x\.npy: "):
+        read_images(str(tmp_path / "x.npy"), (3, 8, 8))
+
+
+def test_a_pipe_is_no_model_and_no_record(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe: a folder or a pipe: name an ONNX file"):
+        cost(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe: not a readable record \(a pipe or a device\)"):
+        reproduce(tmp_path / "pipe", None, tmp_path / "work")
 
 
 def test_what_we_write_ourselves_passes(net: torch.nn.Module, tmp_path: Path, bundle: Path) -> None:

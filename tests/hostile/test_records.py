@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,19 @@ from torch import nn
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.record import Json, write_record
+from pipeline import summary
 from pipeline.evaluation import evaluate_path
-from pipeline.lineage import WEIGHTS
+from pipeline.lineage import WEIGHTS, lineage
 from pipeline.networks import recorded_network
-from pipeline.reproduce import reproduce
+from pipeline.plan import Named
+from pipeline.recipe_reader import load_recipe
+from pipeline.recorded import checked, recorded
+from pipeline.report.records import read_records
+from pipeline.report.regression import compare_runs
+from pipeline.reproduce import CHECKPOINT, NEEDED, PROFILE, _differs, profiles_compared, reproduce
+from pipeline.sharing import share_stage, shared_stages
+from tests.hostile.mutations import broken_document, one_line
+from tests.pipeline.conftest import hand_made_run, profile_record, role_record
 
 OWN = "from torch import nn\ndef make(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))\n"
 
@@ -61,7 +72,66 @@ def test_a_recipe_that_a_record_names_is_not_read(evil: Path, tmp_path: Path) ->
     recipe = tmp_path / "theirs" / "evil.toml"
     recipe.write_text(f'extends = "default"\n[distill]\nstudent = "{evil}:make"\n')
     path = tmp_path / "undistilled" / "record.json"
-    facts = {"schema": "afpkd.checkpoint/1", "role": "undistilled", "recipe": str(recipe), "outputs": {}, "inputs": {}}
-    write_record(path, {**facts, "device": "cpu", "threads": 1, "config_digest": "d"})
+    facts: Json = {
+        "schema": "afpkd.checkpoint/1",
+        "role": "undistilled",
+        "recipe": str(recipe),
+        "outputs": {},
+        "inputs": {},
+    }
+    facts |= {"device": "cpu", "threads": 1, "config_digest": "d", "metrics": {"test_top1_selected": 1.0}}
+    write_record(path, {**facts, "versions": {}, "machine": {"system": "", "processor": "", "num_cpus": 1}})
     with pytest.raises(UserError, match=r"which is not a shipped one: name its file, --recipe FILE"):
         reproduce(path, None, tmp_path / "work")
+
+
+@pytest.fixture(name="run")
+def _run(tmp_path: Path) -> Path:
+    """A run as it is left, with a profile in it; its bundles are gone."""
+    return hand_made_run(tmp_path / "tiny").folder
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("name", ["student/record.json", "profiles/local/student-fp32.json"])
+def test_a_record_of_junk_is_one_line_for_whoever_reads_it(run: Path, name: str, seed: int, tmp_path: Path) -> None:
+    """Those who verify, report, compare, score, share and do it again: none of them ends in a traceback."""
+    path = run / name
+    path.write_text(json.dumps(broken_document(json.loads(path.read_text()), seed)))
+    asked: list[Callable[[], object]] = [
+        lambda: [UserError("E", fault) for fault in lineage(run).faults],
+        lambda: summary.closing([run], ["distill"], {}),
+        lambda: read_records(run, "tiny"),
+        lambda: compare_runs(run, run, threshold=5, max_drop=1),
+        lambda: evaluate_path(path.parent, arch=None, data=None, recipe=None),
+        lambda: reproduce(path, "default", tmp_path / "work"),
+        lambda: share_stage("student", load_recipe("default")[1], run, run),
+        lambda: shared_stages([Named("tiny", load_recipe("default")[1], path, None)], run.parent),
+    ]
+    for ask in asked:
+        try:
+            found = ask()
+        except UserError as error:
+            one_line(error)
+        else:
+            for fault in found if isinstance(found, list) else []:
+                if isinstance(fault, UserError):
+                    one_line(fault)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_a_record_says_of_then_is_compared_or_one_line(seed: int, tmp_path: Path) -> None:
+    """A trained network's record and a profile that were found sound, beside today's."""
+    needed = {"student": CHECKPOINT, "profile": PROFILE}
+    for kind, schema in needed.items():
+        whole = (role_record if kind == "student" else profile_record)("student")
+        path = tmp_path / f"{kind}.json"
+        path.write_text(json.dumps(broken_document(whole, seed)))
+        try:
+            before = checked(recorded(path), path, *NEEDED[schema])
+        except UserError as error:
+            one_line(error)
+            continue
+        if kind == "profile":
+            assert profiles_compared(before, whole)
+        else:
+            assert isinstance(_differs(before, whole), list)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +14,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, read_record, sha256_of, write_record
 from pipeline.cli import app
 from pipeline.lineage import lineage, require_recorded
+from tests.export.conftest import _written
 
 DATA = "da7a" * 16
 
@@ -22,8 +25,9 @@ def put(run: Path, stage: str, weights: bytes, *made_from: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(weights)
     inputs: Json = {"data": DATA, **{kind: sha256_of(run / kind / path.name) for kind in made_from}}
-    role = {} if stage == "prompts" else {"role": stage}  # phase 1 is no role
-    write_record(path.parent / "record.json", {**role, "inputs": inputs, "outputs": {path.name: sha256_of(path)}})
+    outputs = {file.name: sha256_of(file) for file in (path, *sorted(path.parent.glob("level*.png")))}
+    facts = {"recipe": run.name} if stage == "prompts" else {"recipe": run.name, "role": stage}  # phase 1 is no role
+    write_record(path.parent / "record.json", {**facts, "inputs": inputs, "outputs": outputs})
 
 
 def change(path: Path, **keys: object) -> None:
@@ -33,20 +37,46 @@ def change(path: Path, **keys: object) -> None:
 @pytest.fixture(name="run")
 def _run(tmp_path: Path) -> Path:
     run = tmp_path / "tiny"
+    (run / "prompts").mkdir(parents=True)
+    for name in PICTURES:
+        (run / "prompts" / name).write_bytes(name.encode())
     put(run, "teacher", b"teacher's weights")
     put(run, "prompts", b"prompts", "teacher")
     put(run, "student", b"student's weights", "teacher", "prompts")
     put(run, "undistilled", b"other weights")
-    profile = run / "profiles" / "local" / "student-fp32.json"
-    profile.parent.mkdir(parents=True)
-    profile.with_suffix(".npz").write_bytes(b"samples")
-    outputs = {"student-fp32.npz": sha256_of(profile.with_suffix(".npz"))}
-    write_record(profile, {"role": "student", "inputs": {}, "outputs": outputs})
+    export(run, "student")
+    profile(run, "student")
     return run
 
 
+PICTURES = ("level0.png", "level1.png")
+WHOLE = 8 + len(PICTURES) + 6 + 2  # weights and records, pictures, a bundle, a profile with its samples
+
+
+def export(run: Path, role: str) -> None:
+    """A bundle of the role's weights."""
+    bundle = run / role / "bundle"
+    (run.parent / "new").mkdir(exist_ok=True)
+    _written(run.parent / "new" / "bundle", np.zeros((2, 3, 8, 8), np.uint8))
+    shutil.copytree(run.parent / "new" / "bundle", bundle)
+    lineage = {"weights": sha256_of(run / role / "model.safetensors"), "record": "0" * 64, "calibration": None}
+    change(bundle / "manifest.json", role=role, lineage=lineage)
+
+
+def profile(run: Path, role: str, precision: str = "fp32", device: str = "local") -> Path:
+    """A measurement of the role's file."""
+    path = run / "profiles" / device / f"{role}-{precision}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".npz").write_bytes(f"samples of {role}".encode())
+    facts = {"recipe": run.name, "role": role, "precision": precision, "device": device}
+    measured = {name: sha256_of(run / role / "bundle" / name) for name in ("manifest.json", "fp32.onnx")}
+    outputs = {f"{path.stem}.npz": sha256_of(path.with_suffix(".npz"))}
+    write_record(path, {**facts, "inputs": measured, "outputs": outputs})
+    return path
+
+
 def test_a_whole_run_has_no_faults(run: Path) -> None:
-    assert lineage(run) == (10, [])
+    assert lineage(run) == (WHOLE, [])
 
 
 @pytest.mark.parametrize(
@@ -70,10 +100,12 @@ def test_swapped_artifacts_are_named(run: Path) -> None:
     swap = student.with_name("swap")
     for old, new in ((student, swap), (other, student), (swap, other)):
         old.rename(new)
-    assert lineage(run).faults == [
-        f"{student / 'record.json'}: the record of undistilled lies in the folder of student [E_RUN_CHANGED]",
-        f"{other / 'record.json'}: the record of student lies in the folder of undistilled [E_RUN_CHANGED]",
-    ]
+    for role, found in (("student", "undistilled"), ("undistilled", "student")):
+        told = f"{run / role / 'record.json'}: the record of {found} lies in the folder of {role} [E_RUN_CHANGED]"
+        assert told in lineage(run).faults
+    assert f"{other / 'bundle'}: the bundle of student lies in the folder of undistilled [E_RUN_CHANGED]" in (
+        lineage(run).faults
+    )
 
 
 def test_a_stage_made_from_another_teacher_is_named(run: Path) -> None:
@@ -84,7 +116,7 @@ def test_a_stage_made_from_another_teacher_is_named(run: Path) -> None:
 
 
 def test_an_export_that_never_came_to_write_is_no_fault_and_half_of_one_is(run: Path) -> None:
-    bundle = run / "student" / "bundle"
+    bundle = run / "undistilled" / "bundle"
     bundle.mkdir()
     assert lineage(run).faults == []
     (bundle / "fp32.onnx").write_bytes(b"a graph")
@@ -96,6 +128,90 @@ def test_prompts_of_an_earlier_method_are_no_part_of_the_run(run: Path) -> None:
     put(run, "teacher", b"another teacher")
     put(run, "student", b"student's weights", "teacher")
     assert lineage(run).faults == []
+    (run / "prompts" / "record.json").unlink()  # as a recipe of another method leaves them
+    assert lineage(run).faults == []
+
+
+@pytest.mark.parametrize("stage", ["teacher", "prompts", "student", "undistilled"])
+def test_results_that_no_record_vouches_for_are_named(run: Path, stage: str) -> None:
+    (run / stage / "record.json").unlink()
+    weights = run / stage / "model.safetensors"
+    told = f"there is no {run / stage / 'record.json'} that vouches for it: run its stage again [E_RUN_CHANGED]"
+    assert f"{weights}: {told}" in lineage(run).faults
+    manifest = run / "student" / "bundle" / "manifest.json"
+    assert (f"{manifest}: {told}" in lineage(run).faults) == (stage == "student")
+    weights.unlink()
+    assert f"{weights}: {told}" not in lineage(run).faults, "a stage that has not run yet is no fault of its own"
+
+
+def test_a_record_in_the_place_of_another_is_named(run: Path) -> None:
+    export(run, "undistilled")
+    first, second = profile(run, "student"), profile(run, "undistilled")
+    swapped = {first: second.read_bytes(), second: first.read_bytes()}
+    for path, content in swapped.items():
+        path.write_bytes(content)
+    faults = lineage(run).faults
+    assert f"{first}: the record of local/undistilled-fp32.json: measure it again [E_RUN_CHANGED]" in faults
+    assert f"{second}: the record of local/student-fp32.json: measure it again [E_RUN_CHANGED]" in faults
+
+
+@pytest.mark.parametrize("place", ["orin1/student-fp32.json", "local/student-int8.json"])
+def test_a_profile_of_another_device_or_precision_is_named(run: Path, place: str) -> None:
+    own, other = run / "profiles" / "local" / "student-fp32.json", run / "profiles" / place
+    other.parent.mkdir(exist_ok=True)
+    shutil.copy(own, other)
+    if other.parent != own.parent:
+        shutil.copy(own.with_suffix(".npz"), other.parent)
+    assert lineage(run).faults == [f"{other}: the record of local/student-fp32.json: measure it again [E_RUN_CHANGED]"]
+
+
+@pytest.mark.parametrize("left", [{}, {"manifest.json": ""}, {"fp32.onnx": ""}])
+def test_a_profile_that_hides_what_it_measured_is_named(run: Path, left: Json) -> None:
+    path = run / "profiles" / "local" / "student-fp32.json"
+    measured = read_record(path)["inputs"]
+    change(path, inputs={name: measured[name] for name in left})
+    told = f"does not say which file of {run / 'student' / 'bundle'} it measured: measure it again [E_RUN_CHANGED]"
+    assert lineage(run).faults == [f"{path}: {told}"]
+
+
+@pytest.mark.parametrize("stage", ["prompts", "student"])
+def test_a_stage_that_hides_its_teacher_is_named(run: Path, stage: str) -> None:
+    path = run / stage / "record.json"
+    inputs = read_record(path)["inputs"]
+    del inputs["teacher"]
+    change(path, inputs=inputs)
+    (fault,) = lineage(run).faults
+    assert fault == f"{path}: does not say from which teacher it was made: run the stage again [E_RUN_CHANGED]"
+
+
+def test_a_stage_of_another_recipe_is_named(run: Path) -> None:
+    """Wherever the run's folder was copied to, and whatever it is called there."""
+    change(run / "undistilled" / "record.json", recipe="seed1")
+    (fault,) = lineage(run).faults
+    assert "records of different recipes: teacher/record.json, prompts/record.json, student/record.json" in fault
+    assert "of tiny and undistilled/record.json of seed1: run them again" in fault
+    change(run / "undistilled" / "record.json", recipe="tiny")
+    change(run / "profiles" / "local" / "student-fp32.json", recipe="seed1")
+    assert "of tiny and profiles/local/student-fp32.json of seed1" in lineage(run).faults[0]
+    change(run / "profiles" / "local" / "student-fp32.json", recipe="tiny")
+    assert lineage(run.rename(run.with_name("archive"))).faults == []
+
+
+def test_pictures_of_the_prompts_are_theirs(run: Path) -> None:
+    first, second = (run / "prompts" / name for name in PICTURES)
+    outputs = read_record(run / "prompts" / "record.json")["outputs"]
+    change(run / "prompts" / "record.json", outputs={"model.safetensors": outputs["model.safetensors"]})
+    assert lineage(run).faults == [], "an older record names no pictures"
+    change(run / "prompts" / "record.json", outputs=outputs)
+    first.unlink()
+    second.write_bytes(b"another picture")
+    (run / "prompts" / "level7.png").write_bytes(b"nobody's")
+    named = "not one of those that record.json names: delete it, or run its stage again"
+    assert lineage(run).faults == [
+        f"{first}: missing: run its stage again [E_RUN_CHANGED]",
+        f"{second}: its bytes are not those that were recorded: run its stage again [E_RUN_CHANGED]",
+        f"{run / 'prompts' / 'level7.png'}: {named} [E_RUN_CHANGED]",
+    ]
 
 
 def test_stages_that_saw_different_data_are_named(run: Path) -> None:
@@ -108,7 +224,7 @@ def test_stages_that_saw_different_data_are_named(run: Path) -> None:
 
 def test_a_profile_of_another_file_is_named(run: Path) -> None:
     path = run / "profiles" / "local" / "student-fp32.json"
-    change(path, inputs={"fp32.onnx": "1" * 64})
+    change(path, inputs={**read_record(path)["inputs"], "fp32.onnx": "1" * 64})
     bundle = run / "student" / "bundle" / "fp32.onnx"
     assert lineage(run).faults == [f"{path}: measured on another {bundle}: measure it again [E_RUN_CHANGED]"]
 
@@ -123,7 +239,8 @@ def test_a_record_that_is_broken_or_names_nothing_is_a_fault(run: Path) -> None:
 
 def test_the_verb_names_every_fault_and_fails(run: Path) -> None:
     assert (
-        CliRunner().invoke(app, ["verify", str(run)]).output == f"{run}: whole: 10 files are what their records say\n"
+        CliRunner().invoke(app, ["verify", str(run)]).output
+        == f"{run}: whole: {WHOLE} files are what their records say\n"
     )
     (run / "student" / "model.safetensors").write_bytes(b"trojan")
     spoilt = CliRunner().invoke(app, ["verify", str(run), "--json"])

@@ -29,8 +29,11 @@ def finished(run: Path, one: Named, stage: str, weights: bytes, *made_from: str)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(weights)
     (run / stage / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    if stage == "prompts":
+        (run / stage / f"level{len(weights) % 2}.png").write_bytes(weights)
     inputs: Json = {"data": "d", **{kind: sha256_of(run / kind / path.name) for kind in made_from}}
-    record = {"inputs": inputs, "outputs": {path.name: sha256_of(path)}, "recipe": run.name}
+    outputs = {file.name: sha256_of(file) for file in (path, *path.parent.glob("*.png"))}
+    record = {"inputs": inputs, "outputs": outputs, "recipe": run.name}
     write_record(run / stage / "record.json", {**record, "config_digest": one.recipe.stage_digest(stage)})
 
 
@@ -78,10 +81,8 @@ def test_a_shared_stage_is_the_makers_and_its_run_is_whole(tmp_path: Path) -> No
     a, b = recipes(tmp_path, a="", b="[distill]\nmu = 1")
     finished(tmp_path / "a", a, "teacher", b"teacher")
     finished(tmp_path / "a", a, "prompts", b"prompts", "teacher")
-    (tmp_path / "a" / "prompts" / "level0.png").write_bytes(b"picture")
     finished(tmp_path / "b", b, "teacher", b"an older teacher")
-    finished(tmp_path / "b", b, "prompts", b"older prompts", "teacher")
-    (tmp_path / "b" / "prompts" / "level1.png").write_bytes(b"of the older prompts")
+    finished(tmp_path / "b", b, "prompts", b"prompts of before", "teacher")
     for stage in ("teacher", "prompts"):
         share_stage(stage, b.recipe, tmp_path / "b", tmp_path / "a")
         record = read_record(tmp_path / "b" / stage / "record.json")

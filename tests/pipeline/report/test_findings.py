@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -79,9 +79,9 @@ def test_an_untimed_row_stays_and_is_not_drawn(made: HandMadeRun) -> None:
     assert [found.role for found in candidates_of([made.records()])] == ["teacher", "undistilled"]
 
 
-@pytest.mark.parametrize("rule", ["threads", "preset"])
-def test_rows_measured_by_other_rules_do_not_compare(made: HandMadeRun, rule: str) -> None:
-    changes: Json = {rule: 7}
+@pytest.mark.parametrize(("rule", "value"), [("threads", 7), ("preset", "7")])
+def test_rows_measured_by_other_rules_do_not_compare(made: HandMadeRun, rule: str, value: Any) -> None:
+    changes: Json = {rule: value}
     made.put_profile("teacher", **changes)
     speedup = made.report().tables()["Speed-up"][0]
     assert speedup["Verdict"] == "INVALID"
