@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,6 +17,9 @@ from afpkd.record import atomic_path
 State = dict[str, Tensor]
 
 _TRAINING_STATE_FORMAT = 1  # another one is trained anew
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_PLAIN = {*_FLOATS, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64, torch.bool}
 
 
 def save_weights(path: Path, state: State, facts: Mapping[str, str] | None = None) -> None:
@@ -39,6 +40,7 @@ def load_weights(
     layer of a network that learns other classes.
     """
     state, notes = _tidied(_under(_read(path), key, path), path, strip_prefix)
+    _require_plain(state, path)
     own = module.state_dict()
     for name in sorted(own.keys() & state.keys()) if new_classes else ():
         rows, wanted = state[name].shape, own[name].shape
@@ -57,6 +59,7 @@ def load_weights(
             + f"{len(own.keys() & state.keys()) - len(wrong)} of {len(own)} tensors fit: nothing was loaded; name the "
             + "network that they were trained with, or other weights",
         )
+    state = {name: tensor.to(own[name].dtype) for name, tensor in state.items()}  # 1e300 is infinite in float32
     if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values() if tensor.is_floating_point()):
         raise UserError(
             "E_WEIGHTS_NAN",
@@ -83,11 +86,13 @@ def save_training_state(path: Path, state: dict[str, Any]) -> None:
 
 def load_training_state(path: Path, digest: str) -> dict[str, Any] | None:
     """Read it back; None where there is none, or one of another configuration (`digest`)."""
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        if not isinstance(state, dict):
+            raise TypeError(type(state).__name__)  # noqa: TRY301
+    except Exception as error:  # torch's reader of pickles raises whatever broken bytes make of it
         raise UserError(
             "E_TRAIN_STATE", f"{path}: unreadable training state ({_line(error)}): delete it to train anew"
         ) from None
@@ -101,7 +106,7 @@ def _read(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch's reader of pickles raises whatever broken bytes make of it
         # torch explains its own option at length, in words that send a user the wrong way
         cause = "" if "weights_only" in str(error) else f" ({_line(error)})"
         told = f"not a file of plain tensors{cause}: save one with torch.save(model.state_dict(), FILE)"
@@ -135,6 +140,18 @@ def _tidied(loaded: Any, path: Path, strip_prefix: str) -> tuple[State, str]:
     if loaded and not others:
         loaded, notes = {name.removeprefix(prefix): t for name, t in loaded.items()}, f"{notes} (without '{prefix}')"
     return loaded, notes
+
+
+def _require_plain(state: State, path: Path) -> None:
+    """Numbers that lie in memory one after the other, and that a network computes with; UserError for any other."""
+    for name, tensor in state.items():
+        strange = tensor.layout is not torch.strided or tensor.is_nested or tensor.is_meta
+        if strange or tensor.dtype not in _PLAIN:
+            kind = "nested" if tensor.is_nested else "meta" if tensor.is_meta else f"{tensor.layout}"
+            told = (
+                f"{name} is no plain tensor ({kind if strange else tensor.dtype}): save one of numbers, such as float32"
+            )
+            raise UserError("E_WEIGHTS_FILE", f"{path}: {told}")
 
 
 def _some(title: str, names: list[str]) -> str:

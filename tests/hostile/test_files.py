@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,61 @@ def test_broken_weights_are_refused_or_whole(net: torch.nn.Module, tmp_path: Pat
         assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
     else:
         assert all(bool(tensor.isfinite().all()) for tensor in other.state_dict().values())
+
+
+def test_the_old_format_with_changed_bytes_is_refused_or_whole(tmp_path: Path) -> None:
+    """torch's reader of pickles raises whatever such bytes make of it: IndexError, AssertionError, TypeError ..."""
+    small, chance, path = torch.nn.Linear(2, 3), random.Random(0), tmp_path / "w.pt"
+    torch.save({**small.state_dict(), "digest": "x"}, path, _use_new_zipfile_serialization=False)
+    states = path.read_bytes()
+    torch.save(small.state_dict(), path, _use_new_zipfile_serialization=False)
+    reads: list[tuple[bytes, Callable[[], object]]] = [
+        (path.read_bytes(), lambda: load_weights(small, path)),
+        (states, lambda: load_training_state(path, "x")),
+    ]
+    for whole, read in reads:
+        num_refused = 0
+        for _ in range(150):
+            changed = bytearray(whole)
+            for _ in range(chance.choice([1, 2, 3])):
+                changed[chance.randrange(len(whole) - 40)] = chance.randrange(256)
+            path.write_bytes(changed)
+            try:
+                read()
+            except UserError as error:
+                one_line(error)
+                num_refused += 1
+        assert num_refused > 25
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        (lambda: torch.zeros(4, 3).to_sparse(), "torch.sparse_coo"),
+        (lambda: torch.zeros(4, 3, dtype=torch.float8_e4m3fn), "torch.float8_e4m3fn"),
+        (lambda: torch.zeros(4, 3, dtype=torch.complex64), "torch.complex64"),
+        (lambda: torch.zeros(4, 3, device="meta"), "meta"),
+        (lambda: torch.quantize_per_tensor(torch.zeros(4, 3), 0.1, 0, torch.qint8), "torch.qint8"),
+        (lambda: torch.nested.nested_tensor([torch.zeros(3)] * 4), "nested"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of torch, of such tensors
+def test_a_tensor_that_is_no_plain_one_is_named(made: Callable[[], torch.Tensor], kind: str, tmp_path: Path) -> None:
+    small = torch.nn.Linear(3, 4)
+    torch.save({**small.state_dict(), "weight": made()}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=rf"w\.pt: weight is no plain tensor \({kind}\): save one of numbers"):
+        load_weights(small, tmp_path / "w.pt")
+
+
+def test_a_number_that_is_infinite_here_is_refused(tmp_path: Path) -> None:
+    """float64 holds it, the network's float32 does not."""
+    small = torch.nn.Linear(1, 1)
+    state = {"weight": torch.full((1, 1), 1e300, dtype=torch.float64), "bias": torch.zeros(1, dtype=torch.float64)}
+    torch.save(state, tmp_path / "w.pt")
+    refused(small, tmp_path / "w.pt")
+    torch.save({**state, "weight": torch.full((1, 1), 0.5, dtype=torch.float64)}, tmp_path / "w.pt")
+    assert load_weights(small, tmp_path / "w.pt").startswith("loaded 2 of 2")
+    assert (small.weight.dtype, small.weight.item()) == (torch.float32, 0.5)
 
 
 @pytest.mark.parametrize("junk", range(len(JUNK)))
