@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -43,6 +42,7 @@ from pipeline.cli_options import (
     RunsOption,
     TrainDevice,
     require_unchanged,
+    snakemake_words,
 )
 from pipeline.parent import WORKER_VARIABLE, die_with_parent
 from pipeline.progress import EVENTS_VARIABLE, QUIET_VARIABLE
@@ -123,6 +123,7 @@ def run(
     from pipeline import event_files, graph, summary
 
     every_verb(quiet)
+    extra = snakemake_words(snakemake)
     if tensorboard:
         event_files.require_tensorboard()
         os.environ[event_files.VARIABLE] = "1"
@@ -136,7 +137,7 @@ def run(
             train_device=train_device,
             train_processes=train_processes,
             cluster=cluster,
-            extra=shlex.split(snakemake),
+            extra=extra,
         )
     variables = {"RECIPE": recipe[0]} if len(folders) == 1 else {"RECIPES": " ".join(recipe)}
     variables |= {"DEVICE": device, "TRAIN_DEVICE": str(train_device), "TRAIN_PROCESSES": str(train_processes)}

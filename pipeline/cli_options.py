@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,6 +66,14 @@ ClusterOption = Annotated[
 ]
 DigestOption = Annotated[str | None, typer.Option("--digest", hidden=True)]
 """What a run expects of the stages that it starts: they read the recipe themselves."""
+
+
+def snakemake_words(text: str) -> list[str]:
+    """What `--snakemake` says, as arguments; UserError where a quote is open."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError("E_USAGE", f"--snakemake {text}: {str(error).lower()}: close it") from None
 
 
 def require_unchanged(run: Run, stage: str, digest: str | None) -> Run:

@@ -26,6 +26,7 @@ from pipeline.cli_options import (
     RunsOption,
     TrainDevice,
     require_unchanged,
+    snakemake_words,
 )
 from pipeline.lineage import STAGES
 
@@ -52,6 +53,7 @@ def sweep(
     from pipeline.plan import COMPARISON
     from pipeline.sweep import label, points_of, rows_of, table_of, write_points
 
+    extra = snakemake_words(snakemake)
     points = points_of(recipe, settings, seeds)
     graph.require_known(device.split(), cluster)
     sys.stderr.write(f"{recipe}: {len(points)} points\n")
@@ -68,7 +70,7 @@ def sweep(
             train_device=train_device,
             train_processes=train_processes,
             cluster=cluster,
-            extra=shlex.split(snakemake),
+            extra=extra,
         )
     found = [summary.facts(folder) for folder in folders]
     rows = rows_of(points, found)

@@ -27,7 +27,7 @@ from pipeline.disk import explained, full, is_full, nearly_full
 from pipeline.failures import clear_failures, failures
 from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
-from pipeline.plan import COMPARISON, drop_records_of_another_recipe, plan_of, read_recipes
+from pipeline.plan import COMPARISON, outdated_records, plan_of, read_recipes
 from pipeline.processes import require_processes
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, new_events
 from pipeline.recipe import ROLES
@@ -74,9 +74,11 @@ def run_goals(
     except FileNotFoundError:  # a file system that makes no folders, such as /proc
         raise UserError("E_FILE", f"{runs}: no folder can be made there: name another place") from None
     with locked(runs):
-        for one, folder in zip(found, folders, strict=True):
+        for folder in folders:
             folder.mkdir(exist_ok=True)
-            drop_records_of_another_recipe(runs, one)
+        for path in [path for one in found for path in outdated_records(runs, one)]:  # all are looked at first
+            path.unlink()
+        for folder in folders:
             if clear_failures(folder):  # a report that names them is outdated
                 (folder / "report.html").unlink(missing_ok=True)
         plan = plan_of(found, runs, goals, devices)

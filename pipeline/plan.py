@@ -6,6 +6,7 @@ The plan is the Snakefile's configuration, so that neither Snakemake nor its job
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -105,12 +106,16 @@ def roles_in_turns(recipe: Recipe) -> list[tuple[str, ...]]:
     return [ROLES] if find_preset(recipe.profile.preset).repeats > 1 else [(role,) for role in ROLES]
 
 
-def drop_records_of_another_recipe(runs: Path, one: Named) -> None:
-    """Remove records whose identity is not this recipe's, also where a verb made them and Snakemake knows nothing."""
+def outdated_records(runs: Path, one: Named) -> list[Path]:
+    """Records whose identity is not this recipe's, also where a verb made them and Snakemake knows nothing.
+
+    UserError where they are of another recipe of the same name, whose file is still there: they would be lost.
+    """
     folder = runs / one.name
     stages = {f"{stage}/record.json": stage for stage in STAGES}
     stages |= {f"{role}/bundle/manifest.json": "export" for role in ROLES}
     stages |= {str(path.relative_to(folder)): "profile" for path in folder.glob("profiles/*/[!.]*.json")}
+    outdated = []
     for name, stage in stages.items():
         path = folder / name
         if not path.exists():
@@ -118,4 +123,24 @@ def drop_records_of_another_recipe(runs: Path, one: Named) -> None:
         record = read_record(path)
         made_by = record.get("lineage", record)
         if not isinstance(made_by, dict) or made_by.get("config_digest") != one.recipe.stage_digest(stage):
-            path.unlink()
+            outdated.append(path)
+    other = _owner(folder, one)
+    if outdated and other is not None:
+        told = f"the records in {folder} are of {other}, which has the same name, and would be lost"
+        raise UserError("E_RECIPE_NAME", f"{one.file}: {told}: rename one of them, or take another folder (RUNS=...)")
+    return outdated
+
+
+def _owner(folder: Path, one: Named) -> Path | None:
+    """The recipe's file that a run's folder belongs to, where it is another than this one and still there.
+
+    A note in the folder says it, relative to the folder of runs: a project that is moved or copied stays its own.
+    """
+    note, runs = folder / ".recipe", folder.resolve().parent
+    if note.is_file():
+        file = Path(os.path.normpath(runs / os.fsdecode(note.read_bytes())))
+        if file.is_file():
+            return None if file == one.file else file
+    if folder.is_dir():
+        note.write_bytes(os.fsencode(os.path.relpath(one.file, runs)))
+    return None

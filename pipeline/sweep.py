@@ -5,8 +5,10 @@ A point is a small TOML file with `extends`, kept in its run's folder: it can be
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import math
 import re
 import statistics
 import tomllib
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 
 from afpkd.errors import UserError
 from afpkd.record import Json, digest, write_text
+from afpkd.toml_file import read_toml
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import RECIPES, load_variant, recipe_names, recipe_path
 from pipeline.summary import metric_of
@@ -24,6 +27,7 @@ _FILE_KEYS = ("path", "weights", "backbone", "annotations", "images", "arch", "s
 """Keys that may name a file beside the recipe."""
 _LONGEST = 24  # characters of a value in a run's name
 _LONGEST_NAME = 200
+_MOST_POINTS = 1000
 
 
 class Point(NamedTuple):
@@ -56,10 +60,13 @@ def points_of(recipe: str, settings: Sequence[str], seeds: int) -> list[Point]:
         raise UserError("E_USAGE", "nothing to sweep: give --set KEY=VALUE,VALUE or --seeds N, or call make distill")
     if "seed" in swept and seeds > 1:
         raise UserError("E_USAGE", "--set seed=... and --seeds: give one of them")
+    num = math.prod(map(len, swept.values())) * seeds
+    if num > _MOST_POINTS:
+        raise UserError("E_USAGE", f"{num:,} points, each of them a training: {_MOST_POINTS:,} at most: sweep less")
     short = {key: key.rpartition(".")[2] for key in swept}
     if len(set(short.values())) < len(short):
         short = {key: key for key in swept}
-    points = []
+    points, known = list[Point](), dict[str, str]()
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, values, strict=True))
         words = [f"{short[key]}={_in_a_name(value)}" for key, value in chosen.items()]
@@ -68,6 +75,9 @@ def points_of(recipe: str, settings: Sequence[str], seeds: int) -> list[Point]:
             changes = chosen if "seed" in chosen else {**chosen, "seed": seed}
             raw, decoded = load_variant(file, _nested(changes))
             name = ".".join([file.stem, *named])
+            same = known.setdefault(digest(dataclasses.asdict(decoded)), name)
+            if same != name:
+                raise UserError("E_USAGE", f"{name} and {same} are one recipe: leave one of the two values out")
             if len(name) > _LONGEST_NAME:
                 raise UserError("E_USAGE", f"{name}: too long a name for a run's folder: sweep fewer keys at once")
             text = _recipe_text(file, {**changes, **_anchored(raw, file.parent)})
@@ -76,10 +86,24 @@ def points_of(recipe: str, settings: Sequence[str], seeds: int) -> list[Point]:
 
 
 def write_points(points: Sequence[Point], runs: Path) -> list[str]:
-    """Write each point's recipe into its run's folder; give the files' names."""
+    """Write each point's recipe into its run's folder; give the files' names.
+
+    UserError where a sweep of another recipe of the same name has left its points there.
+    """
+    for point in points:
+        _require_own(point, point.file(runs))
     for point in points:
         write_text(point.file(runs), point.text)
     return [str(point.file(runs)) for point in points]
+
+
+def _require_own(point: Point, file: Path) -> None:
+    if not file.is_file():
+        return
+    base, before = tomllib.loads(point.text)["extends"], str(read_toml(file).get("extends"))
+    if before not in (base, *recipe_names()) and Path(before).is_file():
+        told = f"of a sweep of {before}, not of {base}: rename one of them, or take another folder (RUNS=...)"
+        raise UserError("E_RECIPE_NAME", f"{file}: {told}")
 
 
 def rows_of(points: Sequence[Point], found: Sequence[Json]) -> list[Json]:
@@ -153,7 +177,7 @@ def _settings(given: Sequence[str]) -> dict[str, list[Any]]:
             raise UserError("E_USAGE", f"--set {setting}: KEY=VALUE,VALUE was expected, such as distill.mu=1,2,5")
         if key in swept:
             raise UserError("E_USAGE", f"--set {key}: given twice: name all its values at once")
-        values = _values(text)
+        values = _values(setting, text)
         if not values or any(isinstance(value, dict) for value in values):
             raise UserError("E_USAGE", f"--set {setting}: one value at least, none of them a table")
         try:
@@ -166,22 +190,32 @@ def _settings(given: Sequence[str]) -> dict[str, list[Any]]:
     return swept
 
 
-def _values(text: str) -> list[Any]:
-    try:
-        found: list[Any] = tomllib.loads(f"found = [{text}]")["found"]
-        json.dumps(found)
-    except (tomllib.TOMLDecodeError, TypeError, RecursionError):  # words without quotes; dates are no recipe's values
-        return [_value(word.strip()) for word in text.split(",") if word.strip()]
-    return found
+def _values(setting: str, text: str) -> list[Any]:
+    """What stands between commas that are in no quotes and no brackets: a value of TOML each, or words."""
+    values, begun = list[Any](), ""
+    for part in text.split(","):
+        begun = f"{begun},{part}" if begun else part
+        word = begun.strip()
+        found = _of_toml(word)
+        if found is None and word.startswith(("'", '"', "[", "{")):
+            continue  # its end is behind this comma
+        values += [word if found is None else found] if word else []
+        begun = ""
+    if begun:
+        raise UserError(
+            "E_USAGE", f"--set {setting}: {begun.strip()} is no value of TOML: is a quote or a bracket missing?"
+        )
+    return values
 
 
-def _value(word: str) -> Any:
+def _of_toml(word: str) -> Any:
+    """A value as TOML has it; None for words without quotes, and for dates, which are no recipe's values."""
     try:
-        found = tomllib.loads(f"found = {word}")["found"]
+        found = tomllib.loads(f"found = {word}")
         json.dumps(found)
     except (tomllib.TOMLDecodeError, TypeError, RecursionError):
-        return word
-    return found
+        return None
+    return found["found"] if len(found) == 1 else None  # a line end begins another key
 
 
 def _in_a_name(value: Any) -> str:

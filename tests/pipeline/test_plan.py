@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, read_record, sha256_of, write_record
 from pipeline.cli import app
 from pipeline.lineage import lineage
-from pipeline.plan import Named, plan_of, read_recipes, roles_in_turns, targets_of
+from pipeline.plan import Named, outdated_records, plan_of, read_recipes, roles_in_turns, targets_of
 from pipeline.recipe_reader import load_recipe
 from pipeline.sharing import share_stage, shared_stages
 
@@ -118,6 +119,49 @@ def test_two_recipes_of_one_name_are_refused_and_one_named_twice_is_one(tmp_path
     assert [one.name for one in read_recipes([str(first.file), "default", str(first.file)])] == ["a", "default"]
     with pytest.raises(UserError, match=r"a\.toml: .*a\.toml has the same name"):
         read_recipes([str(first.file), str(tmp_path / "x" / "a.toml")])
+
+
+def put_recipe(folder: Path, body: str = "") -> Named:
+    folder.mkdir(exist_ok=True, parents=True)
+    (one,) = recipes(folder, photos=body)
+    return one
+
+
+def test_records_of_another_recipe_of_the_same_name_are_not_lost(tmp_path: Path) -> None:
+    runs, first = tmp_path / "runs", put_recipe(tmp_path / "a")
+    (runs / "photos").mkdir(parents=True)
+    assert outdated_records(runs, first) == []
+    finished(runs / "photos", first, "teacher", b"teacher")
+    record = runs / "photos" / "teacher" / "record.json"
+    assert outdated_records(runs, put_recipe(tmp_path / "b")) == [], "the same recipe, elsewhere"
+    other = put_recipe(tmp_path / "b", "seed = 3")
+    told = rf"b/photos\.toml: the records in .*photos are of {tmp_path}/a/photos\.toml, which has the same name"
+    with pytest.raises(UserError, match=told):
+        outdated_records(runs, other)
+    assert outdated_records(runs, put_recipe(tmp_path / "a", "seed = 3")) == [record], "its own recipe has changed"
+    first.file.unlink()
+    assert outdated_records(runs, put_recipe(tmp_path / "b", "seed = 4")) == [record], "it was renamed or moved"
+    with pytest.raises(UserError, match=r"a/photos\.toml: the records in .* are of .*b/photos\.toml"):
+        outdated_records(runs, put_recipe(tmp_path / "a", "seed = 5"))
+
+
+def test_a_project_that_is_copied_with_its_runs_stays_its_own(tmp_path: Path) -> None:
+    runs, one = tmp_path / "old" / "runs", put_recipe(tmp_path / "old")
+    (runs / "photos").mkdir(parents=True)
+    assert outdated_records(runs, one) == []
+    finished(runs / "photos", one, "teacher", b"teacher")
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    changed = put_recipe(tmp_path / "new", "seed = 3")
+    copied = tmp_path / "new" / "runs"
+    assert outdated_records(copied, changed) == [copied / "photos" / "teacher" / "record.json"]
+
+
+def test_a_record_of_no_identity_is_outdated(tmp_path: Path) -> None:
+    one = put_recipe(tmp_path / "a")
+    path = tmp_path / "photos" / "student" / "bundle" / "manifest.json"
+    for lineage_of in ([], None, "x", {}):
+        write_record(path, {"lineage": lineage_of})
+        assert outdated_records(tmp_path, one) == [path]
 
 
 def test_names_that_cannot_be_are_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from afpkd.errors import UserError
 from afpkd.record import Json
+from pipeline import sweep
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe, teacher_weights
 from pipeline.sweep import Point, points_of, rows_of, table_of, write_points
@@ -71,6 +72,38 @@ def test_values_have_the_types_of_toml(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("given", "values"),
+    [
+        ('"x,y",z', ["x,y", "z"]),
+        ("z,'x,y'", ["z", "x,y"]),
+        ("z,[1,2],[[3,4],5]", ["z", [1, 2], [[3, 4], 5]]),
+        ('["a,b", "c"],1e-3,word, two words ,true', [["a,b", "c"], 1e-3, "word", "two words", True]),
+        ("1,,2,", [1, 2]),
+        ("2020-01-01,a'b", ["2020-01-01", "a'b"]),
+        ("a\nb = 1,1\nc = 2", ["a\nb = 1", "1\nc = 2"]),
+    ],
+)
+def test_commas_in_quotes_and_brackets_part_nothing(given: str, values: list[object]) -> None:
+    assert sweep._settings([f"a.b={given}"]) == {"a.b": values}
+
+
+def test_points_of_another_recipe_of_the_same_name_are_not_lost(tmp_path: Path) -> None:
+    runs, files = tmp_path / "runs", {}
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        files[folder] = written(tmp_path / folder, f'extends = "default"\nseed = {len(files)}\n', "photos.toml")
+    swept = {folder: points_of(file, ["distill.mu=1,2"], 1) for folder, file in files.items()}
+    write_points(swept["a"], runs)
+    write_points(swept["a"], runs)
+    before = {path: path.read_bytes() for path in runs.rglob("*.toml")}
+    with pytest.raises(UserError, match=r"mu=1\.toml: of a sweep of .*/a/photos\.toml, not of .*/b/photos\.toml"):
+        write_points(swept["b"], runs)
+    assert {path: path.read_bytes() for path in runs.rglob("*.toml")} == before
+    Path(files["a"]).unlink()
+    assert len(write_points(swept["b"], runs)) == 2
+
+
 def test_names_are_legal_names_of_files_and_differ() -> None:
     values = [f'["a/{"x" * 30}{end}:b"]' for end in "yz"]
     points = points_of("default", [f"export.int8_exclude={','.join(values)}"], 1)
@@ -94,6 +127,15 @@ def test_keys_with_one_last_word_keep_their_sections() -> None:
         (["--set", "distil.mu=1"], "default.toml: distil: unknown key: did you mean 'distill'?"),
         (["--set", "distill.mu"], "--set distill.mu: KEY=VALUE,VALUE was expected"),
         (["--set", "distill.mu="], "one value at least"),
+        (
+            ["--set", 'description="x,y'],
+            '--set description="x,y: "x,y is no value of TOML: is a quote or a bracket missing?',
+        ),
+        (["--set", "distill.mu=1,[2,3"], "--set distill.mu=1,[2,3: [2,3 is no value of TOML"),
+        (["--set", "distill.mu=1,1.0"], "default.mu=1.0 and default.mu=1 are one recipe: leave one of the two"),
+        (["--seeds", "100000000"], "100,000,000 points, each of them a training: 1,000 at most"),
+        (["--set", "distill.mu=1,2", "--seeds", "501"], "1,002 points"),
+        (["--seeds", "2", "--snakemake", "-n '"], "--snakemake -n ': no closing quotation: close it"),
         (["--set", "distill.mu=1,1"], "a value is there twice"),
         (["--set", "distill.mu=nan,1"], "inf and nan are no values of a recipe"),
         (["--set", "distill.mu=1", "--set", "distill.mu=2"], "--set distill.mu: given twice"),
