@@ -159,7 +159,7 @@ def test_a_project_that_is_copied_with_its_runs_stays_its_own(tmp_path: Path) ->
 def test_a_record_of_no_identity_is_outdated(tmp_path: Path) -> None:
     one = put_recipe(tmp_path / "a")
     path = tmp_path / "photos" / "student" / "bundle" / "manifest.json"
-    for lineage_of in ([], None, "x", {}):
+    for lineage_of in (list[str](), None, "x", dict[str, str]()):
         write_record(path, {"lineage": lineage_of})
         assert outdated_records(tmp_path, one) == [path]
 

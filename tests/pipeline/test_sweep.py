@@ -89,7 +89,7 @@ def test_commas_in_quotes_and_brackets_part_nothing(given: str, values: list[obj
 
 
 def test_points_of_another_recipe_of_the_same_name_are_not_lost(tmp_path: Path) -> None:
-    runs, files = tmp_path / "runs", {}
+    runs, files = tmp_path / "runs", dict[str, str]()
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         files[folder] = written(tmp_path / folder, f'extends = "default"\nseed = {len(files)}\n', "photos.toml")
