@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,13 +13,35 @@ from pathlib import Path
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from packaging.utils import canonicalize_name
 
 from afpkd.record import OURS
-from pipeline.packages import SHIPPED, shipped_packages, write_sbom
+from pipeline.packages import SHIPPED, _licence, shipped_packages, write_sbom
 
 PERMITTED = re.compile(
-    r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|MPL|Mozilla|Zlib|CC0|BSL|HPND|Unlicense|NVIDIA|Proprietary|0BSD"
+    r"\b(MIT|MIT-0|0?BSD|Apache|ISC|PSF|Python Software Foundation|MPL|Mozilla|Zlib|CC0|BSL|HPND|Unlicense|NVIDIA"
+    r"|Proprietary)\b"
 )
+CLUSTER = {
+    "cffi==2.1.1": "MIT-0",
+    "cryptography==50.0.2": "Apache-2.0 OR BSD-3-Clause",
+    "durationpy==0.11": "MIT",
+    "google-auth==2.63.0": "Apache Software License",
+    "kubernetes==32.0.1": "Apache Software License",
+    "oauthlib==4.0.1": "BSD-3-Clause",
+    "pandas==3.1.1": "BSD-3-Clause",
+    "pyasn1==0.6.5": "BSD-2-Clause",
+    "pyasn1-modules==0.4.2": "BSD License",
+    "pycparser==3.12": "BSD-3-Clause",
+    "requests-oauthlib==2.0.0": "BSD License",
+    "six==1.17.0": "MIT License",
+    "snakemake-executor-plugin-kubernetes==0.5.1": "MIT License",
+    "snakemake-executor-plugin-slurm==2.8.0": "MIT",
+    "snakemake-executor-plugin-slurm-jobstep==0.6.1": "MIT License",
+    "websocket-client==1.9.2": "Apache-2.0",
+}
+"""What `make setup-cluster` adds, as the metadata of these versions say it: they are not installed here."""
+ROOT = Path(__file__).parents[2]
 MIXED = {"docutils": "its library is in the public domain or BSD; one Emacs file in its sources is GPL"}
 
 
@@ -28,6 +52,30 @@ def test_every_package_we_ship_with_has_a_licence_that_permits_it() -> None:
     assert refused == {}, "AGPL and GPL are not shipped with; LGPL asks for a look"
     unknown = {name: said for name, said in packages.items() if not PERMITTED.search(said)}
     assert unknown == {}, "read its LICENSE file, then name it in pipeline/packages.py"
+
+
+def locked(name: str) -> set[str]:
+    return set(re.findall(r"^[a-z0-9-]+==[\w.]+", (ROOT / name).read_text(), flags=re.MULTILINE))
+
+
+def test_what_a_cluster_adds_has_a_licence_that_permits_it_too() -> None:
+    added = locked("requirements-cluster.lock") - locked("requirements.lock")
+    assert added == CLUSTER.keys(), "look at the new version's metadata, then write down what it says"
+    assert [said for said in CLUSTER.values() if "GPL" in said or not PERMITTED.search(said)] == []
+
+
+@pytest.mark.skipif("AFPKD_CLUSTER" not in os.environ, reason="needs the cluster's packages, in the folder it names")
+def test_the_clusters_packages_say_so_themselves() -> None:
+    found = {
+        f"{canonicalize_name(one.name)}=={one.version}": _licence(one.name, one.metadata)
+        for one in importlib.metadata.distributions(path=[os.environ["AFPKD_CLUSTER"]])
+    }
+    assert {name: found[name] for name in CLUSTER} == CLUSTER
+
+
+@pytest.mark.parametrize("said", ["LIMITED", "SUBMIT", "Unlimited use", "BSDL-like", "nobody knows"])
+def test_a_licence_is_no_part_of_a_word(said: str) -> None:
+    assert not PERMITTED.search(said)
 
 
 def test_proprietary_packages_are_nvidias_alone() -> None:
