@@ -17,7 +17,7 @@ from afpkd.record import sha256_of
 from pipeline import disk
 from pipeline.cli import main
 from pipeline.lineage import lineage
-from tests.tiny import FP32, tiny_recipe
+from tests.tiny import FEW, FP32, tiny_recipe
 
 pytestmark = [
     pytest.mark.slow,
@@ -61,11 +61,11 @@ def _run_verb(small: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
     return run
 
 
-def fill(folder: Path) -> Path:
+def fill(folder: Path, spare_bytes: int = SPARE_BYTES) -> Path:
     filler = folder / "filler"
     with filler.open("wb") as file:
         room = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-        file.write(bytes(max(0, room - SPARE_BYTES)))
+        file.write(bytes(max(0, room - spare_bytes)))
     return filler
 
 
@@ -95,6 +95,31 @@ def test_each_stage_ends_in_one_line_keeps_what_was_and_goes_on_when_there_is_ro
         filler.unlink()
         assert run_verb(*words) == 0, capsys.readouterr().err
     assert lineage(small / "runs" / "tiny").faults == []
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_keeps_the_one_before(
+    small: Path, run_verb: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first epoch's fits, the second's not: it is written beside the first, which stays until it is whole."""
+    (small / "tiny.toml").write_text(tiny_recipe(heldout=FEW, teacher_epochs=3, more=FP32))
+    spare_bytes = 1_400_000
+    filler, folder = fill(small, spare_bytes), small / "runs" / "tiny" / "teacher"
+    assert run_verb("train-teacher") == 2
+    told = capsys.readouterr().err
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, told
+    assert "the disk is full" in errors[0]
+    assert "Traceback" not in told
+    kept = folder / "checkpoint.pt"
+    assert spare_bytes / 2 < kept.stat().st_size < spare_bytes, "two of them do not fit, one does"
+    state = torch.load(kept, weights_only=True)
+    assert (len(state["history"]), state["history"][0]["epoch"]) == (1, 1)
+    assert [path.name for path in folder.glob(".*")] == [], "nothing of the second is left"
+    filler.unlink()
+    assert run_verb("train-teacher") == 0
+    told = capsys.readouterr().err
+    assert f"continues at step {state['step']} of {3 * state['step']}" in told
+    assert not kept.exists()
 
 
 def test_a_whole_run_says_so_too(small: Path) -> None:
