@@ -118,5 +118,29 @@ def environment_words(records: Iterable[Json]) -> list[str]:
     return [f"Machines: {'; '.join(machines)}.", f"Versions: {packages}."]
 
 
+def differing_words(records: Iterable[Json]) -> list[str]:
+    """Say what of the report another machine would not give again, and where to ask."""
+    trained = [record for record in records if "threads" in record and "rows" not in record]  # a profile has rows
+    calls = sorted({_call(record) for record in trained})
+    told = [
+        "On another machine: latencies, energy and verdicts are of the machine, its clocks and its load, nothing else; "
+        "a file's accuracy may move by those images whose two best classes lie closer than the processor rounds."
+    ]
+    if calls:
+        told.append(
+            "The same seed gives the same weights to the byte only with the same code, packages, kind of processor and "
+            f"call (here: {'; '.join(calls)}), on a CPU: any other adds up in another order, and then weights, chosen "
+            "epochs, masks of the prompts and accuracies are others, as with another seed."
+        )
+    if any(str(record.get("device")).startswith("cuda") for record in trained):
+        told.append("What was trained on a GPU may differ on the same GPU, too: it adds up in whatever order is ready.")
+    return [*told, "`afpkd reproduce RECORD` does one of them again and says what came back."]
+
+
+def _call(record: Json) -> str:
+    threads, processes = record["threads"] or "torch's own", record.get("processes", 1)
+    return f"{record.get('device')}, threads {threads}" + (f", processes {processes}" if processes != 1 else "")
+
+
 def _machine(machine: Mapping[str, Any]) -> str:
     return f"{machine['processor']}, {machine['num_cpus']} CPUs, {machine['system']}"

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pipeline.report.advice import Advice, advise, devices_table
 from pipeline.report.candidates import Candidate
 from pipeline.report.findings import Gap, Headline, headline, missing
-from pipeline.report.how_measured import environment_words, protocol_words, provenance_table, sources_of
+from pipeline.report.how_measured import (
+    differing_words,
+    environment_words,
+    protocol_words,
+    provenance_table,
+    sources_of,
+)
 from pipeline.report.macs_ranks import macs_table
 from pipeline.report.models_table import ModelsTable, models_table
 from pipeline.report.prompts_section import PromptsSection, prompts_section
@@ -68,6 +74,7 @@ def page_of(
         *(together([(run.name, table(run)) for run in runs]) for table in _OF_EACH),
         reasons_table(runs),
     ]
+    sources = list(sources_of(runs).values())
     sections = [(run.name, section) for run in runs if (section := prompts_section(run))]
     return Page(
         name=", ".join(run.name for run in runs),
@@ -81,7 +88,7 @@ def page_of(
         prompts=[section._replace(title=_named(name, section.title, runs)) for name, section in sections],
         protocol=protocol_words(runs),
         provenance=provenance_table(runs),
-        environment=environment_words(sources_of(runs).values()),
+        environment=[*environment_words(sources), *differing_words(sources)],
         commands=list(dict.fromkeys(line for run in runs for line in _commands(run))),
     )
 

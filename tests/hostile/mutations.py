@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 JUNK: tuple[Any, ...] = (
@@ -27,6 +29,16 @@ JUNK: tuple[Any, ...] = (
     *("a" * 100_000, "-oProxyCommand=touch pwned", "$(touch pwned)", "; touch pwned", "\N{PILE OF POO}\x00", "nan"),
     *([], [[]], [1, "a", None], {}, {"a": {"b": []}}, ["x"] * 10_000, "__import__('os').system('touch pwned')"),
 )
+
+
+class Bomb:
+    """Unpickled, it would make the file `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.system, (f"touch '{self.path}'",))
 
 
 def broken_bytes(whole: bytes, seed: int) -> bytes:

@@ -151,6 +151,24 @@ def test_protocol_and_provenance_are_told(made: HandMadeRun) -> None:
     assert (row["Outputs (sha256)"], row["Finished (UTC)"]) == ("model.safetensors beefbeefbeef", "2026-01-02 03:04")
 
 
+def test_what_may_differ_elsewhere_is_told_of_what_the_report_holds(made: HandMadeRun) -> None:
+    """Of measurements alone; of trainings with how they were called; of a GPU."""
+    told = "On another machine: latencies, energy and verdicts are of the machine, its clocks and its load"
+    alone = made.report()
+    assert told in alone.md
+    assert told in alone.page().text
+    assert "The same seed gives" not in alone.md
+    made.put_record("teacher", device="cpu", threads=1)
+    made.put_record("student", device="cpu", threads=0, processes=2)
+    both = made.report()
+    assert "(here: cpu, threads 1; cpu, threads torch's own, processes 2), on a CPU" in both.md
+    assert "on the same GPU, too" not in both.md
+    made.put_record("student", device="cuda:0", threads=0)
+    third = made.report()
+    assert "(here: cpu, threads 1; cuda:0, threads torch's own), on a CPU" in third.md
+    assert "What was trained on a GPU may differ on the same GPU, too" in third.page().text
+
+
 def test_html_asks_nothing_of_the_network(made: HandMadeRun) -> None:
     page = made.report().page()
     bundle = get_plotlyjs().strip()
