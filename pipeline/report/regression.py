@@ -201,16 +201,23 @@ def points_of_pairs(*, gained: int, lost: int, num: int) -> Estimate:
 
 
 def _right(profile: Profile) -> tuple[str, NDArray[np.bool_]] | None:
-    """The evaluated images' hash, and which of them the file got right."""
+    """The evaluated images' hash, and which of them the file got right; None of a detector. UserError."""
     bundle = profile.path.parents[2] / str(profile.record["role"]) / "bundle" if len(profile.path.parents) > 2 else None
     samples = profile.path.with_suffix(".npz")
     if bundle is None or not (bundle / "manifest.json").is_file() or not samples.is_file():
         return None
     manifest = read_record(bundle / "manifest.json")
-    with np.load(samples) as arrays:
-        logits = arrays.get("logits")
-    labels = np.load(bundle / manifest["evaluation"]["labels"])
-    images: str | None = manifest.get("hashes", {}).get(manifest["evaluation"]["images"])
-    if logits is None or images is None or len(logits) != len(labels):
+    if manifest.get("task") == "detection":
         return None
-    return images, logits.argmax(axis=1) == labels
+    try:
+        named = manifest["evaluation"]
+        images, path = manifest["hashes"].get(named["images"]), bundle / named["labels"]
+        with np.load(samples, allow_pickle=False) as arrays:
+            logits = arrays.get("logits")
+        if logits is None or not isinstance(images, str) or not path.is_file():
+            return None
+        labels = np.load(path, allow_pickle=False)
+        return (images, logits.argmax(axis=1) == labels) if len(logits) == len(labels) else None
+    except Exception as error:  # a stranger's manifest and arrays: numpy and zipfile raise a dozen kinds
+        told = f"the samples {samples} or the labels of {bundle} are not of our form ({error})"
+        raise UserError("E_RECORD", f"{profile.path}: {told}: measure it again") from None

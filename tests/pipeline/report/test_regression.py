@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from itertools import product
@@ -163,6 +164,21 @@ def test_accuracy_on_the_same_images_is_paired(runs: tuple[Path, Path]) -> None:
     manifest["hashes"] = {"eval.npy": "bb"}
     write_record(runs[1] / "student" / "bundle" / "manifest.json", manifest)
     assert one(compared(runs), "top-1 (%)").note == ""  # other images are not paired
+    bundle = runs[1] / "student" / "bundle"
+    write_record(bundle / "manifest.json", {**manifest, "task": "detection"})
+    assert one(compared(runs), "top-1 (%)").note == "", "boxes have no right class"
+    write_record(bundle / "manifest.json", {"evaluation": manifest["evaluation"], "hashes": []})
+    with pytest.raises(UserError, match=r"student-fp32\.json: the samples .* or the labels of .* are not of our form"):
+        compared(runs)
+    write_record(bundle / "manifest.json", {**manifest, "hashes": {"eval.npy": "aa"}})
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999999,)}"
+    path = bundle / "eval_labels.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(UserError, match=r"are not of our form \(.*\): measure it again"):
+        compared(runs)
+    path.unlink()
+    os.mkfifo(path)
+    assert one(compared(runs), "top-1 (%)").note == "", "a pipe is not waited for"
 
 
 @pytest.mark.parametrize(("more", "less"), [(0.10, 0.10), (0.02, 0.05), (0.01, 0.30)])
