@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from pipeline import stages
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe
 from pipeline.record_keys import EPOCH, NETWORK
-from pipeline.reproduce import exit_code, profiles_compared, reproduce
+from pipeline.reproduce import CHECKPOINT, NEEDED, PROFILE, exit_code, profiles_compared, reproduce
 from pipeline.workspace import open_run
 from tests.deploy.conftest import hand_made_bundle, instant  # noqa: F401 (a fixture)
 from tests.deploy.test_measure import measured
@@ -104,11 +105,31 @@ def test_a_changed_teacher_is_refused(record: Path) -> None:
         reproduce(record, str(record.parents[3] / "tiny.toml"), record.parent / "work")
 
 
-@pytest.mark.parametrize("document", [{}, {"schema": "afpkd.prompts/1", "outputs": {}}, {"schema": "afpkd.profile/1"}])
+@pytest.mark.parametrize("document", [{}, {"schema": "afpkd.prompts/1", "outputs": {}}, {"schema": []}])
 def test_what_is_no_such_record_is_refused(document: Json, tmp_path: Path) -> None:
     write_record(tmp_path / "x.json", document)
     with pytest.raises(UserError, match="neither a profile nor a network's record"):
         reproduce(tmp_path / "x.json", None, tmp_path / "work")
+
+
+def test_a_record_without_what_is_needed_or_outside_a_run_is_refused(profile: Path, record: Path) -> None:
+    """Each key that is read, left out; a device that is none of torch's; a file that lies nowhere."""
+    for path, schema in ((profile, PROFILE), (record, CHECKPOINT)):
+        whole = read_record(path)
+        for key in NEEDED[schema]:
+            write_record(path, {name: value for name, value in whole.items() if name != key})
+            with pytest.raises(UserError, match=rf"'{key}' is missing: name another record"):
+                reproduce(path, None, path.parent / "work")
+    write_record(record, {**whole, "role": None})
+    with pytest.raises(UserError, match="'role' is missing"):
+        reproduce(record, None, record.parent / "work")
+    write_record(record, {**whole, "device": "npu"})
+    with pytest.raises(UserError, match="trained on 'npu', not on cpu or cuda"):
+        reproduce(record, str(record.parents[3] / "tiny.toml"), record.parent / "work")
+    with NamedTemporaryFile(suffix=".json", dir="/tmp") as file:  # two folders above it there is none
+        write_record(Path(file.name), whole)
+        with pytest.raises(UserError, match="neither a profile nor a network's record"):
+            reproduce(Path(file.name), None, record.parent / "work")
 
 
 @pytest.fixture(name="profile")
