@@ -112,7 +112,7 @@ def _check_listed(bundle_dir: Path, hashes: dict[str, str]) -> None:
 def _check_sizes(bundle_dir: Path, manifest: Json) -> None:
     """No file is much larger than what the manifest says of it: hashing one of terabytes takes a day."""
     known = {entry["path"]: entry["size_bytes"] for entry in manifest["files"]}
-    for name, arrays in _arrays(manifest).items():
+    for name, arrays in _arrays(bundle_dir, manifest).items():
         sizes = [np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape in arrays.values()]
         known[name] = sum(sizes) + 2 * len(sizes) * _HEADER_BYTES  # an archive's entries have headers of their own
     for name in manifest["hashes"]:
@@ -132,13 +132,14 @@ def sealed_file(bundle_dir: Path, name: str, hashes: dict[str, str]) -> Path:
     return path
 
 
-def _arrays(manifest: Json) -> dict[str, Arrays]:
+def _arrays(bundle_dir: Path, manifest: Json) -> dict[str, Arrays]:
     """File -> the arrays that the manifest describes in it, as type and shape; "" where the file is one array."""
     image, output = tuple(manifest["input"]["shape"][1:]), tuple(manifest["output"]["shape"][1:])
     evaluation, golden = manifest["evaluation"], manifest["golden"]
     num = golden["num"]
     if not all(isinstance(size, int) for size in (*image, *output)):
-        raise UserError("E_BUNDLE", f"{MANIFEST}: malformed: the sizes {[*image, *output]} are open: export it again")
+        told = f"malformed: the sizes {[*image, *output]} are open"
+        raise UserError("E_BUNDLE", f"{bundle_dir / MANIFEST}: {told}: export it again")
     found: dict[str, Arrays] = {evaluation["images"]: {"": ("uint8", (evaluation["num"], *image))}}
     if manifest["task"] == "classification":
         found[evaluation["labels"]] = {"": ("int64", (evaluation["num"],))}
@@ -148,7 +149,7 @@ def _arrays(manifest: Json) -> dict[str, Arrays]:
 
 def _check_arrays(bundle_dir: Path, manifest: Json) -> None:
     """The arrays are those the manifest describes: a header may promise any size, and any type."""
-    for name, arrays in _arrays(manifest).items():
+    for name, arrays in _arrays(bundle_dir, manifest).items():
         path = bundle_dir / name
         if "" not in arrays:
             _check_archive(path, arrays)

@@ -17,7 +17,7 @@ from deploy.devices import find_device
 from deploy.presets import find_preset
 from pipeline.lineage import STAGES
 from pipeline.recipe import ROLES, STAGE_VERSIONS, Recipe
-from pipeline.recipe_reader import load_recipe, recipe_path, teacher_weights
+from pipeline.recipe_reader import RECIPES, load_recipe, recipe_path, teacher_weights
 from pipeline.report import KINDS
 from pipeline.sharing import shared_stages
 
@@ -134,8 +134,11 @@ def outdated_records(runs: Path, one: Named) -> list[Path]:
 def _owner(folder: Path, one: Named) -> Path | None:
     """The recipe's file that a run's folder belongs to, where it is another than this one and still there.
 
-    A note in the folder says it, relative to the folder of runs: a project that is moved or copied stays its own.
+    A note in the folder says it, relative to the folder of runs: a project that is moved or copied stays its own. No
+    recipe but the shipped one has a shipped one's name, wherever this program lies.
     """
+    if one.file.parent == RECIPES:
+        return None
     note, runs = folder / ".recipe", folder.resolve().parent
     if note.is_file():
         file = Path(os.path.normpath(runs / os.fsdecode(note.read_bytes())))

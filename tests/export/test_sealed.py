@@ -267,7 +267,7 @@ def test_a_file_without_end_is_not_hashed(name: str, written: Written, images: P
 def test_open_sizes_are_refused(written: Written, images: Pixels, tmp_path: Path) -> None:
     written(tmp_path / "bundle", images)
     edited(tmp_path / "bundle", lambda manifest: manifest["output"].update(shape=["batch", "k"]))
-    with pytest.raises(UserError, match=r"the sizes \[3, 8, 8, 'k'\] are open"):
+    with pytest.raises(UserError, match=r"bundle/manifest\.json: malformed: the sizes \[3, 8, 8, 'k'\] are open"):
         verify_bundle(tmp_path / "bundle")
 
 

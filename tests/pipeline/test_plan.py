@@ -156,6 +156,15 @@ def test_a_project_that_is_copied_with_its_runs_stays_its_own(tmp_path: Path) ->
     assert outdated_records(copied, changed) == [copied / "photos" / "teacher" / "record.json"]
 
 
+def test_a_shipped_recipe_is_its_own_wherever_this_program_lies(tmp_path: Path) -> None:
+    (one,) = read_recipes(["default"])
+    path = tmp_path / "runs" / "default" / "teacher" / "record.json"
+    write_record(path, {"config_digest": "of another version"})
+    put_recipe(tmp_path / "old")
+    (tmp_path / "runs" / "default" / ".recipe").write_text("../old/photos.toml")
+    assert outdated_records(tmp_path / "runs", one) == [path]
+
+
 def test_a_record_of_no_identity_is_outdated(tmp_path: Path) -> None:
     one = put_recipe(tmp_path / "a")
     path = tmp_path / "photos" / "student" / "bundle" / "manifest.json"
