@@ -68,6 +68,21 @@ def test_weights_that_are_not_the_recorded_ones_are_not_scored(tmp_path: Path) -
         evaluate_path(folder, arch=None, data=None, recipe=None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": "nix"}, r"record\.json: unknown data set 'nix'"),
+        ({"folder": {"path": 5}}, r"the record's folder\.name: .*: was it made by another version"),
+        ({"folder": {}}, r"the record's folder\.name: .*: was it made by another version"),
+    ],
+)
+def test_images_that_nobody_knows_are_one_line(tmp_path: Path, changes: Json, said: str) -> None:
+    write_record(tmp_path / "student" / "record.json", {**record_of("resnet8"), **changes})
+    with pytest.raises(UserError, match=said) as raised:
+        evaluate_path(tmp_path / "student", arch=None, data=None, recipe=None)
+    assert raised.value.code == "E_RECORD"
+
+
 def test_a_recipe_that_a_record_names_is_not_read(evil: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "theirs" / "evil.toml"
     recipe.write_text(f'extends = "default"\n[distill]\nstudent = "{evil}:make"\n')
