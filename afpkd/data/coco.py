@@ -126,8 +126,6 @@ def read_canvas(scene: Scene, canvas: tuple[int, int]) -> tuple[Images, float]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if scene.path.exists() and not scene.path.is_file():
-                raise OSError("a pipe or a folder")  # noqa: TRY301  a pipe would be waited for
             image = _stored(scene.path)
     except Exception as error:  # a decoder may raise anything of a broken file
         reason = " ".join(str(error).split()) or type(error).__name__

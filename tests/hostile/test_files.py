@@ -216,7 +216,7 @@ def test_a_pipe_is_no_image(tmp_path: Path, name: str) -> None:
             read(str(tmp_path / name), (3, 8, 8))
     boxes, none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     scene = Scene(1, tmp_path / name, (8, 8), boxes, none, np.zeros(0), boxes, none)
-    with pytest.raises(UserError, match=r"cannot be read \(a pipe or a folder\)"):
+    with pytest.raises(UserError, match=r"cannot be read \(no such file\)"):
         read_canvas(scene, (8, 8))
 
 
