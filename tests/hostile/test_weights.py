@@ -88,6 +88,12 @@ def test_the_old_format_with_changed_bytes_is_refused_or_whole(tmp_path: Path) -
         assert num_refused > 25
 
 
+def test_a_training_state_of_another_kind_is_refused(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=r"unreadable training state \(list\): delete it to train anew"):
+        load_training_state(tmp_path / "checkpoint.pt", "x")
+
+
 @pytest.mark.parametrize(
     ("made", "kind"),
     [
