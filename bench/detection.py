@@ -39,13 +39,16 @@ SEEDS = {"none": ALL, "imitation": ALL, "afpkd": ALL, "reviewkd": ONE, "no mask"
 PROTOCOL = Protocol("bccd-fcos-cpu", "bccd", VARIANTS, SEEDS)
 TUNING = "bccd_tuning"
 
+GAMMAS = (0.003, 0.01, 0.03, 0.1)
 TRIALS: dict[str, list[Json]] = {
     "none": [{"lr": lr} for lr in (1e-3, 2e-3)],
-    "imitation": [{"gamma": gamma} for gamma in (0.02, 0.1, 0.5, 2.0)],
-    "reviewkd": [{"gamma": gamma} for gamma in (0.02, 0.1, 0.5, 2.0)],
-    "afpkd": [{"mu": 10 * gamma, "gamma": gamma} for gamma in (0.02, 0.1, 0.5, 2.0)],
+    "imitation": [{"gamma": gamma} for gamma in GAMMAS],
+    "afpkd": [{"mu": 50 * gamma, "gamma": gamma} for gamma in GAMMAS],
+    "reviewkd": [{"gamma": gamma} for gamma in GAMMAS],
 }
-"""What is tried of each method."""
+"""What is tried of each method. On the first batch the gradient of the task's losses has a norm of some 3, that of the
+squared error and of HCL some 600 and 400 at gamma 1, that of the frequency loss 6 at mu 1: tried is what begins at the
+task's size or above. (On CIFAR-100 the best weights give five to fifteen times it.)"""
 
 SHARE = 1 / 4
 """Of the schedule, which a trial gets whole: learning rate, warm-up and all."""

@@ -148,6 +148,7 @@ def _results() -> Iterator[str]:
     yield from _speed()
     yield from _clock()
     yield from _crash()
+    assert set(_json("clones")["equal"].values()) == {True}  # "equal to the byte"
     yield from _scale()
 
 
