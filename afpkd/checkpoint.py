@@ -91,7 +91,7 @@ def load_training_state(path: Path, digest: str) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
-            raise TypeError(type(state).__name__)  # noqa: TRY301
+            raise TypeError(type(state).__name__)  # noqa: TRY301  one handler for all
     except Exception as error:  # torch's reader of pickles raises whatever broken bytes make of it
         raise UserError(
             "E_TRAIN_STATE", f"{path}: unreadable training state ({_line(error)}): delete it to train anew"

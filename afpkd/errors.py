@@ -206,7 +206,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "E_PROMPTS": Entry(
         "the trained prompts choose no pixels: their masks are no better than constant or shuffled ones",
-        "raise prompts.epochs or prompts.area, or accept them with prompts.must_choose = false",
+        'raise prompts.epochs or prompts.area, try prompts.dropped = "swapped", or set prompts.must_choose = false',
     ),
     # Runs and their records
     "E_RUN_MISSING": Entry(

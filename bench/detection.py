@@ -78,18 +78,22 @@ def main(arguments: list[str]) -> None:
 
 def try_weights(methods: list[str], folder: Path) -> None:
     """Train all trials that have no row side by side, on seed 0; only held-out images are looked at."""
-    known = [(row["method"], row["options"]) for row in rows.read(TUNING)]
-    todo = [(method, trial) for method in methods for trial in TRIALS[method] if (method, trial) not in known]
     epochs = load_recipe(PROTOCOL.recipe)[1].distill.epochs * SHARE
-    names = ["-".join([method, *(f"{value:g}" for value in trial.values())]) for method, trial in todo]
-    changed = [{"method": method, "epochs": epochs, **trial} for method, trial in todo]
-    runs = [run_of(name, one, 0, folder / "trials", folder) for name, one in zip(names, changed, strict=True)]
-    works = [Workspace(run, "student") for run in runs]
+    runs = {}
+    for method, trial in ((one, trial) for one in methods for trial in TRIALS[one]):
+        name = "-".join([method, *(f"{value:g}" for value in trial.values())])
+        variant = {"method": method, "epochs": epochs, **trial}
+        run = run_of(name, variant, 0, folder / "trials", folder)
+        digest = run.recipe.stage_digest("student")
+        if not any(row["config_digest"] == digest for row in rows.read(TUNING)):
+            runs[name] = run, trial
+    works = [Workspace(run, "student") for run, _ in runs.values()]
     trained = train_side_by_side(works) if works else []
-    for (method, trial), (_, _, fitted) in zip(todo, trained, strict=True):
+    for (run, trial), (_, _, fitted) in zip(runs.values(), trained, strict=True):
         last = {key: fitted.history[-1][key] for key in ("losses", "gradient_norms")}
         found = rows.trial_of(trial, seed=0, epochs=epochs, fitted=fitted, metric="ap")
-        rows.append(TUNING, [{"method": method, **found, **last}])
+        method, digest = run.recipe.distill.method, run.recipe.stage_digest("student")
+        rows.append(TUNING, [{"method": method, **found, **last, "config_digest": digest}])
 
 
 def train_seed(seed: int, names: list[str], folder: Path) -> None:
@@ -97,7 +101,7 @@ def train_seed(seed: int, names: list[str], folder: Path) -> None:
 
     The undistilled student of seed 0 comes alone, and first: it says whether there is anything to distil.
     """
-    wanted = [name for name in names if seed in SEEDS[name]]
+    wanted = [name for name in VARIANTS if name in names and seed in SEEDS[name]]
     runs = {name: run_of(name, VARIANTS[name], seed, folder, folder) for name in wanted}
     due = [run for name, run in runs.items() if not has_row(run, name)]
     if seed == 0 and due and due[0].name == "none":
@@ -180,42 +184,40 @@ def row_of(run: Run, record: Json, seed: int) -> Json:
 
 
 def trials_table(found: list[Json]) -> str:
-    """Markdown: each method's trials, the best marked; where that lies at an end of what was tried, try on."""
-    lines = ["| method | options | held-out AP |", "|---|---|---:|"]
+    """Markdown: each method's trials, the best marked, and why it is not chosen where it is not."""
+    lines = ["| method | options | held-out AP | |", "|---|---|---:|---|"]
     for method in TRIALS:
         mine = [row for row in found if row["method"] == method]
         best = max(mine, key=lambda row: row["heldout_ap"], default=None)
         for row in mine:
             options = ", ".join(f"{name} {value:g}" for name, value in row["options"].items())
-            lines.append(f"| `{method}` | {options} | {row['heldout_ap']:.2f}{' (best)' if row is best else ''} |")
+            verdict = (why_not_chosen(mine) or "chosen") if row is best else ""
+            lines.append(f"| `{method}` | {options} | {row['heldout_ap']:.2f} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
-def chosen_weights(method: str) -> Json:
-    """The options that were best on the held-out images.
-
-    UserError where no trial learnt enough to choose by, or the best lies at an end of what was tried.
-    """
-    trials = [row for row in rows.read(TUNING) if row["method"] == method]
+def why_not_chosen(trials: list[Json]) -> str | None:
+    """Why the best of a method's trials says nothing yet, or None."""
     best = max(trials, key=lambda row: row["heldout_ap"])
     if best["heldout_ap"] < LEARNT:
-        raise UserError(
-            "E_TEACHER", f"{method}: no trial reaches a held-out AP of {LEARNT:g} %: give trials more epochs"
-        )
-    options: Json = best["options"]
+        return f"no trial reaches {LEARNT:g} %: give trials more of the schedule"
     tried = sorted(next(iter(row["options"].values())) for row in trials)
-    if len(tried) > 2 and next(iter(options.values())) in (tried[0], tried[-1]):
-        raise UserError("E_TEACHER", f"{method}: the best of the trials, {options}, lies at their end: try further")
-    return options
+    if len(tried) > 2 and next(iter(best["options"].values())) in (tried[0], tried[-1]):
+        return "at the end of what was tried: try further"
+    return None
 
 
 def table(found: list[Json]) -> str:
-    """Markdown: mean ± standard deviation over the seeds, in percent, and AFPKD's AP less the method's, paired."""
+    """Markdown: mean ± standard deviation over the seeds, in percent, and AFPKD's AP less the method's, paired.
+
+    Of a variant and seed the newest row counts: those before are of a recipe since changed.
+    """
     titles = "method | seeds | AP | AP50 | AP75 | `afpkd` minus it, AP, 95 % | CPU-minutes per run"
     lines = [f"| {titles} |", "|---|---:|---:|---:|---:|---:|---:|"]
-    ap = {name: {row["seed"]: row["ap"] for row in found if rows.name_of(row) == name} for name in VARIANTS}
-    for name in (name for name in VARIANTS if ap[name]):
-        mine = [row for row in found if rows.name_of(row) == name]
+    newest = {(rows.name_of(row), row["seed"]): row for row in found}
+    by_name = {name: {seed: row for (one, seed), row in newest.items() if one == name} for name in VARIANTS}
+    ap = {name: {seed: row["ap"] for seed, row in mine.items()} for name, mine in by_name.items()}
+    for name, mine in ((name, list(by_seed.values())) for name, by_seed in by_name.items() if by_seed):
         scores = [rows.mean_and_std([row[key] for row in mine]) for key in ("ap", "ap50", "ap75")]
         apart = "" if name == "afpkd" else rows.paired_difference(ap["afpkd"], ap[name])
         minutes = statistics.mean(row["cpu_s"] for row in mine) / 60

@@ -107,7 +107,7 @@ def beside_published(rows: list[Json], recipe: Recipe) -> str:
     """Markdown: what papers report of a pair, as its recipe has it, above our rows' last epoch, mean over the seeds."""
     told = {"none" if name == "undistilled" else name: one.top1 for name, one in recipe.expected.items()}
     ours = {"teacher": rows[0]["teacher_top1"]}
-    for method in dict.fromkeys(row["method"] for row in rows):
+    for method in dict.fromkeys(row["method"] for row in rows if row["variant"] == "default"):
         ours[method] = statistics.mean(row["test_top1_last"] for row in rows if name_of(row) == method)
     names = [*told, *(name for name in ours if name not in told)]
     cells = {

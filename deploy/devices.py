@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from afpkd.errors import UserError
 from afpkd.names import look_up
 from afpkd.record import Json
 from deploy.client import call_agent, install_agent
@@ -105,8 +102,6 @@ def with_runtime(device: Device) -> Device:
 def _device(name: str, entry: Entry, path: Path) -> Device:
     user, host, port = parsed_host(entry.host)
     config = path.parent / Path(entry.ssh_config).expanduser() if entry.ssh_config else None
-    if config is not None:
-        _require_owned(config, f"{path}: {name}.ssh_config")
     return Device(
         name=name,
         transport="ssh",
@@ -120,17 +115,6 @@ def _device(name: str, entry: Entry, path: Path) -> Device:
         budget_bytes=entry.budget_mb * 10**6,
         tags=entry.tags,
     )
-
-
-def _require_owned(config: Path, where: str) -> None:
-    """As ssh has it for ~/.ssh/config, but not for a file it is told of: ProxyCommand in it is run on this machine."""
-    try:
-        found = config.stat()
-    except OSError:
-        return  # ssh says what is missing
-    if found.st_uid not in (0, os.getuid()) or found.st_mode & stat.S_IWOTH:
-        told = f"{config} is another user's, or may be written by everybody, and may hold commands that run here"
-        raise UserError("E_DEVICES_FILE", f"{where}: {told}: look into it, then chown and chmod it, or copy it")
 
 
 def _options(entry: Entry) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.networks import build_network, recorded_network
 from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
-from pipeline.recorded import NETWORK, checked, recorded
+from pipeline.recorded import BUILT_FROM, checked, recorded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
             raise UserError(
                 "E_EVALUATE", f"{path}: holds no network that classifies alone: name the student's or teacher's folder"
             )
-        checked(record, path / "record.json", *NETWORK)
+        checked(record, path / "record.json", *BUILT_FROM)
         if "folder" not in record and record["data"] not in DATASETS:
             told = unknown("data set", record["data"], DATASETS)
             raise UserError("E_RECORD", f"{path / 'record.json'}: {told}: was it made by another version?")

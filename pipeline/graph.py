@@ -27,7 +27,7 @@ from pipeline.disk import explained, full, is_full, nearly_full
 from pipeline.failures import clear_failures, failures
 from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
-from pipeline.plan import COMPARISON, outdated_records, plan_of, read_recipes
+from pipeline.plan import COMPARISON, claim_folder, outdated_records, plan_of, read_recipes
 from pipeline.processes import require_processes
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, new_events
 from pipeline.recipe import ROLES
@@ -78,6 +78,8 @@ def run_goals(
             folder.mkdir(exist_ok=True)
         for path in [path for one in found for path in outdated_records(runs, one)]:  # all are looked at first
             path.unlink()
+        for one in found:
+            claim_folder(runs, one)
         for folder in folders:
             if clear_failures(folder):  # a report that names them is outdated
                 (folder / "report.html").unlink(missing_ok=True)

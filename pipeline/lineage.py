@@ -48,7 +48,7 @@ def lineage(run_dir: Path) -> Lineage:
     for path in profiles:
         faults += [odd[path]] if path in odd else _profile_faults(path, records[path], hashes)
     faults += [fault for stage in stages if stage not in paths for fault in _unrecorded(run_dir / stage)]
-    faults += _apart(run_dir, {path: records[path] for path in [*paths.values(), *profiles] if path in records})
+    faults += _apart(run_dir, {stage: records[path] for stage, path in paths.items() if path in records})
     return Lineage(len(hashes), [str(fault) for fault in faults])
 
 
@@ -113,18 +113,21 @@ def _unrecorded(folder: Path) -> Iterator[UserError]:
             yield _fault(f"{told}: run its stage again")
 
 
-def _apart(run_dir: Path, records: Mapping[Path, Json]) -> Iterator[UserError]:
-    """What all records of a run have in common, and these have not: the images, and the recipe."""
-    stages = {path.parent.name: record["inputs"] for path, record in records.items() if path.name == "record.json"}
-    data = {stage: f"on {str(inputs.get('data'))[:12]}" for stage, inputs in stages.items()}
-    recipes = {str(path.relative_to(run_dir)): f"of {record.get('recipe')}" for path, record in records.items()}
-    for fault, said in (("stages saw different data", data), ("records of different recipes", recipes)):
-        seen: dict[str, list[str]] = {}
-        for who, what in said.items():
-            seen.setdefault(what, []).append(who)
-        if len(seen) > 1:
-            told = " and ".join(f"{', '.join(names)} {what}" for what, names in seen.items())
-            yield _fault(f"{run_dir}: {fault}: {told}: run them again")
+def _apart(run_dir: Path, records: Mapping[str, Json]) -> Iterator[UserError]:
+    """What the stages of a run have in common, and these have not: the images; the two students all but a teacher."""
+    seen: dict[str, list[str]] = {}
+    for stage, record in records.items():
+        seen.setdefault(str(record["inputs"].get("data"))[:12], []).append(stage)
+    if len(seen) > 1:
+        told = " and ".join(f"{', '.join(stages)} on {data}" for data, stages in seen.items())
+        yield _fault(f"{run_dir}: stages saw different data: {told}: run them again")
+    if {"student", "undistilled"} <= records.keys():  # the others are tied by hashes
+        pair = records["student"], records["undistilled"]
+        for key in ("arch", "seed", "epochs"):
+            ours, control = (record.get(key) for record in pair)
+            if ours != control:
+                told = f"{key} of the student is {ours} and of undistilled, its control, {control}"
+                yield _fault(f"{run_dir}: {told}: run them again")
 
 
 def _fault(line: str) -> UserError:

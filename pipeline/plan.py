@@ -23,6 +23,8 @@ from pipeline.sharing import shared_stages
 
 COMPARISON = "comparison"
 """The folder, among the runs, of the report on several recipes."""
+_NOTE = ".recipe"
+"""In a run's folder: the recipe's file that its records are of."""
 _hash = functools.cache(sha256_of)  # recipes of a sweep have the same foreign teacher
 
 
@@ -111,39 +113,42 @@ def outdated_records(runs: Path, one: Named) -> list[Path]:
 
     UserError where they are of another recipe of the same name, whose file is still there: they would be lost.
     """
-    folder = runs / one.name
-    stages = {f"{stage}/record.json": stage for stage in STAGES}
-    stages |= {f"{role}/bundle/manifest.json": "export" for role in ROLES}
-    stages |= {str(path.relative_to(folder)): "profile" for path in folder.glob("profiles/*/[!.]*.json")}
     outdated = []
-    for name, stage in stages.items():
-        path = folder / name
-        if not path.exists():
-            continue
+    for path, stage in _records(runs / one.name).items():
         record = read_record(path)
         made_by = record.get("lineage", record)
         if not isinstance(made_by, dict) or made_by.get("config_digest") != one.recipe.stage_digest(stage):
             outdated.append(path)
-    other = _owner(folder, one)
+    other = _other_owner(runs / one.name, one)
     if outdated and other is not None:
-        told = f"the records in {folder} are of {other}, which has the same name, and would be lost"
+        told = f"the records in {runs / one.name} are of {other}, which has the same name, and would be lost"
         raise UserError("E_RECIPE_NAME", f"{one.file}: {told}: rename one of them, or take another folder (RUNS=...)")
     return outdated
 
 
-def _owner(folder: Path, one: Named) -> Path | None:
-    """The recipe's file that a run's folder belongs to, where it is another than this one and still there.
+def claim_folder(runs: Path, one: Named) -> None:
+    """Note in the run's folder whose it is, unless it holds records of another recipe, whose file is still there.
 
-    A note in the folder says it, relative to the folder of runs: a project that is moved or copied stays its own. No
-    recipe but the shipped one has a shipped one's name, wherever this program lies.
+    Relative to the folder of runs: a project that is moved or copied stays its own. No recipe but the shipped one has a
+    shipped one's name, wherever this program lies.
     """
-    if one.file.parent == RECIPES:
+    folder = runs / one.name
+    if one.file.parent != RECIPES and (_other_owner(folder, one) is None or not _records(folder)):
+        (folder / _NOTE).write_bytes(os.fsencode(os.path.relpath(one.file, folder.resolve().parent)))
+
+
+def _other_owner(folder: Path, one: Named) -> Path | None:
+    """The recipe's file that a run's folder belongs to, where it is another than this one and still there."""
+    note = folder / _NOTE
+    if one.file.parent == RECIPES or not note.is_file():
         return None
-    note, runs = folder / ".recipe", folder.resolve().parent
-    if note.is_file():
-        file = Path(os.path.normpath(runs / os.fsdecode(note.read_bytes())))
-        if file.is_file():
-            return None if file == one.file else file
-    if folder.is_dir():
-        note.write_bytes(os.fsencode(os.path.relpath(one.file, runs)))
-    return None
+    file = Path(os.path.normpath(folder.resolve().parent / os.fsdecode(note.read_bytes())))
+    return file if file.is_file() and file != one.file else None
+
+
+def _records(folder: Path) -> dict[Path, str]:
+    """The records of a run that are there, and the stage that makes each."""
+    stages = {folder / stage / "record.json": stage for stage in STAGES}
+    stages |= {folder / role / "bundle" / "manifest.json": "export" for role in ROLES}
+    stages |= dict.fromkeys(folder.glob("profiles/*/[!.]*.json"), "profile")
+    return {path: stage for path, stage in stages.items() if path.exists()}

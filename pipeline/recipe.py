@@ -23,7 +23,7 @@ from afpkd.record import Json, digest, sha256_of
 from afpkd.settings import TrainSettings, require_between, require_defaults
 from pipeline.recipe_folder import FolderData
 from pipeline.recipe_networks import Arch, ForeignTeacher, TrainedTeacher, check_network
-from pipeline.recipe_outputs import STRICT, Export, Profile
+from pipeline.recipe_outputs import STRICT, Expected, Export, Profile
 
 ROLES = ("teacher", "student", "undistilled")
 STAGE_VERSIONS = {"teacher": 2, "prompts": 2, "student": 3, "undistilled": 2, "export": 4, "profile": 3, "report": 6}
@@ -213,16 +213,6 @@ class Distill(TrainSettings):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class Expected:
-    """A published number."""
-
-    top1: float
-    """Percent."""
-    source: str
-    """Who says so."""
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
 class Recipe:
     """Everything that identifies a run."""
 
@@ -268,8 +258,11 @@ class Recipe:
         return digest([stage, STAGE_VERSIONS[stage], parts[stage]])
 
     def _demand(self) -> list[str]:
-        """With which prompts the student is distilled at all: where that is demanded anew, it is asked anew."""
-        return ["any prompts"] if self.distill.uses_prompts and not self.prompts.must_choose else []
+        """With which prompts the student is distilled at all (demanded anew, it is asked anew), and what came later."""
+        asked = ["any prompts"] if self.distill.uses_prompts and not self.prompts.must_choose else []
+        detects = not isinstance(self.data, Data | FolderData)
+        adapted = detects and OPTIONS[self.distill.method].imitates_maps
+        return [*asked, *(["adapters start with the teacher's channels"] if adapted else [])]
 
     def _data(self, left: Set[str] = frozenset()) -> list[Any]:
         """The images count, not where they lie. left: further keys that do not count."""

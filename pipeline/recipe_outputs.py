@@ -69,3 +69,13 @@ class Profile:
             raise ValueError(f"threads: must be 0 (the runtime's default) or more, got {self.threads}")
         if "single_stream" not in self.scenarios or len(set(self.scenarios)) != len(self.scenarios):
             raise ValueError(f"scenarios: single_stream and each other at most once, got {list(self.scenarios)}")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Expected:
+    """A published number."""
+
+    top1: float
+    """Percent."""
+    source: str
+    """Who says so."""

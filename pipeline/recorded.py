@@ -11,7 +11,7 @@ from typing import Any
 
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
-from pipeline.recipe import ROLES
+from pipeline.report.wording import ROLES
 
 MEASURED = (
     *("role", "device", "precision", "inputs", "verdict", "reasons", "rows", "latency_ms", "throughput_ips", "macs"),
@@ -21,7 +21,7 @@ MEASURED = (
 """What a profile is read for by reports."""
 TRAINED = ("arch", "num_params", "metrics")
 """What a network's record is read for by reports."""
-NETWORK = ("arch", "num_classes", "in_channels", "image_size", "preprocessing", "data")
+BUILT_FROM = ("arch", "num_classes", "in_channels", "image_size", "preprocessing", "data")
 """What makes a network again."""
 
 
@@ -130,7 +130,7 @@ _HASHES = (lambda value: _maps_to(_is_text, value), "names with a hash each")
 _TEXT, _TABLE, _COUNT = (_is_text, "a text"), (_is_table, "a table"), (_is_count, "a whole number")
 _PERCENT = (_or_null(_is_percent), "a score in percent")
 _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "role": (lambda value: value is None or value in ROLES, f"one of {', '.join(ROLES)}"),
+    "role": (lambda value: value is None or value in list(ROLES), f"one of {', '.join(ROLES)}"),
     **dict.fromkeys(("data", "device", "preset", "scenario"), _TEXT),
     **dict.fromkeys(_NAMES - {"role"}, (_or_null(_is_text), "a text")),
     "verdict": (lambda value: value in ("VALID", "WARN", "INVALID"), "a verdict"),

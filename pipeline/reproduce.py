@@ -24,18 +24,8 @@ PROFILE, CHECKPOINT = "afpkd.profile/1", "afpkd.checkpoint/1"
 NEEDED = {
     PROFILE: (*MEASURED, "outputs", "recipe", "config_digest"),
     CHECKPOINT: (
-        *(
-            "role",
-            "recipe",
-            "device",
-            "threads",
-            "config_digest",
-            "inputs",
-            "outputs",
-            "metrics",
-            "versions",
-            "machine",
-        ),
+        *("role", "recipe", "device", "threads", "config_digest"),
+        *("inputs", "outputs", "metrics", "versions", "machine"),
     ),
 }
 """Schema -> what of its record is read here."""

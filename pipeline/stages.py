@@ -26,7 +26,7 @@ from pipeline.recipe import Distill
 from pipeline.recipe_detection import CocoData, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import RECIPES, teacher_weights
-from pipeline.recorded import NETWORK, recorded
+from pipeline.recorded import BUILT_FROM, recorded
 from pipeline.report.wording import judged
 from pipeline.workspace import Run, Workspace
 
@@ -136,7 +136,7 @@ def _require_choice(run: Run) -> None:
 
     refusal = why_not_accepted(read_record(run.role("prompts") / "record.json")["metrics"])
     if refusal and run.recipe.prompts.must_choose:
-        mend = "raise prompts.epochs or prompts.area, or set must_choose = false"
+        mend = 'raise prompts.epochs or prompts.area, try prompts.dropped = "swapped", or set must_choose = false'
         raise UserError("E_PROMPTS", f"{run.name}: prompts: {refusal}: {mend}")
 
 
@@ -180,7 +180,7 @@ def export_bundle(run: Run, role: str) -> Json:
     from export.quantize import Int8
 
     folder, wanted = run.role(role), run.recipe.export
-    record, weights = recorded(folder / "record.json", *NETWORK, "inputs"), require_recorded(folder, WEIGHTS)
+    record, weights = recorded(folder / "record.json", *BUILT_FROM, "inputs"), require_recorded(folder, WEIGHTS)
     model = recorded_network(record, arch_of(run.recipe, role))
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 import statistics
 import tomllib
@@ -38,12 +39,21 @@ class Point(NamedTuple):
     settings: dict[str, Any]
     """The swept keys, dotted, and their values."""
     seed: int
-    text: str
-    """Its recipe file."""
+    base: Path
+    """The recipe that is swept."""
+    changes: dict[str, Any]
+    """What the point's recipe says beside it, dotted."""
 
     def file(self, runs: Path) -> Path:
         """Where its recipe is kept."""
         return runs / self.name / f"{self.name}.toml"
+
+    def text(self, runs: Path) -> str:
+        """Its recipe, which names its base from where it is kept: a project may be moved with its runs."""
+        beside = os.path.relpath(self.base, self.file(runs).parent.resolve())
+        extends = self.base.stem if self.base.parent == RECIPES else beside
+        values = {"extends": extends, **self.changes}
+        return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 
 
 def points_of(recipe: str, settings: Sequence[str], seeds: int) -> list[Point]:
@@ -80,8 +90,7 @@ def points_of(recipe: str, settings: Sequence[str], seeds: int) -> list[Point]:
                 raise UserError("E_USAGE", f"{name} and {same} are one recipe: leave one of the two values out")
             if len(name) > _LONGEST_NAME:
                 raise UserError("E_USAGE", f"{name}: too long a name for a run's folder: sweep fewer keys at once")
-            text = _recipe_text(file, {**changes, **_anchored(raw, file.parent)})
-            points.append(Point(name, chosen, decoded.seed, text))
+            points.append(Point(name, chosen, decoded.seed, file, {**changes, **_anchored(raw, file.parent)}))
     return points
 
 
@@ -93,16 +102,17 @@ def write_points(points: Sequence[Point], runs: Path) -> list[str]:
     for point in points:
         _require_own(point, point.file(runs))
     for point in points:
-        write_text(point.file(runs), point.text)
+        write_text(point.file(runs), point.text(runs))
     return [str(point.file(runs)) for point in points]
 
 
 def _require_own(point: Point, file: Path) -> None:
     if not file.is_file():
         return
-    base, before = tomllib.loads(point.text)["extends"], str(read_toml(file).get("extends"))
-    if before not in (base, *recipe_names()) and Path(before).is_file():
-        told = f"of a sweep of {before}, not of {base}: rename one of them, or take another folder (RUNS=...)"
+    swept = str(read_toml(file).get("extends"))
+    before = (file.parent / swept).resolve()
+    if swept.endswith(".toml") and before != point.base and before.is_file():
+        told = f"of a sweep of {before}, not of {point.base}: rename one of them, or take another folder (RUNS=...)"
         raise UserError("E_RECIPE_NAME", f"{file}: {told}")
 
 
@@ -254,9 +264,3 @@ def _anchored(raw: Json, folder: Path, prefix: str = "") -> Json:
                 if key == "weights" and "epochs" in raw:  # alone, they would be a teacher that is not trained
                     found[f"{prefix}epochs"] = raw["epochs"]
     return found
-
-
-def _recipe_text(base: Path, settings: Mapping[str, Any]) -> str:
-    extends = base.stem if base.parent == RECIPES else str(base)
-    values = {"extends": extends, **settings}
-    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())

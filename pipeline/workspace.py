@@ -22,7 +22,7 @@ from pipeline.recipe_detection import DistillDetector, TrainedDetector
 from pipeline.recipe_folder import FolderData
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_path
-from pipeline.recorded import NETWORK, recorded
+from pipeline.recorded import BUILT_FROM, recorded
 from pipeline.splits import augmentation_of, splits_of
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Workspace:
         from afpkd.tasks.task import in_words
 
         folder = self.run.role("teacher")
-        record = recorded(folder / "record.json", *NETWORK, "metrics")
+        record = recorded(folder / "record.json", *BUILT_FROM, "metrics")
         key, name = ("min_ap50", "ap50") if self.task.metric == "ap" else ("min_top1", "top1")
         score, least = record["metrics"][f"test_{name}_selected"], getattr(self.run.recipe.teacher, key)
         if score < least:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.data.dataset import Images
-from afpkd.data.folder import FORMATS, eight_bits
+from afpkd.data.folder import eight_bits, open_image
 from afpkd.errors import UserError
 from afpkd.names import require_lines
 from afpkd.record import Json
@@ -147,11 +147,9 @@ def read_canvas(scene: Scene, canvas: tuple[int, int]) -> tuple[Images, float]:
 
 def _stored(path: Path) -> Image:
     """The pixels as they lie in the file, RGB."""
-    from PIL import Image
-
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError("no such file")
-    with Image.open(path, formats=FORMATS) as opened:
+    with open_image(path) as opened:
         return eight_bits(opened, opened.format).convert("RGB")
 
 

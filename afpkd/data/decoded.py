@@ -38,7 +38,7 @@ class Decoded(NamedTuple):
 def decode(root: Path, files: Sequence[Path], *, size: tuple[int, int], channels: int) -> Decoded:
     """Decode `files` (all below `root`) to `size` (H, W); see `read_image`. UserError where over 1 % are unreadable."""
     content = _content(root, files)
-    name = digest([str(root.resolve()), list(size), channels, _DECODER, _pillow()])[:16]
+    name = digest([str(root.resolve()), list(size), channels])[:16]
     with _alone(name):
         found = _kept(name, content)
         if found is None:
@@ -70,8 +70,10 @@ def file_hashes(root: Path, files: Sequence[Path]) -> dict[str, str]:
 
 
 def _content(root: Path, files: Sequence[Path]) -> str:
-    """What is decoded: these files in this order."""
-    return digest(list(file_hashes(root, files).items()))
+    """What is decoded, these files in this order, and by what."""
+    from PIL import __version__
+
+    return digest([_DECODER, __version__, *file_hashes(root, files).items()])
 
 
 def _decode_all(root: Path, files: Sequence[Path], size: tuple[int, int], channels: int) -> Decoded:
@@ -91,12 +93,6 @@ def _decode_all(root: Path, files: Sequence[Path], size: tuple[int, int], channe
             pass
     ids = [index for index in range(len(files)) if index not in unreadable]
     return Decoded(images[ids] if unreadable else images, ids, [unreadable[index] for index in sorted(unreadable)])
-
-
-def _pillow() -> str:
-    from PIL import __version__
-
-    return __version__
 
 
 def _cache() -> Path:

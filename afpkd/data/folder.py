@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 MOST_UNREADABLE = 0.01
 """Share of files that may be unreadable: they are counted and named; more, and the data set is not what it seems."""
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", "TGA")
-"""What a file may hold, whatever it is called: of others Pillow gives some (EPS) to another program. TGA, which begins
-with no mark of its own, is tried last."""
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What a file may hold, whatever it is called: the pixels of others Pillow may have read by another program (EPS)."""
 
 _SUFFIXES = {".avif", ".bmp", ".gif", ".jp2", ".png", ".tga", ".tif", ".tiff", ".webp"}
 _SUFFIXES |= {".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".pnm", ".ppm"}
@@ -107,13 +106,24 @@ def bombs_are_errors() -> Iterator[None]:
 
 
 def _read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with Image.open(path, formats=FORMATS) as opened:
+    with open_image(path) as opened:
         turned = eight_bits(ImageOps.exif_transpose(opened), opened.format)
         image = _fitted(turned.convert("L" if channels == 1 else "RGB"), size)
     pixels = np.asarray(image, dtype=np.uint8)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def open_image(path: Path) -> Image:
+    """The file, of which only the header is read so far; ValueError where it holds none of `FORMATS`."""
+    from PIL import Image
+
+    image = Image.open(path)
+    if image.format not in FORMATS:
+        image.close()
+        raise ValueError(f"a file of {image.format}, which is not read: save it as PNG or JPEG")
+    return image
 
 
 def eight_bits(image: Image, file_format: str | None) -> Image:

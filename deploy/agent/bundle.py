@@ -88,8 +88,7 @@ class Bundle:
         if Path(name).name != name:
             raise AgentError("E_BUNDLE", f"{name} leaves the bundle's folder: do not trust this bundle")
         path = self._folder / name
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise AgentError("E_BUNDLE", f"{path}: is no file: do not trust this bundle")
+        _require_file(path)
         try:
             actual = sha256_of(path)
         except OSError as error:
@@ -120,9 +119,13 @@ def _numbers(version: str) -> list[int]:
     return [int(part) for part in found.group().split(".")] if found else []
 
 
-def _read_manifest(path: Path) -> Json:
+def _require_file(path: Path) -> None:
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise AgentError("E_BUNDLE", f"{path}: is no file: do not trust this bundle")
+
+
+def _read_manifest(path: Path) -> Json:
+    _require_file(path)
     try:
         with path.open(encoding="utf-8") as file:
             manifest = json.load(file)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Size = tuple[int, int]  # height and width
     Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What a file may hold, whatever it is called, as in training: Pillow may give others (EPS) to another program."""
+
 _BILINEAR = 2
 """As in every Pillow; the name moved between releases."""
 
@@ -113,6 +116,8 @@ def _decoded(
         return _decoded_by_opencv(path, grey=grey, turned=turned, part=part)
     try:
         with PIL.Image.open(path) as opened:
+            if opened.format not in FORMATS:
+                raise ValueError(f"a file of {opened.format}, which is not read: save it as PNG or JPEG")  # noqa: TRY301  one handler for all
             image = _eight_bits(PIL.ImageOps.exif_transpose(opened) if turned else opened, opened.format)
             image = image.convert("L" if grey else "RGB")
         whole = (image.height, image.width)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
+from deploy.profile_record import SCHEMA
 from pipeline.failures import failures
 from pipeline.lineage import WEIGHTS
-from pipeline.recorded import MEASURED, TRAINED, recorded
+from pipeline.recorded import MEASURED, TRAINED, checked, recorded
 from pipeline.report.wording import NONE, ROLES, command
 
 _MANIFEST = Path("bundle", "manifest.json")
@@ -133,7 +134,11 @@ def read_profiles(run_dir: Path, records: Mapping[str, Json], manifests: Mapping
 
 def read_profile(path: Path) -> Json:
     """Read one profile in the same way, from wherever its run lies."""
-    profile = recorded(path, *MEASURED, or_null=("role", "precision"))
+    profile = read_record(path)
+    if profile.get("schema") != SCHEMA:
+        told = f"{path}: {profile.get('schema')}: not a profile: name a run's folder or one of its profiles/*/*.json"
+        raise UserError("E_RECORD", told)
+    checked(profile, path, *MEASURED, or_null=("role", "precision"))
     role = str(profile.get("role"))
     own = path.resolve().parent.parent.parent / role
     beside = own / _MANIFEST, own / "record.json"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from afpkd.data.folder import read_folder, read_image
@@ -114,7 +114,7 @@ def test_a_program_in_an_images_clothes_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
     with Image.open(tmp_path / "x.png") as opened:
         assert opened.format == "EPS"
-    with pytest.raises(UnidentifiedImageError):
+    with pytest.raises(ValueError, match="a file of EPS, which is not read"):
         read_image(tmp_path / "x.png", size=(8, 8), channels=3)
 
 

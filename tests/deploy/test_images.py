@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from afpkd.data.coco import Scene, read_canvas
-from afpkd.data.folder import read_image
+from afpkd.data.folder import FORMATS, read_image
+from deploy.agent import images
 from deploy.agent.errors import AgentError
 from deploy.agent.images import read_images, read_letterboxed
 
@@ -112,6 +113,16 @@ def test_grey_of_32_bits_is_refused_as_in_training(
             with pytest.raises(AgentError, match=r"x\.tif: (grey of 32 bits|not an image that OpenCV reads)"):
                 read(str(tmp_path / "x.tif"), shape)
         assert (read_images(str(tmp_path / "x.pgm"), shape) == 40_000 >> 8).all()
+
+
+def test_a_file_that_pillow_would_give_to_another_program_is_not_read(tmp_path: Path) -> None:
+    """As in training."""
+    assert images.FORMATS == FORMATS
+    (tmp_path / "script.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    with pytest.raises(AgentError, match=r"script\.png: a file of EPS, which is not read"):
+        read_images(str(tmp_path / "script.png"), (3, 8, 8))
+    with pytest.raises(ValueError, match="a file of EPS, which is not read"):
+        read_image(tmp_path / "script.png", size=(8, 8), channels=3)
 
 
 def test_without_a_decoder_the_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

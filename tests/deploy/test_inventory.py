@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -168,28 +166,6 @@ def test_the_inventory_is_in_the_working_directory_or_where_told(
     assert list(devices()) == ["local", "local-gpu"]
     inventory.write_text('[nano]\nhost = "a"')
     assert list(devices()) == ["local", "local-gpu", "nano"]
-
-
-@pytest.mark.parametrize(("mode", "taken"), [(0o600, True), (0o664, True), (0o666, False)])
-def test_an_ssh_config_that_everybody_may_write_is_refused(inventory: Path, mode: int, taken: bool) -> None:
-    """It may hold a ProxyCommand."""
-    config = inventory.with_name("config")
-    config.touch()
-    config.chmod(mode)
-    inventory.write_text('[orin1]\nhost = "a"\nssh_config = "config"')
-    told = rf"devices\.toml: orin1\.ssh_config: {config} is another user's, or may be written by everybody"
-    with nullcontext() if taken else pytest.raises(UserError, match=told):
-        assert find_device("orin1").address == Address(host="a", config=config)
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="giving a file to another user needs root")
-def test_an_ssh_config_of_another_user_is_refused(inventory: Path) -> None:
-    config = inventory.with_name("config")
-    config.touch()
-    os.chown(config, 12345, -1)
-    inventory.write_text('[orin1]\nhost = "a"\nssh_config = "config"')
-    with pytest.raises(UserError, match=r"is another user's"):
-        devices()
 
 
 def test_an_unknown_device_names_the_nearest(inventory: Path) -> None:

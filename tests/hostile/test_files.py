@@ -28,7 +28,7 @@ from export.to_onnx import onnx_from_model
 from pipeline.cli_cost import cost
 from pipeline.reproduce import reproduce
 from tests.export.conftest import _written
-from tests.export.test_sealed import flagged
+from tests.export.test_sealed_arrays import flagged
 from tests.hostile.mutations import Bomb, broken_bytes, broken_document, one_line
 
 SIDE = 32

@@ -12,7 +12,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, read_record, sha256_of, write_record
 from pipeline.cli import app
 from pipeline.lineage import lineage
-from pipeline.plan import Named, outdated_records, plan_of, read_recipes, roles_in_turns, targets_of
+from pipeline.plan import Named, claim_folder, outdated_records, plan_of, read_recipes, roles_in_turns, targets_of
 from pipeline.recipe_reader import load_recipe
 from pipeline.sharing import share_stage, shared_stages
 
@@ -127,28 +127,52 @@ def put_recipe(folder: Path, body: str = "") -> Named:
     return one
 
 
+def begun(runs: Path, one: Named) -> list[Path]:
+    """What a run does before its graph: outdated records go, the folder is its own."""
+    outdated = outdated_records(runs, one)
+    for path in outdated:
+        path.unlink()
+    claim_folder(runs, one)
+    return outdated
+
+
 def test_records_of_another_recipe_of_the_same_name_are_not_lost(tmp_path: Path) -> None:
     runs, first = tmp_path / "runs", put_recipe(tmp_path / "a")
     (runs / "photos").mkdir(parents=True)
-    assert outdated_records(runs, first) == []
+    assert begun(runs, first) == []
     finished(runs / "photos", first, "teacher", b"teacher")
     record = runs / "photos" / "teacher" / "record.json"
-    assert outdated_records(runs, put_recipe(tmp_path / "b")) == [], "the same recipe, elsewhere"
+    assert begun(runs, put_recipe(tmp_path / "b")) == [], "the same recipe, elsewhere"
     other = put_recipe(tmp_path / "b", "seed = 3")
     told = rf"b/photos\.toml: the records in .*photos are of {tmp_path}/a/photos\.toml, which has the same name"
     with pytest.raises(UserError, match=told):
         outdated_records(runs, other)
-    assert outdated_records(runs, put_recipe(tmp_path / "a", "seed = 3")) == [record], "its own recipe has changed"
+    changed = put_recipe(tmp_path / "a", "seed = 3")
+    assert begun(runs, changed) == [record], "its own recipe has changed"
+    finished(runs / "photos", changed, "teacher", b"teacher")
     first.file.unlink()
-    assert outdated_records(runs, put_recipe(tmp_path / "b", "seed = 4")) == [record], "it was renamed or moved"
+    moved = put_recipe(tmp_path / "b", "seed = 4")
+    assert begun(runs, moved) == [record], "it was renamed or moved"
+    finished(runs / "photos", moved, "teacher", b"teacher")
     with pytest.raises(UserError, match=r"a/photos\.toml: the records in .* are of .*b/photos\.toml"):
         outdated_records(runs, put_recipe(tmp_path / "a", "seed = 5"))
+
+
+def test_a_folder_in_which_the_first_left_no_record_is_the_seconds(tmp_path: Path) -> None:
+    runs, first, second = tmp_path / "runs", put_recipe(tmp_path / "a"), put_recipe(tmp_path / "b", "seed = 3")
+    (runs / "photos").mkdir(parents=True)
+    begun(runs, first)  # and its teacher diverges
+    begun(runs, second)
+    finished(runs / "photos", second, "teacher", b"teacher")
+    with pytest.raises(UserError, match=r"a/photos\.toml: the records in .* are of .*b/photos\.toml"):
+        outdated_records(runs, first)
+    assert len(outdated_records(runs, put_recipe(tmp_path / "b", "seed = 4"))) == 1
 
 
 def test_a_project_that_is_copied_with_its_runs_stays_its_own(tmp_path: Path) -> None:
     runs, one = tmp_path / "old" / "runs", put_recipe(tmp_path / "old")
     (runs / "photos").mkdir(parents=True)
-    assert outdated_records(runs, one) == []
+    begun(runs, one)
     finished(runs / "photos", one, "teacher", b"teacher")
     shutil.copytree(tmp_path / "old", tmp_path / "new")
     changed = put_recipe(tmp_path / "new", "seed = 3")
@@ -161,8 +185,10 @@ def test_a_shipped_recipe_is_its_own_wherever_this_program_lies(tmp_path: Path) 
     path = tmp_path / "runs" / "default" / "teacher" / "record.json"
     write_record(path, {"config_digest": "of another version"})
     put_recipe(tmp_path / "old")
-    (tmp_path / "runs" / "default" / ".recipe").write_text("../old/photos.toml")
-    assert outdated_records(tmp_path / "runs", one) == [path]
+    note = tmp_path / "runs" / "default" / ".recipe"
+    note.write_text("../old/photos.toml")
+    assert begun(tmp_path / "runs", one) == [path]
+    assert note.read_text() == "../old/photos.toml"
 
 
 def test_a_record_of_no_identity_is_outdated(tmp_path: Path) -> None:

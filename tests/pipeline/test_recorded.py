@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from afpkd.errors import UserError
-from pipeline.recorded import MEASURED, NETWORK, TRAINED, checked, recorded
+from pipeline.recorded import BUILT_FROM, MEASURED, TRAINED, checked, recorded
 from tests.pipeline.conftest import profile_record, role_record
 
 WHERE = Path("runs/tiny/student/record.json")
@@ -20,7 +20,7 @@ def test_what_stages_write_passes(tmp_path: Path) -> None:
     role, profile = role_record("student"), profile_record("student")
     role |= {"preprocessing": {"mean": [0.5], "std": [1]}, "threads": 0, "device": "cpu"}
     role |= {"network": {"arch": "timm:x", "stages": ["a"], "own": [[0.5], [0.25]]}}
-    assert checked(role, WHERE, *NETWORK, *TRAINED, "inputs", "outputs") == role
+    assert checked(role, WHERE, *BUILT_FROM, *TRAINED, "inputs", "outputs") == role
     assert checked(profile, WHERE, *MEASURED) == profile
     (tmp_path / "x.json").write_text(json.dumps(profile))
     assert recorded(tmp_path / "x.json", *MEASURED) == profile

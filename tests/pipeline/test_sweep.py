@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 
@@ -102,6 +103,25 @@ def test_points_of_another_recipe_of_the_same_name_are_not_lost(tmp_path: Path) 
     assert {path: path.read_bytes() for path in runs.rglob("*.toml")} == before
     Path(files["a"]).unlink()
     assert len(write_points(swept["b"], runs)) == 2
+
+
+def test_a_project_that_is_copied_with_its_points_sweeps_on(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    written(tmp_path / "old", 'extends = "default"\nseed = 5\n', "photos.toml")
+    for project in (tmp_path / "old", tmp_path / "new"):
+        (point,) = write_points(points_of(str(project / "photos.toml"), ["distill.mu=1"], 1), project / "runs")
+        assert load_recipe(point)[1].seed == 5
+        if project.name == "old":
+            shutil.copytree(project, tmp_path / "new")
+
+
+def test_points_in_a_folder_of_runs_that_is_a_link_find_their_recipe(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "runs").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "disk" / "runs")
+    base = written(tmp_path, 'extends = "default"\nseed = 5\n', "photos.toml")
+    for _ in range(2):
+        (point,) = write_points(points_of(base, ["distill.mu=1"], 1), tmp_path / "runs")
+        assert load_recipe(point)[1].seed == 5
 
 
 def test_names_are_legal_names_of_files_and_differ() -> None:
