@@ -21,6 +21,7 @@ from deploy.presets import Preset, check_time, find_preset
 from deploy.profile_record import SCHEMA, facts_of, write_profile
 from deploy.rows import About, rows_of
 from deploy.turns import measured_in_turns
+from export.bounded import answers
 
 _NUM_FEEDS = 64  # protocol 4.3
 _NUM_GOLDEN = 8
@@ -182,11 +183,11 @@ def feeds_for(model: Path, inputs: Path | None, shapes: Mapping[str, Sequence[in
     sizes = {name: _call_shape(model, one, shapes.get(name)) for name, one in wanted.items()}
     given = _random(wanted, sizes) if inputs is None else _read(inputs, wanted, sizes)
     names = [one.name for one in session.get_outputs()]
-    answers = [
-        _answers(session, model, {name: array[row] for name, array in given.items()})
+    found = [
+        answers(session, {name: array[row] for name, array in given.items()}, model)
         for row in range(min(_NUM_GOLDEN, len(next(iter(given.values())))))
     ]
-    expected = {name: np.stack([answer[place] for answer in answers]) for place, name in enumerate(names)}
+    expected = {name: np.stack([answer[place] for answer in found]) for place, name in enumerate(names)}
     batched = all(not isinstance(one.shape[0], int) and sizes[name][0] == 1 for name, one in wanted.items())
     return Feeds(given, expected, batched, inputs is None)
 
@@ -260,14 +261,6 @@ def _read(path: Path, wanted: Mapping[str, Any], sizes: Mapping[str, tuple[int, 
     if len({len(rows) for rows in made.values()}) > 1:
         raise UserError("E_MEASURE_INPUT", f"{path}: every input needs as many calls as the others")
     return made
-
-
-def _answers(session: Any, model: Path, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-    try:
-        found: list[NDArray[Any]] = session.run(None, dict(feed))
-    except Exception as error:  # as above
-        raise UserError("E_LOAD", f"{model}: it does not compute: {_line(error)}") from None
-    return found
 
 
 def _cost(model: Path, feeds: Feeds) -> Json:

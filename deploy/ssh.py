@@ -49,7 +49,10 @@ OPTIONS: Mapping[str, str] = {
 _BOOTSTRAP = "import json,sys;exec(json.loads(sys.stdin.buffer.readline().decode()))"
 _OLDEST_PYTHON = (3, 8)
 _MOST_BYTES = 1 << 30
-"""Of one answer, which is held in memory: beyond any result, and below what would take this machine's memory."""
+"""Of a file that is fetched, which is held in memory: beyond any result, and below what would take this machine's."""
+
+_MOST_SAID = 16 << 20
+"""Of any other answer: JSON, which takes some forty times its bytes once it is read."""
 
 _MOST_TOLD = 16 << 20  # bytes of stderr, which lie in a file: what ssh says is a line or two
 _SSH_FAILED = 255
@@ -124,7 +127,8 @@ class SshTarget:
         head = f"{json.dumps(_program())}\n{json.dumps(request)}\n".encode()
         # a file takes as long as its line needs; a greeting does not
         timeout_s = self.timeout_s if operation == "hello" else None
-        done = self._ssh(shlex.join([*self.python, "-I", "-c", _BOOTSTRAP]), head, file, timeout_s)
+        most = _MOST_BYTES if operation == "get" else _MOST_SAID
+        done = self._ssh(shlex.join([*self.python, "-I", "-c", _BOOTSTRAP]), head, file, timeout_s, most)
         _, found, rest = done.stdout.partition(mark.encode())
         if not found:
             raise DeviceError(self.name, "E_PYTHON", self._no_python(done))
@@ -138,9 +142,14 @@ class SshTarget:
         return answer, data
 
     def _ssh(
-        self, command: str, head: bytes, file: IO[bytes] | None = None, timeout_s: float | None = None
+        self,
+        command: str,
+        head: bytes,
+        file: IO[bytes] | None = None,
+        timeout_s: float | None = None,
+        most: int = _MOST_SAID,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run `command` in the far side's shell with `head` and then `file` as its stdin."""
+        """Run `command` in the far side's shell with `head` and then `file` as its stdin; it may say `most` bytes."""
         arguments = ["ssh", *self.address.arguments(), command]
         # stderr is a file: the shared connection's process keeps a pipe open long after the command ended.
         with tempfile.TemporaryFile() as stderr:
@@ -151,15 +160,15 @@ class SshTarget:
                     "E_NO_SSH", "no ssh on this machine: install OpenSSH's client (openssh-client)"
                 ) from None
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_MOST_TOLD, _MOST_TOLD))
-            stdout = _conversed(process, head, file, timeout_s)
+            stdout = _conversed(process, head, file, timeout_s, most)
             stderr.seek(0)
             said = stderr.read()
         if stdout is None:
             self.close()
             message = f"no answer for {timeout_s:g} s: the line or the machine hangs"
             raise LineError(self.name, "E_DROPPED", message, lasting=False)
-        if len(stdout) > _MOST_BYTES or process.returncode == -signal.SIGXFSZ:
-            most = _MOST_BYTES if len(stdout) > _MOST_BYTES else _MOST_TOLD
+        if len(stdout) > most or process.returncode == -signal.SIGXFSZ:
+            most = most if len(stdout) > most else _MOST_TOLD
             raise DeviceError(self.name, "E_ANSWER", f"its answer has no end: more than {most / 1e6:.0f} MB")
         if process.returncode == _SSH_FAILED or process.returncode < 0:
             raise line_error(self.name, said.decode(errors="replace"))
@@ -194,11 +203,11 @@ def ssh_target(
 
 
 def _conversed(
-    process: subprocess.Popen[bytes], head: bytes, file: IO[bytes] | None, timeout_s: float | None
+    process: subprocess.Popen[bytes], head: bytes, file: IO[bytes] | None, timeout_s: float | None, most: int
 ) -> bytes | None:
     """Give the process its stdin, wait for its end, give its stdout; None where it took longer than `timeout_s`.
 
-    A process that says more than `_MOST_BYTES` is ended, and has said more than that.
+    A process that says more than `most` bytes is ended, and has said more than that.
     """
     assert process.stdin is not None
     late = Event()
@@ -209,7 +218,7 @@ def _conversed(
 
     timer = Timer(timeout_s, give_up) if timeout_s else None
     with process, ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(_read, process)
+        reading = pool.submit(_read, process, most)
         try:
             if timer:
                 timer.start()
@@ -228,13 +237,13 @@ def _conversed(
     return None if late.is_set() else stdout
 
 
-def _read(process: subprocess.Popen[bytes]) -> bytes:
-    """All that the process says, or the first that is more than `_MOST_BYTES`: then it is ended."""
+def _read(process: subprocess.Popen[bytes], most: int) -> bytes:
+    """All that the process says, or the first that is more than `most` bytes: then it is ended."""
     assert process.stdout is not None
     blocks: list[bytes] = []
     for block in iter(partial(process.stdout.read, 1 << 20), b""):
         blocks.append(block)
-        if sum(map(len, blocks)) > _MOST_BYTES:
+        if sum(map(len, blocks)) > most:
             process.kill()
             break
     return b"".join(blocks)

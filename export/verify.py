@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from afpkd.errors import UserError
 from afpkd.record import Json
+from export.bounded import answers
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -221,7 +222,7 @@ def _opened(source: str | bytes, what: str, as_written: bool) -> Forward:
     name = session.get_inputs()[0].name
 
     def forward(images: NDArray[np.float32]) -> Logits:
-        logits: Logits = session.run(None, {name: images})[0]
+        logits: Logits = answers(session, {name: images}, what)[0]
         return logits
 
     return forward

@@ -144,6 +144,7 @@ def stage_call(label: str, runs: Path) -> Iterator[bool]:
     progress = StageProgress(label)
     try:
         with (
+            nullcontext() if inside_a_run else interruptible(),
             nullcontext() if inside_a_run or not runs.is_dir() else locked(runs),
             nullcontext() if inside_a_run else shown(),
         ):

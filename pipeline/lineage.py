@@ -19,6 +19,7 @@ WEIGHTS = "model.safetensors"
 STAGES = ("teacher", "prompts", "student", "undistilled")
 PICTURES = "level*.png"
 """What prompts look at, beside their weights."""
+CURVES = "metrics.jsonl"
 _FEEDS = ("teacher", "prompts")  # stages that another stage names among its inputs
 
 
@@ -52,6 +53,11 @@ def lineage(run_dir: Path) -> Lineage:
     return Lineage(len(hashes), [str(fault) for fault in faults])
 
 
+def outputs_of(folder: Path) -> dict[str, str]:
+    """Hashes of what a training leaves beside its record."""
+    return {path.name: sha256_of(path) for name in (WEIGHTS, CURVES, PICTURES) for path in sorted(folder.glob(name))}
+
+
 def require_recorded(folder: Path, name: str) -> str:
     """Give the sha256 of `folder/name`; UserError where it is not the one that `folder/record.json` recorded."""
     vouched = recorded(folder / "record.json", "outputs")["outputs"].get(name)
@@ -71,7 +77,7 @@ _CHANGED = "its bytes are not those that were recorded"
 
 def _files(run_dir: Path) -> Iterator[Path]:
     """What records vouch for: weights, pictures, bundles, profiles, and each other. Reports are made from them."""
-    results = ("*/*.safetensors", "*/record.json", f"*/{PICTURES}", "*/bundle/*")
+    results = ("*/*.safetensors", "*/record.json", f"*/{PICTURES}", f"*/{CURVES}", "*/bundle/*")
     for pattern in (*results, "profiles/*/[!.]*.json", "profiles/*/[!.]*.npz"):
         yield from (path for path in sorted(run_dir.glob(pattern)) if path.is_file())
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afpkd.errors import UserError
-from afpkd.record import Json, provenance, sha256_of, write_record, write_text
+from afpkd.record import Json, provenance, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.event_files import event_files_of
-from pipeline.lineage import PICTURES, WEIGHTS, require_recorded
+from pipeline.lineage import CURVES, WEIGHTS, outputs_of, require_recorded
 from pipeline.live import Live, Pictures, forget_progress
 from pipeline.memory import keep_freed_memory
 from pipeline.networks import arch_of, build_network, facts_beside_weights, facts_of, label, network_in
@@ -256,7 +256,7 @@ class Workspace:
 
         (self.folder / "record.json").unlink(missing_ok=True)  # an old record must not vouch for new weights
         save_weights(self.folder / WEIGHTS, weights, facts_beside_weights(record.get("network")))
-        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in fitted.history))
+        write_text(self.folder / CURVES, "".join(json.dumps(row) + "\n" for row in fitted.history))
         forget_progress(self.folder)
         cost = {"cpu_s": round(fitted.cpu_s, 3), "precision": fitted.precision}
         finished = self.finish({**record, **cost}, fitted.wall_s)
@@ -265,7 +265,7 @@ class Workspace:
 
     def finish(self, record: Json, wall_s: float) -> Json:
         """Add what every record has, and write it."""
-        data, outputs = self.run.recipe.data, [self.folder / WEIGHTS, *sorted(self.folder.glob(PICTURES))]
+        data = self.run.recipe.data
         whole = {
             **record,
             "recipe": self.run.name,
@@ -275,7 +275,7 @@ class Workspace:
             "preprocessing": dict(zip(("mean", "std"), map(list, self.normalisation), strict=True)),
             "seed": self.run.recipe.seed,
             "config_digest": self.run.recipe.stage_digest(self.stage),
-            "outputs": {path.name: sha256_of(path) for path in outputs},
+            "outputs": outputs_of(self.folder),
             **provenance(),
             "device": str(self.device),
             "threads": self.run.threads,

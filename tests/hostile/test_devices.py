@@ -135,20 +135,25 @@ def test_a_probe_of_junk_is_shown_or_one_line(seed: int) -> None:
     assert all(line.isprintable() for line in shown.splitlines())
 
 
-@pytest.mark.parametrize(("where", "most"), [("", "10 MB"), (" >&2", "1 MB")])
+@pytest.mark.parametrize(("where", "most", "file"), [("", "17 MB", "31 MB"), (" >&2", "1 MB", "1 MB")])
 def test_an_answer_without_end_is_cut_off(
-    where: str, most: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, most: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ssh as a program that never stops talking: little of it is kept, and it is ended."""
     endless = tmp_path / "ssh"
     endless.write_text(f"#!/bin/sh\necho $$ >> {tmp_path}/started\nexec cat /dev/zero{where}\n")
     endless.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(ssh, "_MOST_BYTES", 10 << 20)
+    monkeypatch.setattr(ssh, "_MOST_BYTES", 30 << 20)  # of a file; of what is said it is the program's own
     monkeypatch.setattr(ssh, "_MOST_TOLD", 1 << 20)
     target = ssh.SshTarget(name="liar", python=("python3",), address=ssh.Address(host="liar"), folder="/")
-    for ask in (lambda: target.run(["true"], "x" * (1 << 20)), lambda: target.get("x", tmp_path / "x")):
-        with pytest.raises(DeviceError, match=rf"device liar: its answer has no end: more than {most} \[E_ANSWER\]"):
+    asked = (
+        (most, lambda: target.run(["true"], "x" * (1 << 20))),
+        (most, lambda: target.transfer("hello", {})),
+        (file, lambda: target.get("x", tmp_path / "x")),
+    )
+    for size, ask in asked:
+        with pytest.raises(DeviceError, match=rf"device liar: its answer has no end: more than {size} \[E_ANSWER\]"):
             ask()
     assert not (tmp_path / "x").exists()
     for pid in (tmp_path / "started").read_text().split():

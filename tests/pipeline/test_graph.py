@@ -8,22 +8,26 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from afpkd.errors import UserError
 from afpkd.record import read_record, sha256_of
 from bench.loopback import wait_until
 from bench.scale import idle_cost
 from export.sealed import verify_bundle
+from pipeline.graph import stage_call
 from pipeline.lineage import STAGES, lineage
 from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
 from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
 from pipeline.report import KINDS
+from pipeline.stages import export_bundle, train_student, tune_prompts
+from pipeline.workspace import Run, open_run
 from tests.tiny import FEW, tiny_recipe
 
 
@@ -68,7 +72,9 @@ def test_the_chain_leaves_records_that_trace_every_number(done: tuple[Path, Path
     for role in ROLES:
         record = read_record(folder / role / "record.json")
         weights = folder / role / "model.safetensors"
-        assert record["outputs"] == {"model.safetensors": sha256_of(weights)}
+        assert record["outputs"] == {
+            name: sha256_of(folder / role / name) for name in ("model.safetensors", "metrics.jsonl")
+        }
         assert 0 <= record["metrics"]["test_top1_selected"] <= 100
         assert {"arch", "num_params", "seed", "config_digest", "inputs", "versions", "git_commit", "wall_s"} <= set(
             record
@@ -103,11 +109,45 @@ def test_every_artifact_of_the_chain_is_vouched_for(done: tuple[Path, Path], tmp
     assert lineage(folder).faults == []
     weights = [folder / stage / "model.safetensors" for stage in STAGES]
     samples = sorted(folder.glob("profiles/local/*.npz"))
-    for path in [*weights, *samples, *(folder / "student" / "bundle").iterdir()]:
+    curves, pictures = sorted(folder.glob("*/metrics.jsonl")), sorted(folder.glob("prompts/level*.png"))
+    assert len(curves) == len(STAGES)
+    assert pictures
+    for path in [*weights, *samples, *curves, *pictures, *(folder / "student" / "bundle").iterdir()]:
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         assert any(str(path) in fault for fault in lineage(folder).faults), path
         path.write_bytes(content)
+
+
+@pytest.mark.slow
+def test_a_stage_refuses_what_was_changed_since_and_writes_nothing(done: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(done[1] / "tiny", tmp_path / "tiny")
+    run = open_run(str(done[0]), tmp_path, device="cpu")
+    stages_of: dict[str, list[Callable[[Run], object]]] = {
+        "teacher": [tune_prompts, train_student, lambda run: export_bundle(run, "teacher")],
+        "prompts": [train_student],
+        "student": [lambda run: export_bundle(run, "student")],
+    }
+    for feeder, stages in stages_of.items():
+        path = run.role(feeder) / "model.safetensors"
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        before = {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()}
+        for stage in stages:
+            with pytest.raises(UserError, match=rf"{feeder}/model\.safetensors: its bytes are not those that were"):
+                stage(run)
+        assert {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()} == before
+        path.write_bytes(content)
+
+
+def test_a_stage_that_is_interrupted_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Called alone; within a run the run says it."""
+    with pytest.raises(SystemExit) as ended, stage_call("student", tmp_path):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "interrupted: finished stages stay, training continues from its last checkpoint: run it again"
+    )
 
 
 def test_every_stage_is_told_which_recipe_it_is_of_and_a_device_named_twice_is_one(tmp_path: Path) -> None:
@@ -203,7 +243,9 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_no_stage_behind(tmp_path: Path) -> 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("interrupted: ")
+    last = errors.splitlines()[-1]
+    assert last.startswith("interrupted: ")
+    assert last.endswith(": run it again")
     assert "Traceback" not in errors
     wait_until(lambda: not _stages_alive(runs), "no stage lives on", 240)
     with locked(runs):

@@ -25,7 +25,8 @@ def put(run: Path, stage: str, weights: bytes, *made_from: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(weights)
     inputs: Json = {"data": DATA, **{kind: sha256_of(run / kind / path.name) for kind in made_from}}
-    outputs = {file.name: sha256_of(file) for file in (path, *sorted(path.parent.glob("level*.png")))}
+    left = [file for file in sorted(path.parent.iterdir()) if file.is_file() and file.name != "record.json"]
+    outputs = {file.name: sha256_of(file) for file in left}
     facts = {"recipe": run.name} if stage == "prompts" else {"recipe": run.name, "role": stage}  # phase 1 is no role
     write_record(path.parent / "record.json", {**facts, "inputs": inputs, "outputs": outputs})
 
@@ -42,6 +43,8 @@ def _run(tmp_path: Path) -> Path:
         (run / "prompts" / name).write_bytes(name.encode())
     put(run, "teacher", b"teacher's weights")
     put(run, "prompts", b"prompts", "teacher")
+    (run / "student").mkdir()
+    (run / "student" / "metrics.jsonl").write_text('{"epoch": 1}\n')
     put(run, "student", b"student's weights", "teacher", "prompts")
     put(run, "undistilled", b"other weights")
     export(run, "student")
@@ -50,7 +53,7 @@ def _run(tmp_path: Path) -> Path:
 
 
 PICTURES = ("level0.png", "level1.png")
-WHOLE = 8 + len(PICTURES) + 6 + 2  # weights and records, pictures, a bundle, a profile with its samples
+WHOLE = 8 + len(PICTURES) + 1 + 6 + 2  # weights and records, pictures, curves, a bundle, a profile with its samples
 
 
 def export(run: Path, role: str) -> None:
@@ -80,7 +83,11 @@ def test_a_whole_run_has_no_faults(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["teacher/model.safetensors", "prompts/model.safetensors", "profiles/local/student-fp32.npz"]
+    "file",
+    [
+        *("teacher/model.safetensors", "prompts/model.safetensors", "student/metrics.jsonl"),
+        "profiles/local/student-fp32.npz",
+    ],
 )
 @pytest.mark.parametrize("how", ["changed", "cut", "gone"])
 def test_a_spoilt_artifact_is_named(run: Path, file: str, how: str) -> None:
