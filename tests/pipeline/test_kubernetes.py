@@ -117,7 +117,7 @@ def test_a_stage_trains_in_a_pod_that_shares_the_folder_of_runs(api: Api, tmp_pa
     (tmp_path / "data").mkdir()
     runs = tmp_path / "my runs"
     command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", str(tmp_path / "tiny.toml")]
-    command += ["--runs", str(runs), "--train-device", "cpu", "--cluster", "kubernetes", "--json"]
+    command += ["--runs", str(runs), "--train-device", "auto", "--cluster", "kubernetes", "--json"]
     command += ["--snakemake", "--until undistilled --seconds-between-status-checks 1 --latency-wait 1"]
     environment |= {"KUBECONFIG": str(tmp_path / "kubeconfig"), "AFPKD_DATA": str(tmp_path / "data")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -133,7 +133,8 @@ def test_a_stage_trains_in_a_pod_that_shares_the_folder_of_runs(api: Api, tmp_pa
         "cpu": "7600m",  # eight threads, less what Kubernetes keeps of a node
         "memory": "16000M",
     }
-    assert "nvidia.com/gpu" not in container["resources"]["requests"]
+    assert container["resources"]["requests"]["nvidia.com/gpu"] == "1"  # which this machine has not: auto then is cpu
+    assert job["spec"]["activeDeadlineSeconds"] == 2880 * 60
     assert {"name": "afpkd", "mountPath": "/afpkd"} in container["volumeMounts"]
     assert pod["volumes"][1]["persistentVolumeClaim"]["claimName"] == "afpkd"
     assert "undistilled" in done.stderr, "what the stage said reached the person"

@@ -25,3 +25,18 @@ class Executor(_Executor):  # type: ignore[misc, unused-ignore]
     def get_job_exec_prefix(self, job: Any) -> str:
         """Pods start elsewhere."""
         return f"cd {shlex.quote(self.workflow.workdir_init)}"
+
+    def run_job(self, job: Any) -> None:
+        """Within the minutes (`runtime`) that the job's rule has, of which the executor itself takes no notice."""
+        minutes, create = job.resources.get("runtime"), self.batchapi.create_namespaced_job
+
+        def created(namespace: str, body: Any) -> Any:
+            body.spec.active_deadline_seconds = 60 * int(minutes)
+            return create(namespace, body)
+
+        if minutes:
+            self.batchapi.create_namespaced_job = created
+        try:
+            super().run_job(job)
+        finally:
+            self.batchapi.create_namespaced_job = create
