@@ -12,6 +12,7 @@ line: least squares. deviation: how far the worst point is from it, relative to 
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import statistics
 import subprocess
@@ -147,14 +148,12 @@ def idle_cost(finished: Path, folder: Path, num: int) -> Json:
     )  # Snakemake's own notes on files that it did not make
     _afpkd_run(recipes, folder / "runs")  # the report that compares several is made now
     made = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*.json") if ".snakemake" not in path.parts}
-    started = time.perf_counter()
-    _afpkd_run(recipes, folder / "runs")
-    seconds = time.perf_counter() - started
+    cost = _fresh("idle", folder / "runs", *recipes)
     again = [path for path, when in made.items() if not path.exists() or path.stat().st_mtime_ns != when]
     if again:
         raise UserError("E_BENCH", f"a run with nothing to do made {again[0]} anew: no such run was measured")
     shutil.rmtree(folder)
-    return {"recipes": num, "seconds": seconds}
+    return {"recipes": num, **cost}
 
 
 def _copied(finished: Path, folder: Path, number: int) -> Path:
@@ -192,8 +191,15 @@ def _fresh(what: str, *arguments: object) -> Json:
 
 def _once(arguments: Sequence[str]) -> None:
     what, *rest = arguments
-    seconds = _step_seconds(*map(int, rest)) if what == "step" else _report_seconds(Path(rest[0]))
-    sys.stdout.write(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}) + "\n")
+    if what == "idle":
+        started = time.perf_counter()
+        _afpkd_run([Path(recipe) for recipe in rest[1:]], Path(rest[0]))
+        seconds = time.perf_counter() - started
+        peak: int | None = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of its largest process
+    else:
+        seconds = _step_seconds(*map(int, rest)) if what == "step" else _report_seconds(Path(rest[0]))
+        peak = peak_bytes()
+    sys.stdout.write(json.dumps({"seconds": seconds, "peak_bytes": peak}) + "\n")
 
 
 def _report_seconds(run_folder: Path) -> float:

@@ -18,6 +18,7 @@ import scipy.stats
 
 from afpkd.record import Json
 from bench import default_seeds, default_tuning, rows
+from bench.scale import STRAIGHT
 from bench.variants import MAIN, METHODS, PROTOCOLS, PUBLISHED
 from pipeline.recipe_reader import load_recipe
 
@@ -214,6 +215,9 @@ def _crash() -> Iterator[str]:
 def _scale() -> Iterator[str]:
     found = _json("scale")
     report, nothing = ([point["seconds"] for point in found[name]["points"]] for name in ("report", "nothing to do"))
+    grown = [one for one in found.values() if isinstance(one, dict) and "lines" in one]
+    assert all(fitted["deviation"] <= STRAIGHT for one in grown for fitted in one["lines"].values())  # "straight lines"
+    assert nothing[-1] <= found["goal_s"]
     yield f"A step of AFPKD takes {1000 * found['step, batch']['lines']['seconds']['slope']:.1f} ms more per image"
     yield f"with the levels (1 to 8: {found['step, levels']['lines']['seconds']['slope']:.2f} s each)"
     yield f"a report of 1,000 measured files takes {report[-1]:.1f} s against {report[0]:.1f} s for 10"
