@@ -1,7 +1,8 @@
 """SIGKILL at random moments of a whole run, then the same command again: is anything lost, half-written or left over?
 
 `make bench ARGS=crash`: 30 kills of a tiny recipe, all stages from the teacher to the report; now the run itself, now
-one of its stages. After each kill every artifact is hashed against its record and nothing may live on; the run then
+one of its stages. After each kill every artifact is hashed against its record (what has none yet is no result, and is
+made anew) and nothing may live on; the run then
 continues in the same folder. Where it ends, its weights must be those of a run that was never killed, to the bit.
 """
 
@@ -26,7 +27,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, sha256_of, write_record
 from bench.command import run
 from bench.rows import RESULTS, circumstances
-from pipeline.lineage import lineage
+from pipeline.lineage import UNRECORDED, lineage
 
 RECIPE = """
 extends = "default"
@@ -140,7 +141,7 @@ def _killed(job: _Job, runs: Path, chance: random.Random, most_s: float) -> Json
         "after_s": round(after_s, 2),
         "killed": what,
         "stages_done": finished,
-        "faults": lineage(run_dir).faults if finished else [],
+        "faults": [one for one in lineage(run_dir).faults if UNRECORDED not in one] if finished else [],
         "left_alive": [_command(pid) for pid in alive(job.mark)],
         "tracebacks": [line for line in errors.splitlines() if line.startswith("Traceback")],
     }

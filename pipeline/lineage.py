@@ -20,6 +20,8 @@ STAGES = ("teacher", "prompts", "student", "undistilled")
 PICTURES = "level*.png"
 """What prompts look at, beside their weights."""
 CURVES = "metrics.jsonl"
+UNRECORDED = "that vouches for it"
+"""In the line of what a killed stage may leave: results whose record, which is written last, is not there."""
 _FEEDS = ("teacher", "prompts")  # stages that another stage names among its inputs
 
 
@@ -115,7 +117,7 @@ def _unrecorded(folder: Path) -> Iterator[UserError]:
     """Results of a stage without the record that vouches for them."""
     for name in (WEIGHTS, "bundle/manifest.json"):
         if (folder / name).exists():
-            told = f"{folder / name}: there is no {folder / 'record.json'} that vouches for it"
+            told = f"{folder / name}: there is no {folder / 'record.json'} {UNRECORDED}"
             yield _fault(f"{told}: run its stage again")
 
 
@@ -145,6 +147,9 @@ def _bundle_faults(folder: Path, stage: str, hashes: Mapping[Path, str]) -> Iter
 
     bundle = folder / "bundle"
     if not bundle.is_dir() or not any(bundle.iterdir()):  # Snakemake makes the folder before anything is exported
+        return
+    if not (bundle / "manifest.json").exists():
+        yield _fault(f"{bundle}: there is no manifest.json {UNRECORDED}: export it again")
         return
     try:
         manifest = verify_bundle(bundle)

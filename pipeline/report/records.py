@@ -142,7 +142,7 @@ def read_profile(path: Path) -> Json:
     role = str(profile.get("role"))
     own = path.resolve().parent.parent.parent / role
     beside = own / _MANIFEST, own / "record.json"
-    manifest, record = ({role: recorded(file)} if file.exists() else {} for file in beside)
+    manifest, record = ({role: read_record(file)} if file.exists() else {} for file in beside)
     return _judged(profile, manifest, record)
 
 
