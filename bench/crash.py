@@ -2,8 +2,8 @@
 
 `make bench ARGS=crash`: 30 kills of a tiny recipe, all stages from the teacher to the report; now the run itself, now
 one of its stages. After each kill every artifact is hashed against its record (what has none yet is no result, and is
-made anew) and nothing may live on; the run then
-continues in the same folder. Where it ends, its weights must be those of a run that was never killed, to the bit.
+made anew) and nothing may live on; the run then continues in the same folder. Where it ends, its weights must be those
+of a run that was never killed, to the bit.
 """
 
 from __future__ import annotations

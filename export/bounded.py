@@ -28,7 +28,7 @@ def answers(session: Any, feed: Mapping[str, NDArray[Any]], what: object) -> lis
     try:
         found: list[NDArray[Any]] = session.run(None, dict(feed), options)
     except Exception as error:  # onnxruntime's exceptions share no base of their own
-        line = str(error).strip().splitlines()[0]
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
         told = f"no answer within {MOST_SECONDS:g} s: has it a loop?" if options.terminate else line
         raise UserError("E_LOAD", f"{what}: it does not compute: {told}") from None
     finally:

@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 from afpkd.errors import UserError
 from afpkd.record import Json, sha256_of
+from deploy.profile_record import SCHEMA as PROFILE
 from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.progress import StageProgress
 from pipeline.recipe_reader import recipe_names
 from pipeline.recorded import MEASURED, checked, recorded
 from pipeline.workspace import Run, open_run
 
-PROFILE, CHECKPOINT = "afpkd.profile/1", "afpkd.checkpoint/1"
+CHECKPOINT = "afpkd.checkpoint/1"
 NEEDED = {
     PROFILE: (*MEASURED, "outputs", "recipe", "config_digest"),
     CHECKPOINT: (

@@ -12,17 +12,9 @@ from afpkd.record import Json
 from bench import accuracy, rows, variants
 from pipeline.recipe_reader import load_recipe
 from pipeline.stages import train_student
+from tests.tiny import tiny_recipe
 
-TINY = """extends = "default"
-[data]
-heldout = 3800
-[teacher]
-arch = "resnet8"
-min_top1 = 0
-epochs = 0.2
-[distill]
-epochs = 0.5
-"""
+TINY = tiny_recipe(heldout=3800, epochs=0.5)
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """The detection bench's own code: what is missing, what stops it, a run's recipe, which weights win, the tables."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from afpkd import learners
+from afpkd.distillers.distiller import Distiller
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record, write_record
 from bench import detection, rows
@@ -68,6 +71,14 @@ def _taught(folder: Path, monkeypatch: pytest.MonkeyPatch, ap50: float = 60.0, h
 def test_trials_and_rows_come_from_one_teacher_and_what_is_done_is_not_done_again(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    started: list[str] = []
+    real = learners.start_adapters
+
+    def counted(distiller: Distiller, *others: Any) -> None:
+        started.append(type(distiller).__name__)
+        real(distiller, *others)
+
+    monkeypatch.setattr(learners, "start_adapters", counted)
     monkeypatch.setattr(detection, "TRIALS", {"none": [{"lr": 2e-3}], "imitation": [{"gamma": 0.5}]})
     for _ in range(2):
         detection.try_weights(["none", "imitation"], tiny)
@@ -83,6 +94,7 @@ def test_trials_and_rows_come_from_one_teacher_and_what_is_done_is_not_done_agai
     )
     for _ in range(2):
         detection.train_seed(0, ["none", "afpkd"], tiny)
+    assert sorted(started) == ["AFPKD", "Imitation", "NoDistillation", "NoDistillation"]  # each student once
     found = rows.read(detection.PROTOCOL.result)
     assert [rows.name_of(row) for row in found] == ["none", "afpkd"]
     assert {key for row in found for key in row} >= {"ap", "ap50", "ap75", "teacher_ap50", "wall_s", "commit"}

@@ -10,17 +10,7 @@ from afpkd.models.outputs import Shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import read_record
 from bench import findings
-
-TINY = """extends = "default"
-[data]
-heldout = 3800
-[teacher]
-arch = "resnet8"
-min_top1 = 0
-epochs = 0.2
-[prompts]
-epochs = 0.2
-"""
+from tests.tiny import tiny_recipe
 
 
 def _prompts() -> FrequencyPrompts:
@@ -55,7 +45,7 @@ def test_cosines_are_those_of_each_bands_first_two_prompts_in_the_masks_order() 
 
 @pytest.mark.slow
 def test_both_forms_are_trained_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "tiny.toml").write_text(tiny_recipe(heldout=3800))
     findings.main(tmp_path / "runs", tmp_path, str(tmp_path / "tiny.toml"))
     found = read_record(tmp_path / "findings.json")
     for name in findings.FORMS:

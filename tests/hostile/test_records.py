@@ -13,6 +13,7 @@ from torch import nn
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.record import Json, write_record
+from deploy.profile_record import SCHEMA as PROFILE
 from pipeline import summary
 from pipeline.evaluation import evaluate_path
 from pipeline.lineage import WEIGHTS, lineage
@@ -22,7 +23,7 @@ from pipeline.recipe_reader import load_recipe
 from pipeline.recorded import checked, recorded
 from pipeline.report.records import read_records
 from pipeline.report.regression import compare_runs
-from pipeline.reproduce import CHECKPOINT, NEEDED, PROFILE, _differs, profiles_compared, reproduce
+from pipeline.reproduce import CHECKPOINT, NEEDED, _differs, profiles_compared, reproduce
 from pipeline.sharing import share_stage, shared_stages
 from tests.hostile.mutations import broken_document, one_line
 from tests.pipeline.conftest import hand_made_run, profile_record, role_record

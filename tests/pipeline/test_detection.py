@@ -1,5 +1,6 @@
 """The story of docs/own-coco.md: its recipe with smaller numbers, and the documented commands."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import torch
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.models.fcos import FcosDetector
-from afpkd.record import Json, read_record
+from afpkd.record import Json, digest, read_record
+from pipeline.recipe import STAGE_VERSIONS, _identity
 from pipeline.recipe_detection import CocoData, DistillDetector, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
@@ -68,6 +70,17 @@ def test_a_recipe_of_scenes_has_the_sections_of_a_detector(mine: Path) -> None:
     assert scenery.train.names == NAMES
     train, heldout = ({scene.id for scene in split.scenes} for split in (scenery.train, scenery.heldout))
     assert not train & heldout
+
+
+def test_a_detector_that_was_distilled_before_its_adapters_had_a_start_is_another(mine: Path) -> None:
+    """Its stage's version could not say so without training all classifiers anew."""
+    digests = []
+    for method in ("imitation", "none"):
+        (mine / "mine.toml").write_text(MINE.replace("[distill]", f'[distill]\nmethod = "{method}"'))
+        recipe = load_recipe(str(mine / "mine.toml"))[1]
+        keys = [*recipe._data(), _identity(dataclasses.asdict(recipe.distill)), recipe.seed]
+        digests.append(recipe.stage_digest("student") == digest(["student", STAGE_VERSIONS["student"], keys]))
+    assert digests == [False, True]
 
 
 def test_the_recipe_says_which_sizes_of_objects_a_level_has(mine: Path) -> None:

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record, write_record
+from deploy.profile_record import SCHEMA as PROFILE
 from pipeline import stages
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe
 from pipeline.record_keys import EPOCH, NETWORK
-from pipeline.reproduce import CHECKPOINT, NEEDED, PROFILE, exit_code, profiles_compared, reproduce
+from pipeline.reproduce import CHECKPOINT, NEEDED, exit_code, profiles_compared, reproduce
 from pipeline.workspace import open_run
 from tests.deploy.conftest import hand_made_bundle, instant  # noqa: F401 (a fixture)
 from tests.deploy.test_measure import measured

@@ -18,6 +18,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, read_record, write_record
 from pipeline.cli_report import compare
 from pipeline.report.regression import Change, Outcome, compare_runs, points_of_pairs
+from tests.pipeline.conftest import HandMadeRun
 from tests.pipeline.report.making import whole_run, with_intervals
 
 
@@ -213,6 +214,16 @@ def test_a_record_without_role_and_accuracy_compares_by_the_clock(runs: tuple[Pa
         write_record(paths[-1], record | {"role": None, "precision": None, "top1": None, "top1_interval": None})
     assert {change.quantity for change in compare_runs(*paths, threshold=5.0, max_drop=1.0)} == {
         *("p50 (ms)", "p90 (ms)", "size (bytes)")
+    }
+
+
+def test_a_run_whose_bundles_lie_beside_it_is_compared(runs: tuple[Path, Path]) -> None:
+    """A manifest has keys of a record's name and another form: `macs` is a table there."""
+    before = compare_runs(*runs, threshold=5.0, max_drop=1.0)
+    for folder in runs:
+        HandMadeRun(folder).put_manifest("student", "aa" * 32)
+    assert {change.name for change in compare_runs(*runs, threshold=5.0, max_drop=1.0)} == {
+        change.name for change in before
     }
 
 
