@@ -46,6 +46,7 @@ def _model(nodes: list[onnx.NodeProto], weights: list[TensorProto]) -> onnx.Mode
 
 
 @pytest.mark.parametrize(("make", "told"), [(endless, r"no answer within 0\.5 s: has it a loop\?"), (boundless, "")])
+@pytest.mark.timeout(60, method="thread")  # a signal does not end what runs in C
 def test_a_graph_without_end_is_one_line(
     make: object, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
