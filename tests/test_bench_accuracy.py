@@ -126,3 +126,14 @@ def test_the_table_pairs_seeds_and_gives_students_interval() -> None:
     assert "| `kd` | 3 | 59.67 ± 1.15 | 59.67 ± 1.15 | 59.67 ± 1.15 | +1.33 ± 1.43 | 1.00 |" in table
     assert "| `afpkd` | 3 | 61.00 ± 1.00 |" in table
     assert "| +0.50 (one seed) |" in table
+
+
+def test_a_method_that_was_trained_as_a_control_alone_does_not_stand_beside_published_numbers() -> None:
+    literature = load_recipe(variants.PUBLISHED)[1]
+    shared = {"teacher_top1": 72.63, "epochs": 8}
+    found = [{**_row("kd", 0, 54.0), **shared}, {**_row("afpkd", 0, 64.0), "variant": "no mask", **shared}]
+    first, _, _, here = rows.beside_published(found, literature).splitlines()
+    assert "`kd`" in first
+    assert "`afpkd`" not in first
+    assert "| 54.00 |" in here
+    assert "64.00" not in here
