@@ -144,7 +144,8 @@ def replace_norms(module: nn.Module) -> None:
             and child.weight is not None
             and child.weight.requires_grad
         ):
-            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
+            synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]  # torch's
+            setattr(module, name, synchronised)
         else:
             replace_norms(child)
 

@@ -167,11 +167,11 @@ def _counted() -> Iterator[list[int]]:
         sent.append(source.stat().st_size)
         put(self, source, name)
 
-    SshTarget.put = counting  # type: ignore[method-assign]
+    SshTarget.put = counting  # type: ignore[method-assign]  # counted while it is measured
     try:
         yield sent
     finally:
-        SshTarget.put = put  # type: ignore[method-assign]
+        SshTarget.put = put  # type: ignore[method-assign]  # put back
 
 
 def _bundle(folder: Path) -> Path:

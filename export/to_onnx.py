@@ -104,7 +104,7 @@ def _scripted(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
     # An untraceable model is dumped on stdout; the exception says what failed.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # not in its __all__
         torch.onnx.export(
             logits_only(model),
             (images,),

@@ -81,9 +81,10 @@ def in_processes(label: str, arguments: Sequence[str], *, processes: int, train_
         own += ["--log-dir", folder, "--redirects", "1"]  # stdout, where a library may speak: ours holds one document
         more = ["--train-device", train_device, "--train-processes", str(processes), "--threads", str(each)]
         try:
-            wanted = torchrun.parse_args([*own, "--module", "pipeline", *arguments, *more])  # type: ignore[no-untyped-call]
+            given = [*own, "--module", "pipeline", *arguments, *more]
+            wanted = torchrun.parse_args(given)  # type: ignore[no-untyped-call]  # torch's
             StageProgress(label).end()  # the first of the processes speaks from here, as a job of its own
-            torchrun.run(wanted)  # type: ignore[no-untyped-call]
+            torchrun.run(wanted)  # type: ignore[no-untyped-call]  # torch's
         except ChildFailedError as error:
             raise _first_of(label, dict(error.failures), processes) from None
         except SignalException as error:

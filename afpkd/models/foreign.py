@@ -190,9 +190,9 @@ def _replace_first_convolution(network: nn.Module, in_channels: int) -> None:
     made = nn.Conv2d(
         in_channels,
         first.out_channels,
-        first.kernel_size,  # type: ignore[arg-type]
-        first.stride,  # type: ignore[arg-type]
-        first.padding,  # type: ignore[arg-type]
+        first.kernel_size,  # type: ignore[arg-type]  # of two sides, which torch types as any number
+        first.stride,  # type: ignore[arg-type]  # the same
+        first.padding,  # type: ignore[arg-type]  # the same
         bias=first.bias is not None,
     )
     with torch.no_grad():

@@ -139,8 +139,8 @@ def bare_network(model: nn.Module) -> nn.Module:
 
 def keep_names(module: nn.Module) -> None:
     """Let the state dict of a module that holds a `network` have the network's own names."""
-    module.register_state_dict_post_hook(_strip_prefix)  # type: ignore[no-untyped-call]
-    module.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]
+    module.register_state_dict_post_hook(_strip_prefix)  # type: ignore[no-untyped-call]  # torch's
+    module.register_load_state_dict_pre_hook(_add_prefix)  # type: ignore[no-untyped-call]  # torch's
 
 
 def logits_of(returned: Any) -> Tensor:
@@ -176,7 +176,7 @@ def _without_inplace(network: nn.Module) -> nn.Module:
     """An in-place activation would overwrite the map that was read before it."""
     for module in network.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False  # type: ignore[assignment]  # a module's attribute may be anything
     return network
 
 

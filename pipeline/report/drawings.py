@@ -125,10 +125,10 @@ def _legend(candidates: Sequence[Candidate]) -> list[Line2D]:
     verdicts = dict.fromkeys(c.verdict for c in candidates if c.verdict != "VALID")
     shown = [Line2D([], [], marker="o", linestyle="", color=ROLE_COLOURS[role], label=ROLES[role]) for role in roles]
     for verdict in verdicts:
-        marker, style = ("o", "none") if verdict in _MARKS else ("x", "full")
-        shown.append(
-            Line2D([], [], marker=marker, fillstyle=style, linestyle="", color="#7d8590", label=verdict)  # type: ignore[arg-type]
-        )
+        hollow = verdict in _MARKS
+        mark = Line2D([], [], marker="o" if hollow else "x", linestyle="", color="#7d8590", label=verdict)
+        mark.set_fillstyle("none" if hollow else "full")
+        shown.append(mark)
     return shown
 
 

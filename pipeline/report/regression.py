@@ -134,7 +134,8 @@ def _latency_change(
     values = old and old.value, new and new.value
     if old is None or new is None:
         return Change(name, quantity, *values, None, Outcome.undecided, doubt or "too few samples on one side")
-    change = Estimate(*(None if end is None else 100 * (end - 1) for end in ratio_of(new, old)))  # type: ignore[arg-type]
+    ends = (None if end is None else 100 * (end - 1) for end in ratio_of(new, old))
+    change = Estimate(*ends)  # type: ignore[arg-type]  # three, and the first is a number
     if doubt:
         return Change(name, quantity, *values, change, Outcome.undecided, doubt)
     return Change(name, quantity, *values, change, _outcome(change, threshold), _note(change))

@@ -19,7 +19,7 @@ common_settings = dataclasses.replace(
 )
 
 
-class Executor(_Executor):  # type: ignore[misc, unused-ignore]
+class Executor(_Executor):  # type: ignore[misc, unused-ignore]  # its base is there after setup-cluster alone
     """Pods that work in the folder of runs."""
 
     def get_job_exec_prefix(self, job: Any) -> str:
