@@ -73,24 +73,26 @@ def summary(state: State) -> dict[str, Json]:
     return {**found, **counters}
 
 
-def slowed_by(state: State, *, locked: bool, highest_hz: Mapping[str, float] | None = None) -> list[str]:
-    """Name what slowed the machine down while it was timed.
+def slowed_by(
+    state: State, window: str = "timed", *, locked: bool, highest_hz: Mapping[str, float] | None = None
+) -> list[str]:
+    """Name what slowed the machine down in a window.
 
     locked: its clocks should have stood at their highest, which `highest_hz` tells by GPU: one that was slow from the
     beginning on does not fall meanwhile.
     """
     found = []
     for kind, told in _EVENTS.items():
-        growth = sum(state.growths(kind, "timed").values())
+        growth = sum(state.growths(kind, window).values())
         if growth > 0:
             found.append(told.format(growth))
-    for name, column in state.series("cooling/", "timed").items():
-        if len(column) and column.max() > _before(state, name, column[0]):
+    for name, column in state.series("cooling/", window).items():
+        if len(column) and column.max() > _before(state, window, name, column[0]):
             found.append(f"{name.partition(':')[2]} cooled by slowing down")
-    for column in state.series("slowed_by/", "timed").values():
+    for column in state.series("slowed_by/", window).values():
         bits = int(np.bitwise_or.reduce(column.astype(np.int64))) if len(column) else 0
         found += [f"the GPU reports {told}" for bit, told in SLOWED_BY.items() if bits & bit]
-    for name, column in state.series("gpu_hz/", "timed").items() if locked else ():
+    for name, column in state.series("gpu_hz/", window).items() if locked else ():
         gpu = name.partition("/")[2]
         found += _below_locked(gpu, column / 1e6, (highest_hz or {}).get(gpu, 0.0) / 1e6)
     return found
@@ -113,20 +115,20 @@ _EVENTS = {
 }
 
 
-def steal_share(state: State) -> float | None:
+def steal_share(state: State, window: str = "timed") -> float | None:
     """Give how many CPUs other guests of this machine's host took, on average; None where that is not told."""
-    for growth in state.growths("steal_s/", "timed").values():
-        begin, end = state.windows["timed"]
+    for growth in state.growths("steal_s/", window).values():
+        begin, end = state.windows[window]
         return growth / ((end - begin) / 1e9)
     return None
 
 
-def unwatched_s(state: State) -> float | None:
-    """Give the longest stretch of the timed window without a reading, beyond a few periods; None where none was due."""
-    if not state.rate_hz or "timed" not in state.windows:
+def unwatched_s(state: State, window: str = "timed") -> float | None:
+    """Give the longest stretch of a window without a reading, beyond a few periods; None where none was due."""
+    if not state.rate_hz or window not in state.windows:
         return None
-    begin, end = state.windows["timed"]
-    inside = state.times[state.during("timed"), 0]
+    begin, end = state.windows[window]
+    inside = state.times[state.during(window), 0]
     longest = float(np.diff([begin, *inside, end]).max()) / 1e9
     return longest if longest > _GAP / state.rate_hz else 0.0
 
@@ -166,8 +168,8 @@ def _met(begun: NDArray[np.int64], samples: NDArray[np.int64], rounds: NDArray[n
     return met
 
 
-def _before(state: State, name: str, otherwise: float) -> float:
-    """A sensor's last reading before the timed window, else `otherwise`."""
-    earlier = state.values[state.times[:, 1] < state.windows["timed"][0], state.names.index(name)]
+def _before(state: State, window: str, name: str, otherwise: float) -> float:
+    """A sensor's lowest reading before a window, else `otherwise`: what rose in the warm-up has stayed up."""
+    earlier = state.values[state.times[:, 1] < state.windows[window][0], state.names.index(name)]
     known = earlier[~np.isnan(earlier)]
-    return float(known[-1]) if len(known) else otherwise
+    return float(known.min()) if len(known) else otherwise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.record import Json
-from deploy import energy, series, statistics
+from deploy import energy, statistics
 from deploy.found import average_precision_of
-from deploy.runs import QUANTITIES, Run, facts_of_run, quantities_ms
+from deploy.runs import QUANTITIES, Run, facts_of_run, facts_of_scenario, quantities_ms
 from deploy.verdict import Facts, Verdict, verdict
 
 SPREAD_WARN = 5.0  # percent between processes (protocol 4.7)
+ONE_PROCESS = "one process: the next may lie outside of this one's interval"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +42,12 @@ class About:
 
 def rows_of(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> list[Json]:
     """Give the row of the single stream, over all `runs` of a file in a mode, and those of the first's scenarios."""
-    single = _single_stream(about, runs, remarks)
+    single = _single_stream(about, runs, [*remarks, ONE_PROCESS] if runs[0].preset.repeats == 1 else remarks)
     if not runs[0].passed:
         return [single]
-    return [single, *_periodic(about, runs[0], single), *_offline(runs[0], single)]
+    facts = facts_of_run(runs[0], runtime=about.runtime, threads=about.threads)
+    facts = replace(facts, remarks=[*remarks, ONE_PROCESS])
+    return [single, *_periodic(about, runs[0], single, facts), *_offline(runs[0], single, facts)]
 
 
 def _single_stream(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> Json:
@@ -99,18 +102,20 @@ def _top1(logits: NDArray[Any] | None, labels: NDArray[Any] | None) -> float | N
     return statistics.top1_percent(logits.argmax(axis=1), labels)
 
 
-def _periodic(about: About, run: Run, single: Json) -> list[Json]:
+def _periodic(about: About, run: Run, single: Json, facts: Facts) -> list[Json]:
     """A row a rate: latency from when a frame was due."""
     found = run.answer["timing"].get("periodic")
     rows = []
     for rate in found["rates"] if found else []:
-        samples = run.arrays[f"periodic_{rate['fps']:g}_ns"]
+        name = f"periodic_{rate['fps']:g}"
+        samples = run.arrays[f"{name}_ns"]
         missed = 100 * rate["missed"] / len(samples)
         told = f"deadlines missed: {missed:.1f} % of {len(samples)} frames took longer than {1e3 / rate['fps']:.1f} ms"
-        own = [told] if missed > 100 * found["most_missed"] else []
+        remarks = [told, *facts.remarks] if missed > 100 * found["most_missed"] else facts.remarks
+        its = facts_of_scenario(facts, run, name, golden=[True], steady=None, foreign_cpus=rate.get("foreign_cpus"))
         rows.append(
             {
-                **_other(single, samples, about.batch, own),
+                **_other(single, samples, about.batch, replace(its, remarks=remarks)),
                 "scenario": "periodic",
                 "throughput_ips": None,
                 "fps": rate["fps"],
@@ -121,45 +126,20 @@ def _periodic(about: About, run: Run, single: Json) -> list[Json]:
     return rows
 
 
-def _offline(run: Run, single: Json) -> list[Json]:
+def _offline(run: Run, single: Json, facts: Facts) -> list[Json]:
     """A row a batch: what keeping the runtime busy gives, latency being that of the whole batch."""
     rows = []
     for found in run.answer["timing"].get("offline", ()):
-        batch, checks = found["batch"], [found["golden"]["ok"]]
-        row = _other(single, run.arrays[f"offline_{batch}_ns"], batch, [], golden=checks, steady=found["steady"])
-        rows.append({**row, "scenario": "offline"})
+        batch, golden = found["batch"], [found["golden"]["ok"]]
+        name, foreign = f"offline_{batch}", found.get("foreign_cpus")
+        its = facts_of_scenario(facts, run, name, golden=golden, steady=found["steady"], foreign_cpus=foreign)
+        rows.append({**_other(single, run.arrays[f"{name}_ns"], batch, its), "scenario": "offline"})
     return rows
 
 
-def _other(
-    single: Json,
-    samples: NDArray[np.int64],
-    batch: int,
-    own: list[str],
-    *,
-    golden: Sequence[bool] = (True,),
-    steady: bool | None = None,
-) -> Json:
-    """A scenario's row from its samples; what holds for the single stream's conditions holds for it.
-
-    golden, steady: of a runtime and a warm-up of its own; by default those were the single stream's.
-    """
-    drift, wander = series.drift(samples), series.wander_percent(samples)
-    facts = Facts(
-        n=len(samples),
-        min_count=0,
-        steady=steady,
-        drift=drift,
-        wander_percent=wander,
-        golden=golden,
-        foreign_cpus=None,
-        num_cpus=1,
-        num_inputs=None,
-        remarks=own,
-    )
+def _other(single: Json, samples: NDArray[np.int64], batch: int, facts: Facts) -> Json:
+    """A scenario's row from its samples and what was seen while they were taken."""
     judged, reasons = verdict(facts)
-    its_own = _OF_THE_STREAM if steady is None else (*_OF_THE_STREAM, "not steady")
-    kept = [reason for reason in single["reasons"] if not reason.startswith(its_own)]
     return {
         **single,
         "batch": batch,
@@ -170,13 +150,9 @@ def _other(
         "energy": None,
         "num_runs": 1,
         "spread_percent": None,
-        "verdict": _worst([judged, "WARN" if kept else "VALID"]),
-        "reasons": [*reasons, *kept],
+        "verdict": judged,
+        "reasons": reasons,
     }
-
-
-_OF_THE_STREAM = ("drift", "unsteady", "dependent", "too few", "spread", "stalled")
-"""Reasons that speak of the single stream's own samples."""
 
 
 def _over_all(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> tuple[Verdict, list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +82,6 @@ def facts_of_run(run: Run, *, runtime: str, threads: int) -> Facts:
     """What its verdict rests on; `runtime` and `threads` are what was asked for (0: the runtime's own number)."""
     timing, samples, state = run.answer["timing"], run.samples, run.state
     cost, clocks = _cost(run), [seen.get("clocks", {}) for seen in _vitals(run)]
-    gpus = sorted((gpu for seen in clocks for gpu in seen.get("gpu", ())), key=lambda gpu: float(gpu["max_hz"]))
     return Facts(
         n=len(samples),
         min_count=run.preset.min_count,
@@ -94,11 +95,7 @@ def facts_of_run(run: Run, *, runtime: str, threads: int) -> Facts:
         num_cpus=run.answer["machine"]["num_cpus"],
         num_inputs=timing.get("num_inputs"),
         steal_cpus=machine_state.steal_share(state),
-        slowed_by=machine_state.slowed_by(
-            state,
-            locked=run.answer["clocks"] == "locked",
-            highest_hz={gpu["name"]: gpu["max_hz"] for gpu in gpus},
-        ),
+        slowed_by=_slowed_by(run, "timed"),
         clocks_asked=run.clocks,
         clocks=run.answer["clocks"],
         clocks_free=any(seen.get("locked") is False for seen in clocks),
@@ -109,6 +106,35 @@ def facts_of_run(run: Run, *, runtime: str, threads: int) -> Facts:
         not_finite=timing.get("outputs", {}).get("not_finite", 0),
         cross_check_percent=_cross_check_percent(run),
     )
+
+
+def facts_of_scenario(
+    facts: Facts, run: Run, name: str, *, golden: Sequence[bool], steady: bool | None, foreign_cpus: float | None
+) -> Facts:
+    """The same of another scenario of the process: `facts` with its own samples (`<name>_ns`), in its own window."""
+    samples, state = run.arrays[f"{name}_ns"], run.state
+    return replace(
+        facts,
+        n=len(samples),
+        min_count=0,
+        steady=steady,
+        drift=series.drift(samples),
+        wander_percent=series.wander_percent(samples),
+        num_effective=None,
+        longest_share=_longest_share(samples),
+        golden=golden,
+        foreign_cpus=foreign_cpus,
+        steal_cpus=machine_state.steal_share(state, name),
+        slowed_by=_slowed_by(run, name),
+        unwatched_s=machine_state.unwatched_s(state, name),
+    )
+
+
+def _slowed_by(run: Run, window: str) -> list[str]:
+    clocks = [seen.get("clocks", {}) for seen in _vitals(run)]
+    gpus = sorted((gpu for seen in clocks for gpu in seen.get("gpu", ())), key=lambda gpu: float(gpu["max_hz"]))
+    highest = {gpu["name"]: gpu["max_hz"] for gpu in gpus}
+    return machine_state.slowed_by(run.state, window, locked=run.answer["clocks"] == "locked", highest_hz=highest)
 
 
 def _vitals(run: Run) -> list[Json]:

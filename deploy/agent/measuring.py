@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import PROTOCOL, events, machine, periodic, quantities
+from . import PROTOCOL, board, events, machine, periodic, quantities
 from .sampler import Sampler
 from .timing import time_calls, warm_up
 
@@ -138,17 +139,22 @@ def is_finite(output: Any) -> bool:
     return all(array.dtype.kind not in "fc" or bool(np.isfinite(array).all()) for array in arrays)
 
 
-def frames(runtime: Runtime, inputs: Sequence[Any], preset: Json, call_ns: float) -> tuple[Json, Arrays]:
+def frames(runtime: Runtime, inputs: Sequence[Any], preset: Json, call_ns: float, watch: Watch) -> tuple[Json, Arrays]:
     """Play at 30 and 60 frames a second, and look for the largest rate that holds; `call_ns`: what one call takes."""
 
     def run(fps: float, seconds: float) -> Frames:
         return periodic.play(runtime.infer, inputs, fps=fps, seconds=seconds)
 
-    fixed = [run(fps, preset["min_seconds"]) for fps in RATES_FPS]
+    fixed, rates = [], []
+    for fps in RATES_FPS:
+        load = machine.ForeignLoad()
+        with watch.window(f"periodic_{fps:g}"):
+            fixed.append(run(fps, preset["min_seconds"]))
+        rates.append({"fps": fps, "missed": fixed[-1].missed, "foreign_cpus": load.num_cpus()})
     brief = min(MOST_SECONDS, SHARE * preset["min_seconds"])
     trials, largest = periodic.largest_rate(lambda fps: run(fps, brief), 1e9 / call_ns)
     facts = {
-        "rates": [{"fps": found.fps, "missed": found.missed} for found in fixed],
+        "rates": rates,
         "trials": [{"fps": found.fps, "n": len(found.latencies_ns), "missed": found.missed} for found in trials],
         "sustainable_fps": largest,
         "most_missed": periodic.MOST_MISSED,
@@ -156,11 +162,11 @@ def frames(runtime: Runtime, inputs: Sequence[Any], preset: Json, call_ns: float
     return facts, {f"periodic_{found.fps:g}_ns": found.latencies_ns for found in fixed}
 
 
-def batches(subject: Subject, preset: Json) -> tuple[list[Json], Arrays]:
+def batches(subject: Subject, preset: Json, watch: Watch) -> tuple[list[Json], Arrays]:
     """Time one call after the other at every batch, each on a runtime of its own.
 
     A fifth of the time each, half a minute at most. Nothing is timed where such a batch's golden check fails. Facts a
-    batch: its `golden` report, and whether its warm-up ended `steady`.
+    batch: its `golden` report, whether its warm-up ended `steady`, how many CPUs others kept busy.
     """
     facts: list[Json] = []
     arrays: Arrays = {}
@@ -172,11 +178,14 @@ def batches(subject: Subject, preset: Json) -> tuple[list[Json], Arrays]:
     for batch in subject.batches:
         # as many images as the single stream has, not as many batches: 64 of 32 photos would be gigabytes
         runtime, inputs = subject.load(batch), subject.inputs(batch, max(2, NUM_INPUTS // batch))
-        facts.append({"batch": batch, "golden": subject.check(runtime, batch), "steady": None})
+        facts.append({"batch": batch, "golden": subject.check(runtime, batch), "steady": None, "foreign_cpus": None})
         arrays[f"offline_{batch}_ns"] = []
         if facts[-1]["golden"]["ok"]:
             facts[-1]["steady"] = warm_up(runtime.infer, inputs, **limit).steady
-            arrays[f"offline_{batch}_ns"] = time_calls(runtime.infer, inputs, **least).samples_ns
+            load = machine.ForeignLoad()
+            with watch.window(f"offline_{batch}"):
+                arrays[f"offline_{batch}_ns"] = time_calls(runtime.infer, inputs, **least).samples_ns
+            facts[-1]["foreign_cpus"] = load.num_cpus()
         runtime.close()  # the next one is larger
     return facts, arrays
 
@@ -210,7 +219,7 @@ def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str]
             timing.update(facts)
         _, peak, source = machine.memory_bytes()  # here: what follows takes more, and is not what it is quoted with
         if checks["before"]["ok"]:
-            timing.update(_scenarios(subject, runtime, inputs, preset, scenarios, arrays))
+            timing.update(_scenarios(subject, runtime, inputs, preset, scenarios, arrays, watch))
             checks["after"] = subject.check(runtime, batch)
         state, readings = watch.result()
     answer = {
@@ -219,7 +228,7 @@ def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str]
         "timing": timing,
         "runtime": runtime.describe(),
         "memory": {"peak_bytes": peak, "before_load_bytes": resident, "source": source},
-        "machine": dict(machine.describe(), before=before, after=machine.snapshot()),
+        "machine": dict(machine.describe(), board=board.describe(Path("/")), before=before, after=machine.snapshot()),
         "state": state,
         "cross_check": runtime.cross_check(batch) if "after" in checks else None,
     }
@@ -228,15 +237,21 @@ def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str]
 
 
 def _scenarios(
-    subject: Subject, runtime: Any, inputs: Sequence[Any], preset: Json, scenarios: Sequence[str], arrays: Arrays
+    subject: Subject,
+    runtime: Any,
+    inputs: Sequence[Any],
+    preset: Json,
+    scenarios: Sequence[str],
+    arrays: Arrays,
+    watch: Watch,
 ) -> Json:
     """What is measured beside the single stream, whose `arrays` it adds its own to; give the facts."""
     facts: Json = {}
     arrays.update({f"{name}_ns": samples for name, samples in subject.around(runtime, inputs).items()})
     if PERIODIC in scenarios:
-        facts["periodic"], found = frames(runtime, inputs, preset, median(arrays["samples_ns"]))
+        facts["periodic"], found = frames(runtime, inputs, preset, median(arrays["samples_ns"]), watch)
         arrays.update(found)
     if OFFLINE in scenarios:
-        facts["offline"], found = batches(subject, preset)
+        facts["offline"], found = batches(subject, preset, watch)
         arrays.update(found)
     return facts

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.report.candidates import Candidate, Estimate
+from pipeline.report.conditions import unlike
 from pipeline.report.tables import Table
 from pipeline.report.tradeoff import NEAR_POINTS, Budget, choose, upper_end
 from pipeline.report.wording import METRICS, NONE, metric_words, milliseconds, percent, si, signed, span, times
@@ -133,13 +134,19 @@ def _against_others(choice: Candidate, candidates: Sequence[Candidate]) -> list[
     beside = {c.role: c for c in candidates if (c.recipe, c.device, c.precision) == place}
     words = []
     if teacher := beside.get("teacher"):
-        ratio, relation = times(teacher.p50_ms.value / choice.p50_ms.value, "faster", "slower", "as fast")
-        doubt = "" if teacher.is_usable else ", but the teacher's time is INVALID"
         gap = signed(choice.accuracy.value - teacher.accuracy.value)
-        words.append(f"Against its teacher ({teacher.arch}): {gap} points, {ratio} {relation}{doubt}.")
+        words.append(f"Against its teacher ({teacher.arch}): {gap} points, {_speed_words(choice, teacher)}.")
     if twin := beside.get("undistilled"):
         words.append(_distillation_words(choice.accuracy, twin.accuracy))
     return words
+
+
+def _speed_words(choice: Candidate, teacher: Candidate) -> str:
+    differing = unlike(choice.conditions, teacher.conditions)
+    if differing:
+        return f"and no speed-up can be told: not measured by the same rules ({differing})"
+    ratio, relation = times(teacher.p50_ms.value / choice.p50_ms.value, "faster", "slower", "as fast")
+    return f"{ratio} {relation}" + ("" if teacher.is_usable else ", but the teacher's time is INVALID")
 
 
 def _distillation_words(own: Estimate, twin: Estimate) -> str:

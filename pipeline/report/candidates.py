@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from afpkd.record import Json
+from pipeline.report.conditions import Conditions, conditions_of
 from pipeline.report.records import Records
 from pipeline.report.wording import ROLES, method_words
 
@@ -60,6 +61,8 @@ class Candidate:
     size_bytes: int | None
     energy_mj: float | None
     """Millijoules an image, net of the idle machine."""
+    conditions: Conditions
+    """Under which it was measured; latencies under others do not compare."""
     verdict: str
     reasons: tuple[str, ...]
 
@@ -160,6 +163,7 @@ def _candidate(run: Records, profile: Json, of: str, data: str) -> Candidate:
         num_params=profile.get("num_params"),
         size_bytes=profile.get("size_bytes"),
         energy_mj=energy_mj(profile),
+        conditions=conditions_of(profile),
         verdict=profile["verdict"],
         reasons=tuple(profile["reasons"]),
     )

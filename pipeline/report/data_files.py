@@ -25,7 +25,7 @@ _CSV_COLUMNS = (
     *("top1_percent", "top1_low_percent", "top1_high_percent", "ap_percent"),
     *("fps", "missed_percent", "sustainable_fps", "num_runs", "spread_percent"),
     *("num_params", "macs", "size_bytes", "peak_memory_bytes", "trade_off", "verdict", "reasons", "preset"),
-    *("runtime", "runtime_version", "seed", "config_digest", "finished_at"),
+    *("runtime", "runtime_version", "clocks", "power_mode", "seed", "config_digest", "finished_at"),
 )
 
 

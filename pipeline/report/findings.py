@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of
+from pipeline.report.conditions import conditions_of, unlike
 from pipeline.report.records import Records, metric_of_record, score_of
 from pipeline.report.wording import METRICS, ROLES, VERDICTS, milliseconds, percent, si, signed, times
-
-SAME_RULES = ("scenario", "batch", "threads", "preset")  # of a row: only rows that agree in these compare
 
 
 class Tile(NamedTuple):
@@ -156,13 +155,9 @@ def _speedup(run: Records, device: str, precision: str) -> Speedup | None:
     note = f"p50 {milliseconds(fast.value)} ms against {milliseconds(slow.value)} ms, {precision}"
     verdict = max(teacher["verdict"], student["verdict"], key=list(VERDICTS).index)
     reasons = [f"{ROLES[p['role']]}: {reason}" for p in (teacher, student) for reason in p["reasons"]]
-    unlike = [
-        f"{key} {student.get(key)} against {teacher.get(key)}"
-        for key in SAME_RULES
-        if student.get(key) != teacher.get(key)
-    ]
-    if unlike:
-        verdict, reasons = "INVALID", [f"not measured by the same rules: {', '.join(unlike)}", *reasons]
+    differing = unlike(conditions_of(student), conditions_of(teacher))
+    if differing:
+        verdict, reasons = "INVALID", [f"not measured by the same rules: {differing}", *reasons]
     return Speedup(device, precision, ratio_of(slow, fast), note, verdict, reasons)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from afpkd.record import Json
+from pipeline.report.conditions import clock_words
 from pipeline.report.records import Records
 from pipeline.report.tables import Table
 from pipeline.report.wording import NONE, ROLES, count
@@ -17,6 +18,7 @@ _PROTOCOL_WORDS = {
     "processes": "Processes",
     "periodic": "Periodic",
 }
+_OF_A_BOARD = {"l4t": "L4T", "jetpack": "JetPack", "cuda": "CUDA"}
 _NAMED = 24  # files, before their samples become a range
 
 
@@ -47,7 +49,8 @@ def _conditions(profile: Json) -> str:
     threads = NONE if profile["threads"] is None else profile["threads"]
     words = [
         f"On {profile['device']} ({_machine(machine)}): {runtime['name']} {runtime['version']}, threads {threads}, "
-        f"{profile['scenario'].replace('_', ' ')}, batch {profile['batch']}, preset {profile['preset']}.",
+        f"{profile['scenario'].replace('_', ' ')}, batch {profile['batch']}, preset {profile['preset']}, "
+        f"{clock_words(profile)}.",
         *_preset(protocol.get("preset", {})),
         *(f"{words}: {protocol[key]}." for key, words in _PROTOCOL_WORDS.items() if key in protocol),
     ]
@@ -144,4 +147,6 @@ def _call(record: Json) -> str:
 
 
 def _machine(machine: Mapping[str, Any]) -> str:
-    return f"{machine['processor']}, {machine['num_cpus']} CPUs, {machine['system']}"
+    board = machine.get("board") or {}
+    told = [f"{name} {board[key]}" for key, name in _OF_A_BOARD.items() if board.get(key)]
+    return ", ".join([f"{machine['processor']}, {machine['num_cpus']} CPUs, {machine['system']}", *told])

@@ -28,8 +28,8 @@ def misled(candidates: Sequence[Candidate]) -> list[Misled]:
     """Find each candidate that is surely slower than one with at least as many MACs: its worst pair, worst first."""
     counted = _counted(candidates)
     pairs = []
-    for device in dict.fromkeys(c.device for c in counted):
-        group = sorted((c for c in counted if c.device == device), key=lambda c: c.macs or 0, reverse=True)
+    for place in dict.fromkeys(_place(c) for c in counted):
+        group = sorted((c for c in counted if _place(c) == place), key=lambda c: c.macs or 0, reverse=True)
         fastest: Candidate | None = None  # of those with at least as many MACs
         for macs in dict.fromkeys(c.macs for c in group):
             same = [c for c in group if c.macs == macs]
@@ -40,6 +40,11 @@ def misled(candidates: Sequence[Candidate]) -> list[Misled]:
                 if fastest.p50_ms.surely_below(c.p50_ms)
             ]
     return sorted(pairs, key=lambda pair: -pair.slowdown)
+
+
+def _place(candidate: Candidate) -> tuple[str, ...]:
+    """Where and how it was measured."""
+    return candidate.device, *candidate.conditions.values()
 
 
 def macs_table(candidates: Sequence[Candidate]) -> Table:

@@ -34,6 +34,10 @@ _MEANINGS = {  # how a reason begins -> what happened, what helps
         "Calls resemble the ones before them, so that many calls say as little as a few independent ones.",
         "Take a longer preset.",
     ),
+    "one process": (
+        "Fresh processes differ by more than the interval of any single one says.",
+        "Take the preset standard, whose single stream has three; other scenarios are run by one.",
+    ),
     "spread": (
         "Fresh processes gave different medians: a single one would mislead.",
         "Quote the interval, which spans them; or lock the clocks.",
@@ -46,7 +50,10 @@ _MEANINGS = {  # how a reason begins -> what happened, what helps
     "throttled": ("The device lowered its clocks (heat, power or current).", "Cool it, or choose another power mode."),
     "clocks not as asked": ("The clocks could not be set as asked for.", "See the reason; setting them needs rights."),
     "wrong runtime": ("Another library or number of threads ran than was asked for.", "Mend the device's runtime."),
-    "observer cost": ("Reading the sensors took more than 1 % of the time.", "Read them less often."),
+    "observer cost": (
+        "Reading the sensors took more than 1 % of the time.",
+        "Quote it as an upper bound.",
+    ),
     "not watched": ("For a while no sensor was read: throttling would have gone unseen.", _QUIET),
     "few inputs": ("Fewer distinct images than the protocol wants: caches may flatter.", "Use a larger test set."),
     "deadlines missed": ("Frames came faster than this file can take them here.", "A lower rate, or a faster file."),

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of, metric_of
-from pipeline.report.findings import SAME_RULES, ratio_of
+from pipeline.report.conditions import conditions_of, unlike
+from pipeline.report.findings import ratio_of
 from pipeline.report.records import read_profile
 from pipeline.report.wording import METRICS
 
@@ -124,8 +125,8 @@ def _doubt(old: Json, new: Json) -> str:
     for words, record in (("before", old), ("after", new)):
         if record["verdict"] == "INVALID":
             return f"{words}: INVALID: {'; '.join(record['reasons'])}"
-    unlike = [f"{key} {old.get(key)} against {new.get(key)}" for key in SAME_RULES if old.get(key) != new.get(key)]
-    return f"not measured by the same rules: {', '.join(unlike)}" if unlike else ""
+    differing = unlike(conditions_of(old), conditions_of(new))
+    return f"not measured by the same rules: {differing}" if differing else ""
 
 
 def _latency_change(

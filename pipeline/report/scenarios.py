@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.report.conditions import clock_words
 from pipeline.report.records import Records
 from pipeline.report.tables import Table
 from pipeline.report.wording import ROLES, count, milliseconds, percent
@@ -14,7 +15,7 @@ def scenarios_table(run: Records) -> Table:
     """Frames that arrive on time, batches, other modes: what one call after the other hides."""
     rows = [
         [
-            *(ROLES[profile["role"]], profile["precision"], profile["device"], _words(row)),
+            *(ROLES[profile["role"]], profile["precision"], profile["device"], _words(row, profile)),
             *(milliseconds(row["latency_ms"].get(key)) for key in ("p50", "p90", "p99")),
             *(count(row.get("throughput_ips"), 1), percent(row.get("missed_percent"))),
             *(count(row.get("sustainable_fps"), 1), row["verdict"]),
@@ -46,8 +47,10 @@ def energy_notes(runs: Sequence[Records]) -> list[str]:
     return list(notes)
 
 
-def _words(row: dict[str, Any]) -> str:
+def _words(row: dict[str, Any], quoted: dict[str, Any]) -> str:
+    """What is other than in the row that is quoted."""
     rate = f", {row['fps']:g} FPS" if row.get("fps") else ""
     batch = f", batch {row['batch']}" if row["batch"] != 1 else ""
     mode = f", mode {row['mode']}" if row.get("mode", "default") != "default" else ""
-    return f"{row['scenario'].replace('_', ' ')}{rate}{batch}{mode}"
+    clocks = f", {clock_words(row)}" if clock_words(row) != clock_words(quoted) else ""
+    return f"{row['scenario'].replace('_', ' ')}{rate}{batch}{mode}{clocks}"

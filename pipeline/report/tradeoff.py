@@ -16,7 +16,7 @@ NEAR_POINTS = 1.0
 
 
 class Place(StrEnum):
-    """Where a candidate stands among those of its data set and device."""
+    """Where a candidate stands among those of its data set and device that were measured under the same conditions."""
 
     front = "front"
     """Nothing is both at least as accurate and at least as fast."""
@@ -65,10 +65,11 @@ def standings(candidates: Sequence[Candidate]) -> list[Standing]:
     besides, the intervals separate in each of the two that differ: an overlap is no proof.
     """
     found = [Standing(Place.unjudged)] * len(candidates)
-    groups: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[str, ...], list[int]] = {}
     for i, candidate in enumerate(candidates):
         if candidate.is_usable:
-            groups.setdefault((candidate.data, candidate.device), []).append(i)
+            group = candidate.data, candidate.device, *candidate.conditions.values()
+            groups.setdefault(group, []).append(i)
     for members in groups.values():
         for i, standing in zip(members, _standings([candidates[i] for i in members]), strict=True):
             found[i] = standing

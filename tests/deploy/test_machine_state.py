@@ -37,7 +37,8 @@ def test_a_sensor_that_never_answered_is_left_out() -> None:
         ("throttles/cpu1", steps(0, 1), "1 thermal throttle events of the CPU"),
         ("quota_throttled_s/cgroup", steps(1.0, 1.75), "a CPU quota (cgroup) held it back for 0.75 s of CPU time"),
         ("cooling/0:cpufreq-cpu0", steps(0, 2), "cpufreq-cpu0 cooled by slowing down"),
-        ("cooling/0:cpufreq-cpu0", steps(0, 2, at=5), None),  # warm before it began, and no warmer
+        ("cooling/0:cpufreq-cpu0", steps(0, 2, at=5), "cpufreq-cpu0 cooled by slowing down"),  # since the warm-up
+        ("cooling/0:cpufreq-cpu0", np.full(60, 2.0), None),  # as it was when the process began
         ("cooling/0:cpufreq-cpu0", steps(2, 0), None),
         ("slowed_by/gpu0", steps(0, 0x44), "the GPU reports software power cap"),
         ("slowed_by/gpu0", steps(0x44, 0, at=5), None),

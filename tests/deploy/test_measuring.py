@@ -21,7 +21,7 @@ import deploy.measure_file
 from afpkd.errors import UserError
 from deploy.agent import PROTOCOL, measuring, periodic
 from deploy.agent.any_file import measure_file
-from deploy.agent.measuring import BATCHES, OFFLINE, SINGLE_STREAM, Subject, measure
+from deploy.agent.measuring import BATCHES, OFFLINE, SINGLE_STREAM, Subject, Watch, measure
 from deploy.agent.profiling import Request, _Opened
 from deploy.agent.timing import Timed
 from deploy.devices import find_device
@@ -182,11 +182,13 @@ def test_what_is_measured_beside_the_single_stream_ends(monkeypatch: pytest.Monk
     monkeypatch.setattr(periodic, "play", play)
     monkeypatch.setattr(measuring, "time_calls", time_calls)
     preset = {**PRESET, "min_seconds": 600, "min_count": 24_576}
-    facts, _ = measuring.frames(Network(), [0], preset, 1e9 / 90)
+    watch = Watch(None)
+    facts, _ = measuring.frames(Network(), [0], preset, 1e9 / 90, watch)
     assert facts["sustainable_fps"] == pytest.approx(100, rel=0.02)
     assert played[:2] == [600, 600]
     assert set(played[2:]) == {30}
-    measuring.batches(subject_of(lambda batch: Network()), preset)
+    measuring.batches(subject_of(lambda batch: Network()), preset, watch)
+    assert {"periodic_30", "periodic_60", "offline_1", "offline_32"} <= set(watch.windows_ns)
     assert timed == [{"min_seconds": 30, "min_count": 662}] * 6
 
 

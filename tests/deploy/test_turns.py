@@ -15,7 +15,7 @@ from deploy.agent.measuring import STEPS
 from deploy.devices import find_device
 from deploy.measure import Wanted, profile_files
 from deploy.presets import Preset, WarmUp, find_preset
-from deploy.rows import About, rows_of
+from deploy.rows import ONE_PROCESS, About, rows_of
 from deploy.runs import QUANTITIES, Run, quantities_ms
 from deploy.statistics import latency_ms, of_runs, spread_percent
 from tests.deploy.conftest import HandMadeBundle
@@ -236,12 +236,13 @@ def test_a_scenario_is_a_row_of_its_own() -> None:
     ]
     assert all(set(row) == set(single) for row in (slow, fast, one, sixteen))
     assert (slow["fps"], slow["missed_percent"], slow["sustainable_fps"]) == (30.0, pytest.approx(100 / 150), 55.5)
-    assert (slow["verdict"], slow["latency_ms"]["p50"], slow["n"]) == ("VALID", 2.0, 150)
+    assert (slow["verdict"], slow["latency_ms"]["p50"], slow["n"]) == ("WARN", 2.0, 150)
     assert fast["verdict"] == "WARN"
-    assert fast["reasons"] == ["deadlines missed: 100.0 % of 300 frames took longer than 16.7 ms"]
+    assert fast["reasons"] == ["deadlines missed: 100.0 % of 300 frames took longer than 16.7 ms", ONE_PROCESS]
     assert (sixteen["batch"], sixteen["throughput_ips"], one["throughput_ips"]) == (16, 2000.0, 1000.0)
     assert sixteen["fps"] is None
-    assert sixteen["verdict"] == one["verdict"] == "VALID"
+    assert slow["reasons"] == sixteen["reasons"] == one["reasons"] == [ONE_PROCESS]
+    assert single["reasons"] == []
 
 
 def test_a_batch_is_judged_by_its_own_golden_check_and_warm_up() -> None:
@@ -257,8 +258,52 @@ def test_a_batch_is_judged_by_its_own_golden_check_and_warm_up() -> None:
     assert (single["verdict"], single["reasons"]) == ("WARN", [unsteady])
     assert (wrong["verdict"], wrong["n"], wrong["latency_ms"]["p50"]) == ("INVALID", 0, None)
     assert wrong["reasons"][0].startswith("golden mismatch: ")
-    assert (restless["verdict"], restless["reasons"]) == ("WARN", [unsteady])
-    assert (right["verdict"], right["reasons"]) == ("VALID", [])
+    assert (restless["verdict"], restless["reasons"]) == ("WARN", [unsteady, ONE_PROCESS])
+    assert (right["verdict"], right["reasons"]) == ("WARN", [ONE_PROCESS])
+
+
+def watched(run: Run, **windows: list[int]) -> Run:
+    """Its machine read once a second for ten: cooling from the sixth on, another's load not at all."""
+    times = np.arange(10) * 10**9
+    cooling, stolen = (times >= 6 * 10**9) * 3.0, (times >= 6 * 10**9) * (times - 6e9) / 1e9
+    run.arrays.update(
+        state_times_ns=np.stack([times, times + 1000], axis=1), state_values=np.stack([cooling, stolen], axis=1)
+    )
+    names = ["cooling/0:cpufreq-cpu0", "steal_s/all"]
+    run.answer["state"].update(names=names, windows_ns=windows, rate_hz=1.0, cpu_s=0.0)
+    return run
+
+
+def test_a_scenario_is_judged_by_what_happened_while_it_ran() -> None:
+    """A board that slows down only under a batch, and guests of its host that come only then."""
+    run = run_of(steady(1.0), offline_16_ns=steady(8.0), periodic_30_ns=steady(8.0))
+    run.answer["timing"]["offline"] = [{"batch": 16, "golden": {"ok": True}, "steady": True, "foreign_cpus": 1.5}]
+    rates = [{"fps": 30.0, "missed": 0, "foreign_cpus": 0.0}]
+    run.answer["timing"]["periodic"] = {"rates": rates, "sustainable_fps": 55.5, "most_missed": 0.01}
+    seconds = {"timed": [0, 2], "periodic_30": [2, 5], "offline_16": [5, 9]}
+    watched(run, **{name: [begin * 10**9, end * 10**9] for name, (begin, end) in seconds.items()})
+    single, frames, batch = rows_of(ABOUT, [run], [])
+    assert (single["reasons"], frames["reasons"]) == ([], [ONE_PROCESS])
+    assert batch["reasons"] == [
+        "throttled: cpufreq-cpu0 cooled by slowing down",
+        "foreign load: other processes kept 1.5 of 2 CPUs busy",
+        "foreign load: other guests of the machine's host took 0.75 CPUs",
+        ONE_PROCESS,
+    ]
+
+
+def test_what_makes_the_single_stream_invalid_makes_all_of_its_scenarios_so() -> None:
+    run = run_of(steady(1.0), offline_16_ns=steady(8.0))
+    run.answer["timing"]["offline"] = [{"batch": 16, "golden": {"ok": True}, "steady": True}]
+    run.answer["timing"]["outputs"] = {"looked_at": 10, "not_finite": 1}
+    single, batch = rows_of(ABOUT, [run], [])
+    assert single["verdict"] == batch["verdict"] == "INVALID"
+
+
+def test_one_process_is_not_enough_to_be_quoted() -> None:
+    run = run_of(steady(1.0))
+    (row,) = rows_of(ABOUT, [run._replace(preset=dataclasses.replace(run.preset, repeats=1))], [])
+    assert (row["verdict"], row["reasons"]) == ("WARN", [ONE_PROCESS])
 
 
 @pytest.mark.usefixtures("instant")

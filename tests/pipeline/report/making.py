@@ -30,7 +30,7 @@ def candidate(top1: float, p50: float, *, spread: float = 0.01, right: float = 0
         "accuracy": Estimate(top1, top1 - right, top1 + right),
         "p50_ms": Estimate(p50, p50 * (1 - spread), p50 * (1 + spread)),
         "p90_ms": Estimate(1.5 * p50, 1.5 * p50 * (1 - spread), 1.5 * p50 * (1 + spread)),
-        **{"verdict": "VALID", "reasons": ()},
+        **{"conditions": {"threads": "2", "clocks": "as-is"}, "verdict": "VALID", "reasons": ()},
     }
     return Candidate(**{**facts, **changes})
 

@@ -92,6 +92,12 @@ def test_without_intervals_a_change_past_the_threshold_is_undecided(runs: tuple[
     [
         ({"verdict": "INVALID", "reasons": ["drift"]}, "after: INVALID: drift"),
         ({"threads": 7}, "not measured by the same rules: threads 2 against 7"),
+        ({"clocks": "locked"}, "not measured by the same rules: clocks as-is against locked"),
+        ({"power_mode": "pmode:0001"}, "not measured by the same rules: power mode - against pmode:0001"),
+        (
+            {"runtime": {"name": "tensorrt", "version": "8.5.2"}},
+            "not measured by the same rules: runtime onnxruntime 1.32.0 against tensorrt 8.5.2",
+        ),
         ({"p50": None}, "too few samples on one side"),
     ],
 )
@@ -100,6 +106,11 @@ def test_what_does_not_compare_is_undecided(runs: tuple[Path, Path], changes: Js
     found = one(compared(runs), "p50 (ms)")
     assert (found.outcome, found.note) == (Outcome.undecided, words)
     assert one(compared(runs), "top-1 (%)").outcome is Outcome.same  # accuracy does not depend on the clock
+
+
+def test_clocks_that_could_not_be_set_are_as_they_were(runs: tuple[Path, Path]) -> None:
+    change_profile(runs[1], clocks="as-is: sudo asks for a password")
+    assert one(compared(runs), "p50 (ms)").outcome is Outcome.same
 
 
 def test_what_was_measured_before_its_network_was_trained_anew_is_undecided(runs: tuple[Path, Path]) -> None:

@@ -16,9 +16,10 @@ from plotly.offline import get_plotlyjs
 from afpkd.record import read_record, write_record
 from pipeline.recipe_reader import load_recipe
 from pipeline.report.findings import headline
+from tests.pipeline.conftest import MACHINE, profile_record
 
 if TYPE_CHECKING:
-    from tests.pipeline.conftest import HandMadeRun
+    from tests.pipeline.conftest import MACHINE, HandMadeRun, profile_record
 
 ROLES = ("teacher", "student", "undistilled")
 HOSTILE = '<script>alert("x")</script>|`a`'
@@ -149,6 +150,22 @@ def test_protocol_and_provenance_are_told(made: HandMadeRun) -> None:
     assert (row["Record"], row["Seed"], row["Config digest"]) == ("student/record.json", "17", "c0ffeec0ffee")
     assert (row["Git commit"], row["Inputs (sha256)"]) == ("0123456789ab+", "data da7ada7ada7a, prompts 9a9e9a9e9a9e")
     assert (row["Outputs (sha256)"], row["Finished (UTC)"]) == ("model.safetensors beefbeefbeef", "2026-01-02 03:04")
+
+
+def test_clocks_power_mode_and_system_of_a_board_are_told(made: HandMadeRun) -> None:
+    at = {"clocks": "locked", "power_mode": "pmode:0002"}
+    board = {"board": {"l4t": "36.4.3", "jetpack": "6.2", "cuda": None}}
+    profile = profile_record("student")
+    rows = [{**row, **at} for row in profile["rows"]] + [{**profile["rows"][0], "clocks": "mode:3", "power_mode": "3"}]
+    made.put_profile("student", rows=rows, machine=MACHINE | board, **at)
+    report = made.report()
+    assert "2 CPUs, Linux-6.1-x86_64, L4T 36.4.3, JetPack 6.2): onnxruntime" in report.md
+    assert "preset quick, clocks locked, power mode pmode:0002." in report.md
+    others = [row["Scenario"] for row in report.tables()["Other scenarios"] if row["Model"] == "distilled"]
+    assert others == ["offline, batch 8", "single stream, clocks mode:3, power mode 3"]
+    told = [(row["clocks"], row["power_mode"]) for row in csv.DictReader(report.csv.splitlines())]
+    assert told.count(("locked", "pmode:0002")) == 2
+    assert told.count(("mode:3", "3")) == 1
 
 
 def test_what_may_differ_elsewhere_is_told_of_what_the_report_holds(made: HandMadeRun) -> None:

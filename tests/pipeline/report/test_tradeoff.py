@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.report.advice import advise, devices_table
 from pipeline.report.candidates import Candidate, Estimate
+from pipeline.report.macs_ranks import misled
 from pipeline.report.tradeoff import Budget, Place, choose, standings
 from pipeline.report.wording import si
 from tests.pipeline.report.making import candidate
@@ -52,6 +53,24 @@ def test_devices_data_sets_and_invalid_rows_do_not_compete() -> None:
     assert places([best, *others, broken]) == ["front", "front", "front", "not judged"]
     assert places([replace(best, verdict="INVALID"), candidate(50.0, 9.0)]) == ["not judged", "front"]
     assert places([replace(best, verdict="WARN"), candidate(50.0, 9.0)]) == ["front", "dominated"]
+
+
+LOCKED = {"threads": "2", "clocks": "locked"}
+
+
+def test_files_measured_under_other_conditions_do_not_compete() -> None:
+    assert places([candidate(90.0, 0.1, conditions=LOCKED), candidate(50.0, 9.0)]) == ["front", "front"]
+    assert places([candidate(90.0, 0.1, conditions=LOCKED), candidate(50.0, 9.0, conditions=LOCKED)])[1] == "dominated"
+    small, large = candidate(80.0, 3.0, macs=1), candidate(80.0, 1.0, macs=2)
+    assert misled([small, large]) != []
+    assert misled([small, replace(large, conditions=LOCKED)]) == []
+
+
+def test_no_speed_up_is_told_of_times_under_other_conditions() -> None:
+    (advice,) = advise([candidate(79.5, 2.0, conditions=LOCKED), candidate(82.0, 8.0, role="teacher")], Budget())
+    told = "no speed-up can be told: not measured by the same rules (clocks locked against as-is)"
+    assert told in advice.why[1]
+    assert "faster" not in " ".join(advice.why)
 
 
 def test_the_one_named_as_better_is_the_fastest_of_them() -> None:
