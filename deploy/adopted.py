@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ def _adopted(record: Json, made: Path, run_dir: Path, device: str, identity: Jso
     job = ProfileJob(bundle_dir, described, record["precision"], preset, asked["threads"], ())
     answer = {key: record[key] for key in FACTS} | {key: asked[key] for key in REST}
     answer |= {"mode": record["mode"], "clocks": "as-is", "clock": None}
+    answer |= {"finished_at_s": datetime.fromisoformat(record["finished_at"]).timestamp()}
     runs = {record["mode"]: [Run(preset, "as-is", answer, _samples_of(record, made))]}
     told = f"by hand: one process, where the preset has {preset.repeats} in turns"
     whole = record_of(job, runs, [told] if preset.repeats > 1 else [])

@@ -63,9 +63,10 @@ def understood(device: str) -> Iterator[None]:
 
 
 def _document(text: str) -> Json | None:
-    """Read the answer: the last line, since a login shell may print before the agent does."""
+    """Read the answer: the last line, since a login shell may print before the agent does, without ending its own."""
+    last = text.strip().rpartition("\n")[2]
     try:
-        document = json.loads(text.strip().rpartition("\n")[2])
+        document = json.loads(last[max(last.find('{"'), 0) :])
     except (ValueError, RecursionError):
         return None
     return _printable(document) if isinstance(document, dict) else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from afpkd.names import look_up
-from afpkd.record import Json
+from afpkd.record import Json, digest
 from deploy.client import call_agent, install_agent
 from deploy.inventory import MAY_BE_TENSORRT, Entry, inventory_path, parsed_host, read_inventory
 from deploy.local import local_target
@@ -20,6 +20,9 @@ from deploy.target import DeviceError, Target
 
 _A_DAY_S = 86_400.0
 """Nobody waits for this machine but who asked, and Ctrl-C ends it: a limit for what hangs."""
+
+_NO_NUMBER = ("workdir", "ssh_config", "max_seconds", "budget_mb", "tags")
+"""Keys of devices.toml that no measured number depends on."""
 
 _ENGINES = "../../engines"
 """Where a board keeps its engines: in our own folder, seen from a job's, which is jobs/<id>."""
@@ -47,6 +50,8 @@ class Device:
     max_seconds: float = 3600.0
     budget_bytes: int = 2 << 30
     tags: Sequence[str] = ()
+    digest: str = ""
+    """Of what devices.toml says that decides a number: where this changes, what was measured is measured anew."""
 
     @property
     def machine(self) -> str:
@@ -114,6 +119,7 @@ def _device(name: str, entry: Entry, path: Path) -> Device:
         max_seconds=entry.max_seconds,
         budget_bytes=entry.budget_mb * 10**6,
         tags=entry.tags,
+        digest=digest({key: value for key, value in dataclasses.asdict(entry).items() if key not in _NO_NUMBER}),
     )
 
 

@@ -89,7 +89,8 @@ def _done(target: Target, work: Work, progress: Progress, patience: Patience) ->
         submitted, clock = _submit(target, _job(work, job_id, files), progress, patience)
         if submitted["resumed"]:
             progress(f"resumed: job {job_id} was {submitted['state']} there", 0, 0)
-        answer = {**_followed(target, job_id, progress, patience), "clock": clock}
+        result = _followed(target, job_id, progress, patience)
+        answer = {**result["answer"], "clock": clock, "finished_at_s": result["finished_at_s"] - clock["offset_s"]}
         for name, path in work.results.items():
             with atomic_path(path) as temporary:
                 _tried(partial(target.get, f"jobs/{job_id}/{name}", temporary), patience)
@@ -181,7 +182,7 @@ def _clocked(target: Target, request: Json) -> tuple[Json, Json]:
 
 
 def _followed(target: Target, job_id: str, progress: Progress, patience: Patience) -> Json:
-    """Tell the job's events until it ends; give its answer. DeviceError: what became of it instead."""
+    """Tell the job's events until it ends; give its result. DeviceError: what became of it instead."""
     offset, silent = 0, False
     while True:
         request = {"id": job_id, "offset": offset, "wait_s": patience.wait_s}
@@ -190,8 +191,8 @@ def _followed(target: Target, job_id: str, progress: Progress, patience: Patienc
         for event in seen["events"]:
             progress(event["text"], event["done"], event["total"])
         if seen["state"] == "done":
-            answer: Json = seen["result"]["answer"]
-            return answer
+            result: Json = seen["result"]
+            return result
         if seen["state"] != "running":
             raise DeviceError(target.name, **seen["result"]["error"])
         age_s = seen["heartbeat_age_s"]

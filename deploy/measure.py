@@ -124,6 +124,7 @@ def record_of(job: ProfileJob, measured: dict[str, list[Run]], remarks: Sequence
         "top1_interval": _interval(rows[0]["top1"], job.manifest()["evaluation"]["num"]),
         "arch": job.manifest()["arch"],
         "preset": job.preset.name,
+        "device_digest": job.device.digest,
         **facts_of(quoted, job.preset, job.threads),
         "modes": {mode: {"golden": runs[0].answer["golden"]} for mode, runs in measured.items()},
         **provenance(),

@@ -28,10 +28,16 @@ def write_profile(record: Json, measured: dict[str, list[Run]], out: Path) -> Js
     completed = {
         **record,
         "outputs": {samples_path.name: sha256_of(samples_path)},
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished_at": _finished_at(measured).isoformat(timespec="seconds"),
     }
     write_record(out, completed)
     return completed
+
+
+def _finished_at(measured: dict[str, list[Run]]) -> datetime:
+    """When the last process ended, which may be long before its result was fetched."""
+    ends = [run.answer["finished_at_s"] for runs in measured.values() for run in runs if "finished_at_s" in run.answer]
+    return datetime.fromtimestamp(max(ends), UTC) if ends else datetime.now(UTC)
 
 
 def facts_of(runs: Sequence[Run], preset: Preset, threads: int) -> Json:
@@ -39,7 +45,7 @@ def facts_of(runs: Sequence[Run], preset: Preset, threads: int) -> Json:
     answer, courses = runs[0].answer, [course(run) for run in runs]
     return {
         "peak_memory_bytes": answer["memory"]["peak_bytes"],
-        "memory": {**answer["memory"], "includes": _MEMORY_INCLUDES},
+        "memory": {**answer["memory"], "includes": _memory_includes(answer["runtime"])},
         "runtime": {**answer["runtime"], "threads_asked": threads},
         "protocol": _protocol(preset),
         "timing": {**answer["timing"], **courses[0]},
@@ -70,7 +76,10 @@ def _samples(measured: dict[str, list[Run]]) -> dict[str, NDArray[Any]]:
     return named
 
 
-_MEMORY_INCLUDES = "the whole process: interpreter, numpy, runtime, weights, activations, 64 prepared inputs"
+def _memory_includes(runtime: Json) -> str:
+    if "GPU" in runtime.get("providers", ()):
+        return "the process on the host: interpreter, numpy, runtime, 64 prepared inputs; not what is on the GPU"
+    return "the whole process: interpreter, numpy, runtime, weights, activations, 64 prepared inputs"
 
 
 def _protocol(preset: Preset) -> Json:

@@ -42,7 +42,8 @@ class About:
 
 def rows_of(about: About, runs: Sequence[Run], remarks: Sequence[str]) -> list[Json]:
     """Give the row of the single stream, over all `runs` of a file in a mode, and those of the first's scenarios."""
-    single = _single_stream(about, runs, [*remarks, ONE_PROCESS] if runs[0].preset.repeats == 1 else remarks)
+    alone = runs[0].preset.repeats == 1 and len(runs[0].samples) > 0
+    single = _single_stream(about, runs, [*remarks, ONE_PROCESS] if alone else remarks)
     if not runs[0].passed:
         return [single]
     facts = facts_of_run(runs[0], runtime=about.runtime, threads=about.threads)

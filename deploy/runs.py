@@ -99,6 +99,7 @@ def facts_of_run(run: Run, *, runtime: str, threads: int) -> Facts:
         clocks_asked=run.clocks,
         clocks=run.answer["clocks"],
         clocks_free=any(seen.get("locked") is False for seen in clocks),
+        gpu_load_percent=_vitals(run)[0].get("gpu_load_percent") if _is_on_gpu(run) else None,
         gpu_processes=_gpu_processes(run),
         wrong_runtime=_wrong_runtime(run.answer["runtime"], runtime, threads),
         observer_low_percent=cost and cost.low,
@@ -142,9 +143,13 @@ def _vitals(run: Run) -> list[Json]:
     return [run.answer["machine"].get(when, {}).get("vitals", {}) for when in ("before", "after")]
 
 
+def _is_on_gpu(run: Run) -> bool:
+    return "GPU" in run.answer["runtime"].get("providers", ())
+
+
 def _gpu_processes(run: Run) -> list[str]:
     """Who else had the GPU open, `name (pid)`; nobody who would matter where the network runs on CPUs."""
-    if "GPU" not in run.answer["runtime"].get("providers", ()):
+    if not _is_on_gpu(run):
         return []
     found = [process for seen in _vitals(run) for process in seen.get("gpu_processes", ())]
     return list(dict.fromkeys(f"{process['name']} ({process['pid']})" for process in found))

@@ -15,6 +15,7 @@ _WANDER_WARN, _WANDER_INVALID = 5.0, 25.0  # percent between the run's tenths; b
 _FOREIGN_SHARE = 0.1  # of the CPUs; an idle desktop takes a few percent
 _STEAL = 0.05  # CPUs: a call's share of what a neighbour takes is a slow call
 _STALLED_SHARE = 0.01
+_GPU_LOAD = 10.0  # percent
 _OBSERVER = 1.0  # percent
 _CROSS_CHECK = 5.0  # percent (protocol 4.16)
 _DISTINCT_INPUTS = 64  # protocol 4.3
@@ -39,6 +40,8 @@ class Facts:
     """How many independent samples the median rests on."""
     longest_share: float | None = None
     """Share of all time in calls that was spent in those 100 times longer than the median."""
+    gpu_load_percent: float | None = None
+    """How busy the GPU was before anything of ours was loaded."""
     gpu_processes: Sequence[str] = ()
     """Others that had the GPU open before or after, `name (pid)`."""
     steal_cpus: float | None = None
@@ -131,6 +134,8 @@ def _disturbed(facts: Facts) -> list[str]:
     if facts.foreign_cpus is not None and facts.foreign_cpus > _FOREIGN_SHARE * facts.num_cpus:
         reasons.append(f"foreign load: other processes kept {facts.foreign_cpus:.1f} of {facts.num_cpus} CPUs busy")
     reasons += [f"foreign load: {process} has the GPU open" for process in facts.gpu_processes]
+    if facts.gpu_load_percent is not None and facts.gpu_load_percent > _GPU_LOAD:
+        reasons.append(f"foreign load: the GPU was {facts.gpu_load_percent:.0f} % busy before anything was loaded")
     if facts.steal_cpus is not None and facts.steal_cpus > _STEAL:
         reasons.append(f"foreign load: other guests of the machine's host took {facts.steal_cpus:.2f} CPUs")
     if facts.longest_share is not None and facts.longest_share > _STALLED_SHARE:

@@ -27,7 +27,7 @@ from pipeline.disk import explained, full, is_full, nearly_full
 from pipeline.failures import clear_failures, failures
 from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
-from pipeline.plan import COMPARISON, claim_folder, outdated_records, plan_of, read_recipes
+from pipeline.plan import COMPARISON, Named, claim_folder, outdated_records, plan_of, read_recipes
 from pipeline.processes import require_processes
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, new_events
 from pipeline.recipe import ROLES
@@ -74,15 +74,7 @@ def run_goals(
     except FileNotFoundError:  # a file system that makes no folders, such as /proc
         raise UserError("E_FILE", f"{runs}: no folder can be made there: name another place") from None
     with locked(runs):
-        for folder in folders:
-            folder.mkdir(exist_ok=True)
-        for path in [path for one in found for path in outdated_records(runs, one)]:  # all are looked at first
-            path.unlink()
-        for one in found:
-            claim_folder(runs, one)
-        for folder in folders:
-            if clear_failures(folder):  # a report that names them is outdated
-                (folder / "report.html").unlink(missing_ok=True)
+        _make_way(runs, found, devices if "profile" in goals else ())
         plan = plan_of(found, runs, goals, devices)
         plan |= {
             "train_device": train_device,
@@ -99,6 +91,21 @@ def run_goals(
             _report_the_rest(runs.resolve(), plan)
             raise
     return folders
+
+
+def _make_way(runs: Path, found: Sequence[Named], measured: Sequence[str]) -> None:
+    """Make each recipe's folder, and drop what is outdated there; `measured`: the devices that are measured now."""
+    folders = [runs / one.name for one in found]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    outdated = [path for one in found for path in outdated_records(runs, one, measured)]  # all are looked at first
+    for path in outdated:
+        path.unlink()
+    for one in found:
+        claim_folder(runs, one)
+    for folder in folders:
+        if clear_failures(folder):  # a report that names them is outdated
+            (folder / "report.html").unlink(missing_ok=True)
 
 
 def require_known(devices: Sequence[str], cluster: str | None) -> Path | None:

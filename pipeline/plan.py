@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,7 +78,10 @@ def plan_of(found: Sequence[Named], runs: Path, goals: Sequence[str], devices: S
             for one in found
         },
         "shared": shared_stages(found, runs),
-        "devices": [{"name": name, "here": find_device(name).machine == "local"} for name in devices],
+        "devices": [
+            {"name": name, "here": found.machine == "local", "digest": found.digest}
+            for name, found in ((name, find_device(name)) for name in devices)
+        ],
         "compared": [target for goal in goals for one in found for target in targets_of(goal, one, devices)],
         "roles": list(ROLES),
         "kinds": list(KINDS),
@@ -108,16 +111,23 @@ def roles_in_turns(recipe: Recipe) -> list[tuple[str, ...]]:
     return [ROLES] if find_preset(recipe.profile.preset).repeats > 1 else [(role,) for role in ROLES]
 
 
-def outdated_records(runs: Path, one: Named) -> list[Path]:
+def outdated_records(runs: Path, one: Named, measured: Collection[str] = ()) -> list[Path]:
     """Records whose identity is not this recipe's, also where a verb made them and Snakemake knows nothing.
 
+    measured: the devices that are measured now; what was measured on others stays, since nobody measures it again.
     UserError where they are of another recipe of the same name, whose file is still there: they would be lost.
     """
     outdated = []
     for path, stage in _records(runs / one.name).items():
         record = read_record(path)
         made_by = record.get("lineage", record)
-        if not isinstance(made_by, dict) or made_by.get("config_digest") != one.recipe.stage_digest(stage):
+        same = isinstance(made_by, dict) and made_by.get("config_digest") == one.recipe.stage_digest(stage)
+        if stage == "profile":
+            device = path.parent.name
+            if device not in measured:
+                continue
+            same = same and record.get("device_digest", "") == find_device(device).digest
+        if not same:
             outdated.append(path)
     other = _other_owner(runs / one.name, one)
     if outdated and other is not None:

@@ -86,6 +86,7 @@ PROFILE = {
     "threads": "Really used; null: cannot be known.",
     "clocks": "As they were: `as-is`, `locked` or a power mode.",
     "power_mode": "Of a Jetson, else null.",
+    "device_digest": "sha256 of the device's entry in devices.toml, as far as a number depends on it; none: empty.",
     "macs": "Convolutions and linear layers, FLOPs/2.",
     "num_params": "Of the network in torch; of an ONNX file alone those of the file.",
     "size_bytes": "Of the file.",

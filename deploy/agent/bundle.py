@@ -38,8 +38,11 @@ class Bundle:
         for entry in files:
             if entry["precision"] == precision and _takes(entry, files_of(runtime), version):
                 return entry
-        known = ", ".join("{} ({})".format(entry["precision"], entry["runtime"]) for entry in files)
-        raise AgentError("E_BUNDLE", f"no {precision} file for {runtime}: the bundle has {known}")
+        known = ", ".join(map(_named, files))
+        told = f"no {precision} file for {runtime} {version or ''}".rstrip() + f": the bundle has {known}"
+        if files_of(runtime) == "tensorrt" and (version or "").startswith("8."):
+            told += ": export again with `legacy = true` under [export], which TensorRT 8.5 and 8.6 read"
+        raise AgentError("E_BUNDLE", told)
 
     def model_path(self, precision: str, runtime: str, version: str | None = None) -> Path:
         """Give the checked path of the file that `entry` names."""
@@ -96,6 +99,12 @@ class Bundle:
         if actual != self.manifest["hashes"].get(name):
             raise AgentError("E_HASH", f"{path}: its bytes are not those of the manifest: export it again")
         return path
+
+
+def _named(entry: Json) -> str:
+    """Say for what a file is: `fp16 (tensorrt from 10.0 to 10.16)`."""
+    bounds = [f" {word} {entry[key]}" for key, word in (("min_version", "from"), ("max_version", "to")) if entry[key]]
+    return "{} ({}{})".format(entry["precision"], entry["runtime"], "".join(bounds))
 
 
 def _takes(entry: Json, runtime: str, version: str | None) -> bool:

@@ -49,8 +49,11 @@ class EngineCache:
         return None if same else f"the bytes of {plan.name} are not those of its record"
 
     def record(self, identity: Json) -> Json:
-        """What was recorded of an engine that is not missing."""
-        document: Json = json.loads(self.plan_path(identity).with_suffix(".json").read_text(encoding="utf-8"))
+        """What was recorded of an engine that is not missing; it is used now, and so the last to be dropped."""
+        plan = self.plan_path(identity)
+        for path in (plan, plan.with_suffix(".json")):
+            os.utime(str(path))
+        document: Json = json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))
         return document
 
     def scratch_path(self, identity: Json) -> Path:

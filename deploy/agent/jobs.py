@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import clocks, events, store
+from . import clocks, events, machine, store
 from .errors import AgentError
 from .interpreter import command_from
 from .machine import boot_id
@@ -34,6 +34,8 @@ JOBS = Path("jobs")
 DEVICE_LOCK = Path("device.lock")
 _POLL_S = 0.1
 _CANCEL_S = 20.0
+_FRESH_S = 86_400.0
+_FULL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def submit(document: Json) -> Json:
     job = _job(document)
     folder = _folder(job.id)
     known = _state(folder) if folder.exists() else None
-    if known in ("running", "done"):
+    if known == "running" or (known == "done" and _is_fresh(folder)):
         return {"id": job.id, "state": known, "resumed": True, "time_s": time.time()}
     device = _take_device(job)
     clocks.put_back(Path())  # of a job that a crash kept from it
@@ -79,6 +81,14 @@ def submit(document: Json) -> Json:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return {"id": job.id, "state": "running", "resumed": False, "time_s": time.time()}
+
+
+def _is_fresh(folder: Path) -> bool:
+    """Whether a result that nobody fetched was made here today: in another power mode the answer is another."""
+    result = _result(folder)
+    age_s = time.time() - result["finished_at_s"]
+    before: Json = result.get("answer", {}).get("machine", {}).get("before", {})
+    return 0 <= age_s < _FRESH_S and before.get("power_mode") == machine.power_mode()
 
 
 def follow(document: Json) -> Json:
@@ -247,8 +257,12 @@ def _result(folder: Path) -> Json:
         result: Json = json.loads((folder / RESULT).read_text())
         return result
     job = json.loads((folder / "job.json").read_text())
-    rebooted = job["boot_id"] != boot_id()
-    how = "the device was rebooted" if rebooted else "the agent there was killed"
+    if job["boot_id"] != boot_id():
+        how = "the device was rebooted"
+    elif shutil.disk_usage(str(folder)).free < _FULL_BYTES:
+        how = "its disk ran full"
+    else:
+        how = "the agent there was killed"
     return {"state": "lost", "error": {"code": "E_LOST", "message": f"{how} while the job ran: run it again"}}
 
 

@@ -24,7 +24,7 @@ GPU_DEVFREQ = re.compile(r"\d+\.(gpu|gv11b|ga10b|gp10b)|gpu-gpc-0")
 
 
 def describe(root: Path) -> Json:
-    """Give `power_mode`, `power_modes`, `clocks`, `memory`, `temperatures_c` and `gpu_processes`."""
+    """Give `power_mode`, `power_modes`, `clocks`, `memory`, `temperatures_c`, `gpu_processes`, `gpu_load_percent`."""
     return {
         "power_mode": _power_mode(root),
         "power_modes": _power_modes(root),
@@ -32,6 +32,7 @@ def describe(root: Path) -> Json:
         "memory": _memory(root),
         "temperatures_c": _temperatures(root),
         "gpu_processes": _gpu_processes(root),
+        "gpu_load_percent": _gpu_load_percent(root),
     }
 
 
@@ -41,17 +42,23 @@ def clocks(root: Path) -> Json:
     `jetson_clocks` locks by raising the lowest to the highest.
     """
     cpus = [_frequencies(path, "scaling_{}_freq", 1000) for path in matching(root, "sys/devices/system/cpu/cpufreq/*")]
-    gpus = [
-        _frequencies(path, "{}_freq", 1)
-        for path in matching(root, "sys/class/devfreq/*")
-        if GPU_DEVFREQ.fullmatch(path.name)
-    ]
+    gpus = [_frequencies(path, "{}_freq", 1) for path in _gpus(root)]
     known = [clock for clock in (*cpus, *gpus) if clock]
     return {
         "cpu": [clock for clock in cpus if clock],
         "gpu": [clock for clock in gpus if clock],
         "locked": all(clock["min_hz"] == clock["max_hz"] for clock in known) if known else None,
     }
+
+
+def _gpus(root: Path) -> list[Path]:
+    return [path for path in matching(root, "sys/class/devfreq/*") if GPU_DEVFREQ.fullmatch(path.name)]
+
+
+def _gpu_load_percent(root: Path) -> float | None:
+    """How busy a Jetson's GPU is just now, whoever keeps it so; its driver tells per mille."""
+    loads = [number_of(path / "device" / "load") for path in _gpus(root)]
+    return max((load / 10 for load in loads if load is not None), default=None)
 
 
 def _power_mode(root: Path) -> Json | None:

@@ -141,7 +141,14 @@ def _notes(runs: Sequence[Records], rows: Sequence[Mapping[str, str]]) -> list[s
     if any(p["latency_ms"]["p50"] is None for p in profiles):
         notes.append("p50 is “-” where nothing was timed: the reasons say why.")
     memory = {p["memory"]["includes"]: None for p in profiles if "includes" in p.get("memory", {})}
-    return [*notes, *(f"Peak memory is that of {includes}." for includes in memory), *energy_notes(runs)]
+    notes += [f"Peak memory is that of {includes}." for includes in memory]
+    scratch = {
+        f"{ROLES[p['role']]} {p['precision']} on {p['device']} {si(found, 'B')}": None
+        for p in profiles
+        if (found := p["runtime"].get("device_memory_bytes"))
+    }
+    notes += [f"Scratch memory of the engines on the GPU, weights apart: {', '.join(scratch)}."] if scratch else []
+    return [*notes, *energy_notes(runs)]
 
 
 def _accuracy_note(runs: Sequence[Records]) -> str:

@@ -74,4 +74,6 @@ def reasons_table(runs: Sequence[Records]) -> Table:
         found = sum(any(reason.startswith(start) for reason in row["reasons"]) for row in rows_of_profiles)
         if found:
             rows.append([start.strip(), str(found), meaning, mend])
-    return Table("What the reasons mean", ["Reason", "Rows", "What happened", "What helps"], rows, frozenset({1}))
+    columns = ["Reason", "Rows", "What happened", "What helps"]
+    notes = ["To profile again: afpkd profile. (make profile measures only what has changed.)"]
+    return Table("What the reasons mean", columns, rows, frozenset({1}), notes)

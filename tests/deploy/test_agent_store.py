@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from deploy import ssh
-from deploy.agent import cleaning, jobs, store
+from deploy.agent import cleaning, jobs, machine, store, transfer
 from deploy.agent.errors import AgentError
 
 
@@ -201,3 +204,26 @@ def test_the_program_starts_under_the_python_of_an_old_board(work: Path) -> None
     answer, _ = transferred(work, operation="hello", agent="agent.pyz")
     assert answer["python"] == list(sys.version_info[:3])
     assert answer["agent_sha256"] is None
+
+
+def test_an_agent_is_taken_where_nothing_else_is_so_that_disk_can_be_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = SimpleNamespace(f_bavail=1000, f_frsize=1000)
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    sha256 = hashlib.sha256(b"agent").hexdigest()
+    for name in ("agent.pyz", "blobs/x"):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"agent")))
+        request = {"name": name, "size": 5, "sha256": sha256}
+        if name == "agent.pyz":
+            assert transfer._put(tmp_path, request) == {"sha256": sha256}
+        else:
+            with pytest.raises(transfer._RefusedError, match="17 MB to spare"):
+                transfer._put(tmp_path, request)
+
+
+def test_a_job_lost_on_a_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "job.json").write_text(json.dumps({"boot_id": machine.boot_id()}))
+    assert "the agent there was killed" in jobs._result(tmp_path)["error"]["message"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    assert "its disk ran full while the job ran" in jobs._result(tmp_path)["error"]["message"]

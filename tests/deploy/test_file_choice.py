@@ -67,6 +67,19 @@ def test_the_file_for_a_runtime_and_its_version(
     assert caught.value.code == "E_BUNDLE"
 
 
+def test_a_file_that_is_not_for_a_version_is_told_with_its_bounds(manifest: dict[str, Any], tmp_path: Path) -> None:
+    manifest["files"] = [manifest["files"][1], manifest["files"][2]]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    known = "the bundle has fp32 (onnxruntime from 1.18), fp32 (tensorrt from 10.0)"
+    with pytest.raises(AgentError) as caught:
+        Bundle(str(tmp_path)).entry("fp32", "tensorrt", "8.5.2")
+    legacy = "export again with `legacy = true` under [export], which TensorRT 8.5 and 8.6 read"
+    assert str(caught.value) == f"no fp32 file for tensorrt 8.5.2: {known}: {legacy}"
+    with pytest.raises(AgentError) as caught:
+        Bundle(str(tmp_path)).entry("fp16", "onnxruntime", None)
+    assert str(caught.value) == f"no fp16 file for onnxruntime: {known}"
+
+
 def test_the_first_entry_that_fits_counts(manifest: dict[str, Any], tmp_path: Path) -> None:
     manifest["files"].insert(0, {**manifest["files"][1], "path": "better.onnx"})
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))

@@ -197,3 +197,16 @@ def test_shared_connections_live_in_a_folder_of_this_user_alone(
             ssh._socket_folder()
     finally:
         short.unlink()
+
+
+def test_what_decides_a_number_is_the_devices_identity_and_what_does_not_is_not(inventory: Path) -> None:
+    def digest(entry: str) -> str:
+        inventory.write_text(f'[orin1]\nhost = "a"\n{entry}')
+        return find_device("orin1").digest
+
+    plain = digest("")
+    for entry in ('clocks = "locked"', "use_dla = true", 'runtime = "onnxruntime"', 'python = "/opt/python"'):
+        assert digest(entry) != plain, entry
+    for entry in ("max_seconds = 60", "budget_mb = 100", 'tags = ["lab"]', 'workdir = "x"', 'ssh_config = "c"'):
+        assert digest(entry) == plain, entry
+    assert find_device("local").digest == ""

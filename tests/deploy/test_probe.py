@@ -105,6 +105,15 @@ def test_power_mode_clocks_memory_and_temperatures(tmp_path: Path) -> None:
     assert "gpu clock      17000000.ga10b 306 MHz (306 to 1300, nvhost_podgov)" in text
 
 
+def test_a_busy_gpu_is_seen_whoever_keeps_it_so(tmp_path: Path) -> None:
+    load = {
+        "sys/class/devfreq/17000000.gpu/device/load": "873\n",
+        "sys/class/devfreq/15340000.vic/device/load": "999\n",
+    }
+    assert probe.probe({"root": str(laid_out(tmp_path, load))})["gpu_load_percent"] == 87.3
+    assert probe.probe({"root": str(tmp_path / "nowhere")})["gpu_load_percent"] is None
+
+
 def test_locked_clocks_are_seen_on_every_generation(tmp_path: Path) -> None:
     assert probe.probe({"root": str(laid_out(tmp_path / "6", JETPACK_6_2))})["clocks"]["locked"] is True
     assert probe.probe({"root": str(laid_out(tmp_path / "7", JETPACK_7_2))})["clocks"]["locked"] is False

@@ -45,6 +45,7 @@ def test_a_good_row_is_valid_without_a_reason() -> None:
         ({"not_finite": 1}, "INVALID", "not finite: 1 outputs seen during the timing"),
         ({"cross_check_percent": -5.1}, "WARN", "cross-check: trtexec's GPU time is -5.1 % from ours"),
         ({"foreign_cpus": 0.21}, "WARN", "foreign load: other processes kept 0.2 of 2 CPUs"),
+        ({"gpu_load_percent": 45.0}, "WARN", "foreign load: the GPU was 45 % busy before anything was loaded"),
         ({"gpu_processes": ["detector (4242)"]}, "WARN", "foreign load: detector (4242) has the GPU open"),
         ({"num_inputs": 63}, "WARN", "few inputs: 63"),
         ({"clocks": "locked", "clocks_free": True}, "WARN", "clocks not as asked: locked was reported, but lowest"),

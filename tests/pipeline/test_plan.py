@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record, sha256_of, write_record
+from deploy.devices import find_device
 from pipeline.cli import app
 from pipeline.lineage import lineage
 from pipeline.plan import Named, claim_folder, outdated_records, plan_of, read_recipes, roles_in_turns, targets_of
@@ -227,3 +228,36 @@ def test_roles_take_turns_where_each_takes_several_processes(tmp_path: Path) -> 
     longer = tmp_path / "longer.toml"
     longer.write_text('extends = "default"\n[profile]\npreset = "standard"\n')
     assert roles_in_turns(load_recipe(str(longer))[1]) == [("teacher", "student", "undistilled")]
+
+
+def test_measurements_are_outdated_where_they_are_made_again_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another [profile] or another devices.toml; a board that no host reaches is measured by nobody again."""
+    inventory = tmp_path / "devices.toml"
+    inventory.write_text('[orin1]\nhost = "a"\n')
+    monkeypatch.setenv("AFPKD_DEVICES", str(inventory))
+    one = put_recipe(tmp_path / "a")
+    made = {"config_digest": one.recipe.stage_digest("profile"), "device_digest": find_device("orin1").digest}
+    there, by_hand = (tmp_path / "photos" / "profiles" / name / "student-fp32.json" for name in ("orin1", "attic"))
+    write_record(there, made)
+    write_record(by_hand, made | {"config_digest": "of another preset"})
+    assert outdated_records(tmp_path, one, ["orin1"]) == []
+    inventory.write_text('[orin1]\nhost = "a"\nclocks = "locked"\n')
+    assert outdated_records(tmp_path, one, ["orin1"]) == [there]
+    assert outdated_records(tmp_path, one, ["local"]) == outdated_records(tmp_path, one) == []
+    write_record(there, made | {"config_digest": "of another preset"})
+    assert outdated_records(tmp_path, one, ["orin1"]) == [there]
+
+
+def test_the_graph_measures_again_where_the_devices_entry_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inventory = tmp_path / "devices.toml"
+    monkeypatch.setenv("AFPKD_DEVICES", str(inventory))
+    plans = []
+    for clocks in ("as-is", "locked"):
+        inventory.write_text(f'[orin1]\nhost = "a"\nclocks = "{clocks}"\n')
+        plans.append(plan_of(recipes(tmp_path, a=""), tmp_path, ["profile"], ["local", "orin1"])["devices"])
+    assert plans[0][0] == plans[1][0] == {"name": "local", "here": True, "digest": ""}
+    assert plans[0][1] != plans[1][1]

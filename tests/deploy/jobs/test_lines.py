@@ -68,7 +68,7 @@ def test_a_result_nobody_fetched_waits(target: LocalTarget, work: Work, tmp_path
     finished = json.loads(result.read_text())["answer"]
     heard = Heard()
     answer = run_job(target, slow, heard, QUICK)
-    assert answer == {**finished, "clock": answer["clock"]}
+    assert answer == {**finished, "clock": answer["clock"], "finished_at_s": answer["finished_at_s"]}
     assert abs(answer["clock"]["offset_s"]) <= answer["clock"]["within_s"]
     assert heard[0].endswith("was done there")
 
@@ -208,3 +208,28 @@ def test_what_is_no_job_is_refused_and_leaves_nothing(target: LocalTarget, chang
 def test_following_what_is_not_there(target: LocalTarget) -> None:
     with pytest.raises(DeviceError, match=r"no job profile-0{16} on the device.*\[E_JOB\]"):
         call_agent(target, "follow", {"id": "profile-" + "0" * 16, "offset": 0, "wait_s": 0})
+
+
+def test_a_result_that_was_never_fetched_is_taken_today_and_made_anew_later(target: LocalTarget, work: Work) -> None:
+    """Another day, or in another power mode, the board would answer otherwise."""
+
+    class Cut(Dropping):
+        def get(self, name: str, destination: Path) -> None:
+            raise LineError("board", "E_UNREACHABLE", "gone", lasting=True)
+
+    def heard_after(**changes: Any) -> list[str]:
+        with pytest.raises(LineError):
+            run_job(Cut(target, "E_UNREACHABLE"), work, Heard(), QUICK)
+        path = job_folder(target) / "result.json"
+        result = json.loads(path.read_text())
+        result["finished_at_s"] -= changes.get("age_s", 0)
+        result["answer"]["machine"]["before"]["power_mode"] = changes.get("power_mode")
+        path.write_text(json.dumps(result))
+        heard = Heard()
+        answer = run_job(target, work, heard, QUICK)
+        assert abs(answer["finished_at_s"] - time.time()) < 600 + changes.get("age_s", 0)
+        return heard
+
+    assert heard_after(age_s=3600)[0].startswith("resumed: job profile-")
+    assert "measuring" in heard_after(age_s=2 * 86_400)
+    assert "measuring" in heard_after(power_mode="pmode:0007")
