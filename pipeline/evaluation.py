@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afpkd.data import DATASETS
-from afpkd.data.dataset import DatasetSpec, data_root
+from afpkd.data.dataset import Dataset, data_root
 from afpkd.errors import UserError
 from afpkd.names import look_up, unknown
 from afpkd.record import Json
-from pipeline.lineage import WEIGHTS, require_recorded
+from pipeline.lineage import WEIGHTS, require_recorded, require_same_data
 from pipeline.networks import build_network, recorded_network
 from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
@@ -43,7 +43,9 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
         spec = folder_in(record).spec if "folder" in record else DATASETS[record["data"]]
         model = recorded_network(record, arch)
         require_recorded(path, WEIGHTS)
-        return _measured(model, path / WEIGHTS, spec, record["preprocessing"])
+        whole = spec.load(data_root())
+        require_same_data(path / "record.json", whole.sha256())
+        return _measured(model, path / WEIGHTS, whole, record["preprocessing"])
     if not path.is_file():
         told = "neither a weights file nor a folder with a record or a manifest: name one, such as runs/default/student"
         raise UserError("E_EVALUATE", f"{path}: {told}")
@@ -58,7 +60,7 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
         image_size=spec.image_size,
         given=(normalisation["mean"], normalisation["std"]),
     )
-    return _measured(model, path, spec, normalisation)
+    return _measured(model, path, spec.load(data_root()), normalisation)
 
 
 def accuracies_told(found: Json) -> str:
@@ -121,7 +123,7 @@ def _files(path: Path, manifest: Json) -> Iterator[tuple[str, Path]]:
             raise UserError("E_BUNDLE", f"{path}: {error.message}: add it to the recipe's export") from None
 
 
-def _measured(model: nn.Module, path: Path, spec: DatasetSpec, normalisation: Json) -> Json:
+def _measured(model: nn.Module, path: Path, data: Dataset, normalisation: Json) -> Json:
     import torch
 
     from afpkd.checkpoint import load_weights
@@ -129,9 +131,8 @@ def _measured(model: nn.Module, path: Path, spec: DatasetSpec, normalisation: Js
     from afpkd.evaluate import model_top1
 
     load_weights(model, path)
-    test = spec.load(data_root()).test
-    pixels = pixels_from_split(test, normalisation["mean"], normalisation["std"], torch.device("cpu"))
-    return {"top1": model_top1(model, pixels), "n": len(test.labels)}
+    pixels = pixels_from_split(data.test, normalisation["mean"], normalisation["std"], torch.device("cpu"))
+    return {"top1": model_top1(model, pixels), "n": len(data.test.labels)}
 
 
 def _normalisation(path: Path, data: str, recipe: str | None) -> Json:

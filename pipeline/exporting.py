@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from afpkd.record import Json
+from pipeline.lineage import require_same_data
 from pipeline.recipe_detection import CocoData
 
 if TYPE_CHECKING:
@@ -16,17 +17,21 @@ if TYPE_CHECKING:
 
 
 def export_classifier(run: Run, model: nn.Module, order: Order) -> Json:
-    """Write the bundle of a classifier; order: all but the data's part of it."""
+    """Write the bundle of a classifier; order: all but the data's part of it.
+
+    UserError where the data are no longer those that it was trained on.
+    """
     from afpkd.data.dataset import data_root
     from export.build import build_bundle
     from export.calibration import calibration_images
 
     data, wanted = run.recipe.data.spec.load(data_root()), run.recipe.export
+    sha256 = require_same_data(run.role(order.role) / "record.json", data.sha256())
     quantizes = "int8" in wanted.precisions
     drawn = calibration_images(data.train.images, run.recipe.seed, wanted.calibration_images) if quantizes else None
     return build_bundle(
         model,
-        replace(order, lineage={**order.lineage, "data": data.sha256()}, calibration=drawn),
+        replace(order, lineage={**order.lineage, "data": sha256}, calibration=drawn),
         images=data.test.images,
         labels=data.test.labels,
         label_names=data.label_names,
@@ -34,7 +39,10 @@ def export_classifier(run: Run, model: nn.Module, order: Order) -> Json:
 
 
 def export_detector(run: Run, model: nn.Module, order: Order) -> Json:
-    """Write the bundle of a detector; order: all but the data's part of it."""
+    """Write the bundle of a detector; order: all but the data's part of it.
+
+    UserError where the data are no longer those that it was trained on.
+    """
     import numpy as np
 
     from afpkd.data.coco import read_canvas
@@ -44,6 +52,7 @@ def export_detector(run: Run, model: nn.Module, order: Order) -> Json:
     data, wanted = run.recipe.data, run.recipe.export
     assert isinstance(data, CocoData)
     scenery = read_scenery(data, run.recipe_file, run.recipe.seed)
+    sha256 = require_same_data(run.role(order.role) / "record.json", scenery.sha256())
     canvases, scales = zip(*(read_canvas(scene, data.image_size) for scene in scenery.test.scenes), strict=True)
     drawn = (
         scenes_for_calibration(scenery.train, data.image_size, run.recipe.seed, wanted.calibration_images)
@@ -52,7 +61,7 @@ def export_detector(run: Run, model: nn.Module, order: Order) -> Json:
     )
     return build_detector_bundle(
         model,
-        replace(order, lineage={**order.lineage, "data": scenery.sha256()}, calibration=drawn),
+        replace(order, lineage={**order.lineage, "data": sha256}, calibration=drawn),
         test=EvaluatedScenes(np.stack(canvases), scales, scenery.test),
         reading=reading(data),
     )

@@ -47,7 +47,7 @@ def lineage(run_dir: Path) -> Lineage:
     for stage, path in paths.items():
         faults += [odd[path]] if path in odd else _stage_faults(path, stage, records[path], hashes)
     for stage, path in paths.items():
-        faults += _bundle_faults(path.parent, stage, hashes)
+        faults += _bundle_faults(path.parent, stage, records.get(path, {}).get("inputs", {}).get("data"), hashes)
     for path in profiles:
         faults += [odd[path]] if path in odd else _profile_faults(path, records[path], hashes)
     faults += [fault for stage in stages if stage not in paths for fault in _unrecorded(run_dir / stage)]
@@ -71,6 +71,19 @@ def require_recorded(folder: Path, name: str) -> str:
         raise UserError(
             "E_RUN_CHANGED", f"{folder / name}: {_CHANGED}: delete {folder / 'record.json'} and run its stage again"
         )
+    return found
+
+
+def require_same_data(path: Path, found: str) -> str:
+    """Give `found`, the hash of the data as they are now; UserError where the record at `path` was trained on others.
+
+    A record that does not say which passes: older ones, and those made by hand.
+    """
+    trained_on = recorded(path).get("inputs", {}).get("data", found)
+    if trained_on != found:
+        told = f"{path}: trained on data {trained_on[:12]}, what is read now is {found[:12]}"
+        why = "images, classes or their split changed, or another Pillow decodes them"
+        raise UserError("E_RUN_CHANGED", f"{told}: {why}: put the data back, or delete the record and train again")
     return found
 
 
@@ -142,7 +155,7 @@ def _fault(line: str) -> UserError:
     return UserError("E_RUN_CHANGED", line)
 
 
-def _bundle_faults(folder: Path, stage: str, hashes: Mapping[Path, str]) -> Iterator[UserError]:
+def _bundle_faults(folder: Path, stage: str, data: str | None, hashes: Mapping[Path, str]) -> Iterator[UserError]:
     from export.sealed import verify_bundle
 
     bundle = folder / "bundle"
@@ -161,6 +174,10 @@ def _bundle_faults(folder: Path, stage: str, hashes: Mapping[Path, str]) -> Iter
     # the record also holds times and machines: a stage that ran again with the same result made no other network
     if manifest["lineage"]["weights"] != hashes.get(folder / WEIGHTS):
         yield _fault(f"{bundle}: exported from other weights than {folder / WEIGHTS}: export it again")
+    judged_on = manifest["lineage"].get("data", data)
+    if data is not None and judged_on != data:
+        told = f"exported with data {str(judged_on)[:12]}, its network was trained on {data[:12]}"
+        yield _fault(f"{bundle}: {told}: export it again")
 
 
 def _profile_faults(path: Path, record: Json, hashes: Mapping[Path, str]) -> Iterator[UserError]:

@@ -272,3 +272,15 @@ def test_a_stage_takes_only_what_was_recorded(run: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"another teacher")
     with pytest.raises(UserError, match=r"its bytes are not those that were recorded: delete .*record\.json and run"):
         require_recorded(folder, "model.safetensors")
+
+
+def test_a_bundle_that_was_judged_on_other_data_is_named(run: Path) -> None:
+    path = run / "student" / "bundle" / "manifest.json"
+    lineage_there = read_record(path)["lineage"]
+    change(path, lineage={**lineage_there, "data": DATA})
+    profile(run, "student")
+    assert lineage(run).faults == []
+    change(path, lineage={**lineage_there, "data": "0dda" * 16})
+    profile(run, "student")
+    told = "exported with data 0dda0dda0dda, its network was trained on da7ada7ada7a: export it again"
+    assert lineage(run).faults == [f"{path.parent}: {told} [E_RUN_CHANGED]"]
