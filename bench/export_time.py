@@ -54,7 +54,7 @@ def _measured(folder: str) -> Json:
 
 def _once(folder: Path) -> Json:
     from export import build
-    from export.making import outputs_of
+    from export.passes import outputs_of
     from pipeline.stages import export_bundle
     from pipeline.workspace import open_run
 

@@ -13,7 +13,8 @@ from afpkd.errors import UserError
 from afpkd.record import Json
 from export.bundle import Evaluation, golden_indices
 from export.files import Planned
-from export.making import Order, Source, make_bundle, outputs_of, source_from_model
+from export.making import Order, Source, make_bundle, source_from_model
+from export.passes import outputs_of
 from export.verify import (
     Logits,
     compare,

@@ -17,7 +17,8 @@ from afpkd.record import Json
 from afpkd.tasks.coco_metrics import Detected, average_precision, coco_document
 from export.bundle import Evaluation, golden_indices
 from export.files import Planned
-from export.making import Order, make_bundle, outputs_of, source_from_model
+from export.making import Order, make_bundle, source_from_model
+from export.passes import outputs_of
 from export.verify import Logits, compare, file_tolerances, golden_tolerances, onnx_forward, require_within, status_of
 
 NUM_GOLDEN = 8
@@ -64,7 +65,7 @@ def build_detector_bundle(model: nn.Module, order: Order, *, test: EvaluatedScen
     order = replace(order, int8=order.int8._replace(exclude=(*order.int8.exclude, *PREDICTIONS)))
     rule = {**order.rule, "fit": "letterbox"}
     source = source_from_model(model, test.canvases.shape[1:])
-    reference = outputs_of(source.forward, test.canvases, rule)
+    reference = outputs_of(source.forward, test.canvases, rule, on_disk=True)
     order.require_sense(reference)
     checker = DetectorChecker(order.name, test, rule, reference, reading, order.max_drop)
     return make_bundle(
@@ -96,7 +97,8 @@ class DetectorChecker:
     def check(self, file: Planned, path: Path, overflow: str | None) -> Json:
         """Give what the manifest says of a file, and the tolerances it has on a device; UserError where fp32 strays."""
         what, reference = f"{self._name}, {file.name}", self.reference
-        raw = outputs_of(onnx_forward(path, as_written=file.as_written), self._test.canvases, self._rule)
+        forward = onnx_forward(path, as_written=file.as_written)
+        raw = outputs_of(forward, self._test.canvases, self._rule, on_disk=True)
         golden, found = self._compared(reference[self.chosen], raw[self.chosen]), self._compared(reference, raw)
         tolerances = self.tolerances([file.precision])[file.precision]
         if file.precision == "fp32":
@@ -109,7 +111,7 @@ class DetectorChecker:
         elif not golden["num_not_finite"]:
             most = max(tolerances["max_box"], 2 * golden["max_box_error"])
             tolerances = {**file_tolerances(tolerances, golden), "max_box": most}
-        scores = self._ap(np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0))
+        scores = self._ap(raw)
         reached, wanted = (values["ap"] or 0.0 for values in (scores, self.torch_ap))
         fault = overflow if file.half else None
         judged = status_of(found, reached, wanted, self._max_drop, file.precision, fault, metric="ap")
@@ -117,7 +119,7 @@ class DetectorChecker:
 
     def _compared(self, reference: Logits, raw: Logits) -> Json:
         found = compare(reference, raw)
-        finite = not found["num_not_finite"] and bool(np.isfinite(raw).all())
+        finite = not found["num_not_finite"] and all(np.isfinite(image).all() for image in raw)
         return {
             **found,
             "argmax_agreement": self._reading.agreement(reference, raw),
@@ -126,8 +128,13 @@ class DetectorChecker:
 
     def _ap(self, raw: Logits) -> dict[str, float | None]:
         scenes = zip(raw, self._test.split.scenes, self._test.scales, strict=True)
-        found = [self._reading.find(image, scene.size, scale) for image, scene, scale in scenes]
+        found = [self._reading.find(_finite(image), scene.size, scale) for image, scene, scale in scenes]
         return average_precision(self._test.split, found)
+
+
+def _finite(raw: Logits) -> Logits:
+    """What is no number finds nothing."""
+    return np.nan_to_num(raw, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _truth(test: EvaluatedScenes) -> Json:

@@ -25,8 +25,6 @@ from export.quantize import Int8
 from export.to_onnx import graph_from_model, save_graph
 from export.verify import Forward, Logits
 
-_BATCH_SIZE = 250
-
 BuildCheck = Callable[[Path, str], Json]
 """(file, precision) -> what NVIDIA's parser and builder say of it: `status`, `build_seconds`, `layer_types`, ..."""
 
@@ -75,7 +73,7 @@ class Order:
             raise UserError(
                 "E_EXPORT_SETTING", f"{self.name}: int8 needs calibration images: give some of the training set"
             )
-        if not np.isfinite(reference).all():
+        if not all(np.isfinite(answer).all() for answer in reference):
             raise UserError("E_WEIGHTS_NAN", f"{self.name}: its output holds NaN or infinity: train it again")
 
 
@@ -191,13 +189,6 @@ def _calibrated(calibration: Calibration | None, settings: Int8) -> Json | None:
 
 def _after(reason: str | None) -> str:
     return f": {reason}" if reason else ""
-
-
-def outputs_of(forward: Forward, images: NDArray[np.uint8], rule: Json) -> Logits:
-    """Logits N, K of pixels, preprocessed a batch at a time: a large test set need not fit in memory as floats."""
-    manifest = {"preprocessing": rule}
-    batches = (images[i : i + _BATCH_SIZE] for i in range(0, len(images), _BATCH_SIZE))
-    return np.concatenate([forward(preprocess(batch, manifest)) for batch in batches])
 
 
 def torch_forward(network: LogitsOnly) -> Forward:

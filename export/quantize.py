@@ -27,7 +27,8 @@ from afpkd.names import unknown
 from afpkd.record import Json
 from export.calibration import Method, Ranges, ranges_of, tied_ranges
 from export.half import half_from_quantized, sorted_graph
-from export.verify import Logits, compare, graph_forward
+from export.passes import in_passes
+from export.verify import compare, graph_forward
 
 OP_TYPES = ("Conv", "Gemm", "MatMul")
 """What is computed in int8: all else is a few percent of the work."""
@@ -149,10 +150,10 @@ def sensitivity(proto: onnx.ModelProto, ranges: Ranges, inputs: NDArray[np.float
 
     sqnr_db is that of the logits; None where they do not change at all.
     """
-    reference: Logits = graph_forward(proto)(inputs)
+    reference = in_passes(graph_forward(proto), inputs)
     rows = []
     for name, nodes in _by_layer(proto).items():
-        logits = graph_forward(with_qdq(proto, ranges, only=[node.name for node in nodes]))(inputs)
+        logits = in_passes(graph_forward(with_qdq(proto, ranges, only=[node.name for node in nodes])), inputs)
         found = compare(reference, logits)
         kept = {key: found[key] for key in ("sqnr_db", "max_abs_error")}
         rows.append({"layer": name, "node": nodes[0].name, **kept})

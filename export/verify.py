@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -63,19 +63,47 @@ def compare(reference: Logits, candidate: Logits) -> Json:
             "E_EXPORT_DIFFERS",
             f"logits of shape {candidate.shape}, expected {reference.shape}: the file is of another network",
         )
-    want, got = (_answers(outputs).astype(np.float64) for outputs in (reference, candidate))
-    if not np.isfinite(want).all():
-        raise UserError(
-            "E_WEIGHTS_NAN", "the network's logits hold NaN or infinity: check the weights and their training"
-        )
-    finite = np.isfinite(got).all(axis=1)
-    agreement = 100 * int((finite & (want.argmax(axis=1) == got.argmax(axis=1))).sum()) / len(want)
+    step = len(reference) if reference.ndim == 2 else _SCENES
+    parts = [
+        _Part.of(reference[start : start + step], candidate[start : start + step])
+        for start in range(0, len(reference), step)
+    ]
+    num_not_finite = sum(part.num_not_finite for part in parts)
     return {
-        **(_errors(want, got) if finite.all() else dict.fromkeys(_ERRORS)),
-        "argmax_agreement": agreement,
-        "num_not_finite": int((~finite).sum()),
-        "num": len(want),
+        **(dict.fromkeys(_ERRORS) if num_not_finite else _errors(parts)),
+        "argmax_agreement": 100 * sum(part.num_same for part in parts) / len(reference),
+        "num_not_finite": num_not_finite,
+        "num": len(reference),
     }
+
+
+class _Part(NamedTuple):
+    """What some of the images add to a comparison."""
+
+    num_same: int
+    num_not_finite: int
+    max_abs: float
+    max_rel: float
+    noise: float
+    power: float
+    cosine: float
+
+    @classmethod
+    def of(cls, reference: Logits, candidate: Logits) -> _Part:
+        want, got = (_answers(outputs).astype(np.float64) for outputs in (reference, candidate))
+        if not np.isfinite(want).all():
+            raise UserError(
+                "E_WEIGHTS_NAN", "the network's logits hold NaN or infinity: check the weights and their training"
+            )
+        finite = np.isfinite(got).all(axis=1)
+        num_same = int((finite & (want.argmax(axis=1) == got.argmax(axis=1))).sum())
+        if not finite.all():
+            return cls(num_same, int((~finite).sum()), *[np.nan] * 5)
+        error, largest = np.abs(got - want).max(axis=1), np.maximum(np.abs(want).max(axis=1), _TINY)
+        sums = float(((got - want) ** 2).sum()), float((want**2).sum())
+        return cls(
+            num_same, 0, float(error.max()), float((error / largest).max()), *sums, float(_cosines(want, got).min())
+        )
 
 
 def _answers(outputs: Logits) -> Logits:
@@ -86,14 +114,18 @@ def _answers(outputs: Logits) -> Logits:
 _ERRORS = ("max_abs_error", "max_rel_error", "sqnr_db", "cosine")
 
 
-def _errors(want: NDArray[np.float64], got: NDArray[np.float64]) -> Json:
-    error = np.abs(got - want).max(axis=1)
-    noise = float(((got - want) ** 2).sum())
+_SCENES = 16
+"""Compared at a time in float64, where an image's raw output may have megabytes."""
+_TINY = np.finfo(np.float32).tiny
+
+
+def _errors(parts: Sequence[_Part]) -> Json:
+    noise, power = sum(part.noise for part in parts), sum(part.power for part in parts)
     return {
-        "max_abs_error": float(error.max()),
-        "max_rel_error": float((error / np.maximum(np.abs(want).max(axis=1), np.finfo(np.float32).tiny)).max()),
-        "sqnr_db": 10 * float(np.log10((want**2).sum() / noise)) if noise and want.any() else None,
-        "cosine": float(_cosines(want, got).min()),
+        "max_abs_error": max(part.max_abs for part in parts),
+        "max_rel_error": max(part.max_rel for part in parts),
+        "sqnr_db": 10 * float(np.log10(power / noise)) if noise and power else None,
+        "cosine": min(part.cosine for part in parts),
     }
 
 

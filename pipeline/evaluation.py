@@ -78,9 +78,9 @@ def _words(row: Json) -> str:
 def _of_bundle(path: Path) -> Json:
     import numpy as np
 
-    from export.bundle import preprocess
+    from export.passes import outputs_of
     from export.sealed import verify_bundle
-    from export.verify import run_onnx, top1
+    from export.verify import onnx_forward, top1
 
     manifest = verify_bundle(path)
     if manifest["task"] == "detection":
@@ -89,7 +89,7 @@ def _of_bundle(path: Path) -> Json:
     labels = np.load(path / manifest["evaluation"]["labels"], allow_pickle=False)
     found = {}
     for precision, file in _files(path, manifest):
-        logits = run_onnx(file, preprocess(images, manifest))
+        logits = outputs_of(onnx_forward(file), images, manifest["preprocessing"])
         found[precision] = {"top1": top1(logits, labels), "n": len(labels)}
     return found if len(found) > 1 else next(iter(found.values()))
 

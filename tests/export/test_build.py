@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from afpkd.data import DATASETS
 from afpkd.errors import UserError
 from afpkd.models import build_model
-from export.making import outputs_of
+from export.passes import outputs_of
 from export.sealed import verify_bundle
 from tests.export.building import MEAN, SHA, STD, add_to, built, spoil
 

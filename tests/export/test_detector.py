@@ -29,7 +29,7 @@ from deploy.agent.golden import golden_check
 from deploy.build_check import build_check
 from deploy.found import average_precision_of
 from export.calibration import Calibration
-from export.detector import PREDICTIONS, EvaluatedScenes, Reading, build_detector_bundle
+from export.detector import PREDICTIONS, DetectorChecker, EvaluatedScenes, Reading, build_detector_bundle
 from export.making import Order
 from export.quantize import Int8
 from export.sealed import verify_bundle
@@ -267,3 +267,20 @@ def test_a_profile_says_ap_and_times_the_suppression(folder: Path, manifest: Jso
     assert record["ap"] == pytest.approx(manifest["verification"]["fp32.onnx"]["ap"], abs=0.5)
     assert record["golden"]["after"]["ok"]
     assert record["quantities_ms"]["post"]["p50"] > 0
+
+
+def test_raw_outputs_of_the_test_scenes_lie_on_the_disk(
+    detector: FcosDetector, split: CocoSplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's, and those of each file beside them: gigabytes of a large test set."""
+    seen: list[Any] = []
+    compared = DetectorChecker._compared
+
+    def spied(self: DetectorChecker, reference: Any, raw: Any) -> Json:
+        seen.extend((reference, raw) if len(raw) == len(split.scenes) else ())
+        return compared(self, reference, raw)
+
+    monkeypatch.setattr(DetectorChecker, "_compared", spied)
+    monkeypatch.setattr("export.detector.NUM_GOLDEN", 2)
+    build(detector, split, tmp_path / "bundle", ("fp32",))
+    assert [type(raw) for raw in seen] == [np.memmap, np.memmap]
