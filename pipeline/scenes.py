@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from afpkd.data.coco import CocoSplit, hold_out_scenes, read_canvas, read_coco, repeated, with_objects
+from afpkd.data.coco_files import looked_at, with_repeats_told
 from afpkd.errors import UserError
 from afpkd.record import digest
 from deploy.agent.detections import Rule, agreement, box_error, detections_of
@@ -40,7 +41,10 @@ class Scenery(NamedTuple):
 
 
 def read_scenery(data: CocoData, recipe_file: Path, seed: int) -> Scenery:
-    """Read the annotation files that a recipe names. UserError: missing, broken, or of other classes than train's."""
+    """Read the annotation files that a recipe names. UserError: missing, broken, or of other classes than train's.
+
+    So are images that are missing or not of the size that is said: all of a split in one line.
+    """
     whole = _read("train", data.train, recipe_file)
     test = _read("test", data.test, recipe_file, whole)
     if isinstance(data.heldout, int):
@@ -50,7 +54,8 @@ def read_scenery(data: CocoData, recipe_file: Path, seed: int) -> Scenery:
     for name, split in (("heldout", heldout), ("test", test)):  # now, not at the end of the teacher's training
         if not any(len(scene.boxes) for scene in split.scenes):
             raise UserError("E_DATA_COCO", f"{recipe_file.name}: data.{name}: no object is marked: it scores nothing")
-    return Scenery(repeated(with_objects(rest), data.repeat), heldout, test)
+    rest, heldout, test = with_repeats_told(with_objects(rest), heldout, test)
+    return Scenery(repeated(rest, data.repeat), heldout, test)
 
 
 def detection_task(data: CocoData) -> Detection:
@@ -68,7 +73,7 @@ def rule_of(data: CocoData) -> Rule:
 def _read(key: str, split: Split, recipe_file: Path, train: CocoSplit | None = None) -> CocoSplit:
     annotations = found_path(split.annotations, recipe_file, f"data.{key}.annotations: no file")
     images = found_path(split.images, recipe_file, f"data.{key}.images: no folder", folder=True)
-    return read_coco(annotations, images, names=train.names if train else None)
+    return looked_at(read_coco(annotations, images, names=train.names if train else None), annotations)
 
 
 def reading(data: CocoData) -> Reading:

@@ -93,7 +93,7 @@ def read_coco(annotations: Path, images: Path, *, names: Sequence[str] | None = 
     require_lines("E_DATA_COCO", annotations, own_names)
     if names is not None and own_names != list(names):
         raise UserError(
-            "E_DATA_CLASSES", f"{annotations}: its classes {_few(own_names)} are not those of train, {_few(names)}"
+            "E_DATA_CLASSES", f"{annotations}: its classes are not those of train: {_difference(own_names, names)}"
         )
     remarks: Counter[str] = Counter()
     by_image = _annotations_by_image(found, annotations, numbers, remarks)
@@ -269,6 +269,19 @@ def _scene(
 def _columns(rows: list[tuple[Boxes, int, float]]) -> tuple[Boxes, NDArray[np.int64], NDArray[np.float64]]:
     boxes = np.stack([box for box, _, _ in rows]) if rows else np.zeros((0, 4), np.float32)
     return boxes, np.array([label for _, label, _ in rows], np.int64), np.array([area for *_, area in rows], np.float64)
+
+
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
+    """What is missing in our classes, what is there beyond theirs; of equal sets the first that stands elsewhere."""
+    missing, extra = ([name for name in one if name not in other] for one, other in ((theirs, ours), (ours, theirs)))
+    told = [f"{word} {_few(found)}" for word, found in (("without", missing), ("with", extra)) if found]
+    if told:
+        return " and ".join(told)
+    if len(ours) != len(theirs):
+        return f"{len(ours)} of them, train has {len(theirs)}: one name stands for two"
+    place = next(number for number, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+    told_place = f"by their ids, {ours[place]} is number {place} here and {theirs[place]} is there"
+    return f"the same names in another order: {told_place}: give every class one id"
 
 
 def _few(names: Sequence[str]) -> str:

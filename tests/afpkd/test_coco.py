@@ -185,12 +185,6 @@ def test_a_missing_or_broken_annotation_file_is_one_line(tmp_path: Path) -> None
         read_coco(tmp_path / "cut.json", tmp_path)
 
 
-def test_another_splits_classes_must_be_the_same(tmp_path: Path) -> None:
-    assert read_coco(written(tmp_path, document()), tmp_path, names=["cat", "dog"]).names == ["cat", "dog"]
-    with pytest.raises(UserError, match=r"cat, dog are not those of train, dog, cat"):
-        read_coco(written(tmp_path, document()), tmp_path, names=["dog", "cat"])
-
-
 def test_letterboxed_pixels_keep_their_proportions_and_the_rest_is_black(split: CocoSplit) -> None:
     scene = split.scenes[0]  # 40 x 20
     same, scale = read_canvas(scene, (20, 40))

@@ -33,7 +33,7 @@ def test_a_pass_takes_fewer_images_the_larger_they_are(side: int, num: int) -> N
 
     def forward(images: Floats) -> Floats:
         seen.append(len(images))
-        return images.mean(axis=(2, 3))
+        return images[:, :, 0, 0]
 
     images = np.zeros((300 if side < 512 else 5, 1, side, side), np.uint8)
     whole = outputs_of(forward, images, RULE)
@@ -58,7 +58,7 @@ def test_raw_outputs_are_compared_some_at_a_time_as_if_at_once() -> None:
     """As the formulas say it over all, in float64."""
     rng = np.random.default_rng(0)
     want = rng.normal(size=(50, 6, 7)).astype(np.float32)
-    got = want + rng.normal(size=want.shape).astype(np.float32) / 100
+    got = want + rng.normal(size=want.shape).astype(np.float32) * np.float32(0.01)
     found = compare(want, got)
     ours, theirs = (raw[..., 4:].reshape(50, -1).astype(np.float64) for raw in (want, got))
     assert found["max_abs_error"] == np.abs(ours - theirs).max()

@@ -150,6 +150,19 @@ def test_a_split_that_marks_no_object_is_refused_when_it_is_read(mine: Path, spl
         read_scenery(recipe.data, mine / "mine.toml", 0)
 
 
+def test_odd_images_of_a_recipe_are_said_when_its_data_are_read(mine: Path) -> None:
+    recipe = load_recipe(str(mine / "mine.toml"))[1]
+    assert isinstance(recipe.data, CocoData)
+    images = mine / "mine" / "images"
+    (images / "test-scene0.png").write_bytes((images / "train-scene0.png").read_bytes())
+    told = read_scenery(recipe.data, mine / "mine.toml", recipe.seed).told()
+    assert told[2].endswith("; 1 images that are training images, too: the score flatters")
+    for name in ("train-scene1.png", "train-scene5.png"):
+        (images / name).unlink()
+    with pytest.raises(UserError, match=r"train\.json: 2 of 20 images are not what is listed: .*scene1\.png \(no such"):
+        read_scenery(recipe.data, mine / "mine.toml", recipe.seed)
+
+
 def afpkd(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
