@@ -176,8 +176,8 @@ def not_read(folders: Iterable[Path]) -> list[str]:
     """A note on what lies in these folders of classes and is not read: other files, linked folders (not entered)."""
     kinds: dict[str, list[Path]] = {}
     for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if not path.name.startswith(".") and (kind := _left_out(path)):
+        for path in _seen_below(folder):
+            if kind := _left_out(path):
                 kinds.setdefault(kind, []).append(path.relative_to(folder.parent))
     if not kinds:
         return []
@@ -200,6 +200,13 @@ def _drawn(num_files: int, num: int, seed: int) -> list[int]:
 
 
 def _image_files(folder: Path) -> Iterator[Path]:
+    for path in _seen_below(folder):
+        if path.suffix.lower() in _SUFFIXES and path.is_file():
+            yield path
+
+
+def _seen_below(folder: Path) -> Iterator[Path]:
+    """Sorted; nothing hidden, nor what lies in a hidden folder: thumbnails, checkpoints of notebooks."""
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file():
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path

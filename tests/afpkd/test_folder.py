@@ -102,6 +102,18 @@ def test_what_is_not_read_is_counted_by_kind(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("folder", [".thumbnails", ".ipynb_checkpoints/deeper", "deeper/.trash"])
+def test_what_lies_in_a_hidden_folder_of_a_class_is_no_photo(folder: str, tmp_path: Path) -> None:
+    hidden = _tree(tmp_path / "photos") / "ant" / folder
+    hidden.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(hidden / "x.png")
+    (hidden / "notes.txt").write_text("no image")
+    found = read_folder(tmp_path / "photos", size=(8, 8), channels=3)
+    assert (len(found.ids), found.others) == (9, [])
+    outside = read_folder(_tree(tmp_path / ".mine" / "photos"), size=(8, 8), channels=3)
+    assert len(outside.ids) == 9, "above the classes a dot says nothing"
+
+
 def test_a_class_of_nothing_that_is_read_says_what_it_has(tmp_path: Path) -> None:
     (_tree(tmp_path) / "bat").mkdir()
     (tmp_path / "bat" / "1.heic").write_text("pixels of a phone")
