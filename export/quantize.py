@@ -23,6 +23,7 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from afpkd.errors import UserError
+from afpkd.models.wrapped import PREFIX as WRAPPED
 from afpkd.names import unknown
 from afpkd.record import Json
 from export.calibration import Method, Ranges, ranges_of, tied_ranges
@@ -192,6 +193,7 @@ def excluded_nodes(proto: onnx.ModelProto, names: Sequence[str]) -> list[str]:
     for layer, nodes in _by_layer(proto).items():
         known[layer] = [node.name for node in nodes]
         known |= {node.name: [node.name] for node in nodes if node.name != layer}
+    known = {name.removeprefix(WRAPPED): nodes for name, nodes in known.items()} | known
     for name in names:
         if name not in known:
             raise UserError("E_EXPORT_SETTING", f"export.int8_exclude: {unknown('layer', name, known)}")

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from afpkd.record import Json
 from pipeline.lineage import require_same_data
+from pipeline.networks import build_network, layer_names, network_of
 from pipeline.recipe_detection import CocoData
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from export.making import Order
@@ -36,6 +39,25 @@ def export_classifier(run: Run, model: nn.Module, order: Order) -> Json:
         labels=data.test.labels,
         label_names=data.label_names,
     )
+
+
+def excluded_of(run: Run, role: str, record: Json, model: nn.Module, say: Callable[[str], None]) -> tuple[str, ...]:
+    """Those names of `export.int8_exclude` that are for the role's network: all but layers of the other one alone.
+
+    record: of the role. What neither network has stays, for whoever knows the graph's own names.
+    """
+    wanted = run.recipe.export.int8_exclude
+    own = layer_names(model)
+    if own.issuperset(wanted):
+        return wanted
+    other = "student" if role == "teacher" else "teacher"
+    facts = {key: record[key] for key in ("num_classes", "in_channels")}
+    given = record["preprocessing"]["mean"], record["preprocessing"]["std"]
+    network = network_of(run.recipe, other)
+    theirs = layer_names(build_network(network, **facts, image_size=tuple(record["image_size"]), given=given)) - own
+    for name in theirs.intersection(wanted):
+        say(f"export.int8_exclude: {name} is a layer of the {other} alone")
+    return tuple(name for name in wanted if name not in theirs)
 
 
 def export_detector(run: Run, model: nn.Module, order: Order) -> Json:

@@ -113,6 +113,14 @@ def recorded_network(record: Json, named: str | None = None) -> nn.Module:
     return build_network(network_in(record, named), **facts, image_size=tuple(record["image_size"]), given=given)
 
 
+def layer_names(model: nn.Module) -> set[str]:
+    """What its layers are called; with the prefix that a network wrapped for its own normalisation has in a graph."""
+    from afpkd.models.wrapped import PREFIX, Renormalised
+
+    names = {key.rpartition(".")[0] for key in model.state_dict()}
+    return names | {PREFIX + name for name in names} if isinstance(model, Renormalised) else names
+
+
 def _of_channels(values: list[float], num: int) -> tuple[float, ...]:
     """Published values of red, green and blue for grey images: their mean."""
     return tuple(values) if len(values) == num else (sum(values) / len(values),) * num

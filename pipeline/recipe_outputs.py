@@ -31,7 +31,8 @@ class Export:
     calibration_images: int = 512
     """Training images that calibrate int8, drawn with the recipe's seed."""
     int8_exclude: tuple[str, ...] = ()
-    """Layers that stay float in int8 files: `sensitivity` in the manifest names them."""
+    """Layers that stay float in int8 files: `sensitivity` in the manifest names them; the teacher's or student's alone,
+    too."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record, sha256_of
 from afpkd.settings import TrainSettings
-from pipeline.exporting import export_classifier, export_detector
+from pipeline.exporting import excluded_of, export_classifier, export_detector
 from pipeline.failures import clear_failure, note_failure
 from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.live import forget_progress
@@ -201,7 +201,7 @@ def export_bundle(run: Run, role: str) -> Json:
             "record": sha256_of(folder / "record.json"),
         },
         out=folder / "bundle",
-        int8=Int8(wanted.quantizer, wanted.calibration, wanted.int8_exclude),
+        int8=Int8(wanted.quantizer, wanted.calibration, excluded_of(run, role, record, model, progress.say)),
         legacy=wanted.legacy,
         max_drop=wanted.max_drop,
         build_check=build_check,

@@ -18,7 +18,8 @@ from afpkd.errors import UserError
 from afpkd.models.outputs import Outputs, Refine
 from afpkd.models.stages import Call, Tap, last_linear, named_stages, recorded, stage_ends, tap_of
 
-_PREFIX = "network."
+PREFIX = "network."
+"""Of the layers of a network that is wrapped, where its own names are not seen."""
 
 
 class Wrapped(nn.Module):
@@ -194,10 +195,10 @@ def _final_map(calls: list[Call], classifier: str) -> str | None:
 
 
 def _strip_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
-    for name in [name for name in state if name.startswith(prefix + _PREFIX)]:
-        state[prefix + name.removeprefix(prefix + _PREFIX)] = state.pop(name)
+    for name in [name for name in state if name.startswith(prefix + PREFIX)]:
+        state[prefix + name.removeprefix(prefix + PREFIX)] = state.pop(name)
 
 
 def _add_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for name in [name for name in state if name.startswith(prefix)]:
-        state[prefix + _PREFIX + name.removeprefix(prefix)] = state.pop(name)
+        state[prefix + PREFIX + name.removeprefix(prefix)] = state.pop(name)

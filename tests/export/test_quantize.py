@@ -142,6 +142,19 @@ def test_an_unknown_layer_names_the_nearest(graph: onnx.ModelProto) -> None:
         excluded_nodes(graph, ["layer1.0.cnov1"])
 
 
+def test_layers_of_a_wrapped_network_are_known_by_its_own_names(graph: onnx.ModelProto) -> None:
+    """A teacher that has its own normalisation lies under `network.` in its graph."""
+    wrapped = onnx.ModelProto()
+    wrapped.CopyFrom(graph)
+    for tensor in wrapped.graph.initializer:
+        old, tensor.name = tensor.name, f"model.network.{tensor.name.removeprefix('model.')}"
+        for node in wrapped.graph.node:
+            node.input[:] = [tensor.name if name == old else name for name in node.input]
+    known = excluded_nodes(graph, ["layer1.0.conv1", "fc"])
+    assert excluded_nodes(wrapped, ["layer1.0.conv1", "fc"]) == known
+    assert excluded_nodes(wrapped, ["network.layer1.0.conv1", "network.fc"]) == known
+
+
 def test_the_layer_that_hurts_most_comes_first(graph: onnx.ModelProto, inputs: Floats) -> None:
     ranges = ranges_of(graph, inputs, OP_TYPES, "minmax")
     hurt = next(node for node in layers(graph) if layer_name(node) == "layer1.0.conv2")  # alone reads its input
