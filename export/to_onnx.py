@@ -10,6 +10,7 @@ import contextlib
 import io
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +62,31 @@ def save_graph(proto: onnx.ModelProto, path: Path, *, opset: int) -> None:
         raise UserError("E_EXPORT_TORCH", f"{path.name} is no valid ONNX of opset {opset}: {_cause(error)}") from error
 
 
-def dry_run_export(model: nn.Module, example: Tensor, *, arch: str | None = None) -> None:
+def dry_run_export(
+    model: nn.Module, example: Tensor, *, arch: str | None = None, opsets: Sequence[int] = (OPSET,)
+) -> None:
     """Prove before training that `model` can be exported and runs at any batch size; nothing is kept, nothing changed.
 
-    UserError in one line: `arch` (by default the class's name) and the cause.
+    opsets: all that will be asked for; the old one of `export.legacy` has an exporter of its own. UserError in one
+    line: `arch` (by default the class's name) and the cause.
     """
     image = example[:1].detach().cpu().numpy()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "dry_run.onnx"
-            onnx_from_model(model, example, path)
-            for batch in (1, 3):
-                _check_batch(path, np.repeat(image, batch, axis=0))
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
-        name = arch or type(model).__name__
-        raise UserError("E_EXPORT_TORCH", f"model {name}: {_cause(error)}: mend its forward before training") from error
+    for opset in opsets:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "dry_run.onnx"
+                onnx_from_model(model, example, path, opset=opset)
+                for batch in (1, 3):
+                    _check_batch(path, np.repeat(image, batch, axis=0))
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            told = f"model {arch or type(model).__name__}: {_cause(error)}: mend its forward before training"
+            raise UserError("E_EXPORT_TORCH", told + _other_way(opset)) from error
+
+
+def _other_way(opset: int) -> str:
+    if opset < OLDEST_DYNAMO:
+        return ", or leave export.legacy out"
+    return f", or let export.opset be {OPSET}" if opset != OPSET else ""
 
 
 def _traced(model: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:

@@ -52,6 +52,11 @@ class Export:
             if self.calibration not in ("minmax", "entropy"):
                 raise ValueError("calibration: modelopt has minmax and entropy: name one")
 
+    @property
+    def opsets(self) -> tuple[int, ...]:
+        """All that files are written in."""
+        return (self.opset, 17) if self.legacy else (self.opset,)
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Profile:

@@ -113,12 +113,12 @@ class Workspace:
         from afpkd.distributed import first_alone
         from export.to_onnx import dry_run_export
 
-        weights = settings.weights
+        weights, opsets = settings.weights, self.run.recipe.export.opsets
         with first_alone():  # it may download them
             model = self.empty_model(network, published=weights == "default")
         with torch.random.fork_rng():  # the exporter's draws must not move the weights that are drawn next
             example = torch.zeros(1, self.in_channels, *self.image_size)
-            dry_run_export(model, example, arch=label(network["arch"]))
+            dry_run_export(model, example, arch=label(network["arch"]), opsets=opsets)
         if weights not in ("none", "default"):
             self.progress.say(load_weights(model, Path(weights), new_classes=len(self.label_names)))
         backbone = settings.backbone if isinstance(settings, TrainedDetector | DistillDetector) else "none"

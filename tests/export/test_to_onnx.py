@@ -4,7 +4,7 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -158,6 +158,28 @@ def test_dry_run_names_model_and_cause_in_one_line(model: nn.Module, cause: str,
     assert message.count("[E_") == 1
     assert "\n" not in message
     assert "\x1b" not in message
+
+
+def test_dry_run_tries_every_opset_that_is_asked_for(
+    net: TinyNet, example: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    written = onnx_from_model
+
+    def spied(*arguments: Any, opset: int) -> None:
+        tried.append(opset)
+        written(*arguments, opset=opset)
+
+    monkeypatch.setattr(to_onnx, "onnx_from_model", spied)
+    dry_run_export(net, example, opsets=[20, 17])
+    assert tried == [20, 17]
+    scripted = to_onnx._scripted
+    monkeypatch.setattr(to_onnx, "_scripted", lambda model, example, _opset: scripted(model, example, 16))
+    with pytest.raises(UserError, match=r"opset 17: .*: mend its forward before training, or leave export\.legacy out"):
+        dry_run_export(net, example, opsets=[18, 17])
+    monkeypatch.setattr(to_onnx, "_traced", lambda *_: None)
+    with pytest.raises(UserError, match=r"opset 20: .*, or let export\.opset be 18"):
+        dry_run_export(net, example, opsets=[20])
 
 
 def test_dry_run_runs_the_file(net: TinyNet, example: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from afpkd.checkpoint import save_weights
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.record import Json, sha256_of
+from export.files import LEGACY_OPSET
 from pipeline.cli import app
 from pipeline.networks import facts_beside_weights
 from pipeline.recipe_folder import FolderData, folder_in
@@ -202,6 +204,20 @@ def test_a_batch_of_more_images_than_there_are_is_said_before_any_training(photo
     with pytest.raises(UserError, match=rf"^{section}\.batch_size: 64 is more than the \d images trained on"):
         train_teacher(run)
     assert not (photos / "runs").exists()
+
+
+@pytest.mark.parametrize(("more", "opsets"), [("", (18,)), ("opset = 20\nlegacy = true\n", (20, LEGACY_OPSET))])
+def test_every_opset_that_is_exported_is_tried_before_any_training(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, more: str, opsets: tuple[int, ...]
+) -> None:
+    def tried(*_: object, opsets: tuple[int, ...], **__: object) -> None:
+        raise UserError("E_EXPORT_TORCH", f"tried {opsets}")
+
+    monkeypatch.setattr("export.to_onnx.dry_run_export", tried)
+    text = PHOTOS + "[distill]\nbatch_size = 2\n[teacher]\nbatch_size = 2\n[prompts]\nbatch_size = 2\n"
+    run = open_run(written(photos, f'{text}[export]\nprecisions = ["fp32"]\n{more}'), photos / "runs")
+    with pytest.raises(UserError, match=re.escape(f"tried {opsets}")):
+        train_undistilled(run)
 
 
 def test_a_class_without_images_is_said_before_anything_starts(photos: Path) -> None:
