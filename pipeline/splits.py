@@ -10,11 +10,13 @@ from pipeline.recipe_detection import CocoData
 from pipeline.recipe_folder import FolderData
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
 
     from afpkd.data.batches import Augmentation
+    from afpkd.data.dataset import Labels
     from afpkd.models.foreign import Normalisation
     from afpkd.tasks.task import Task
 
@@ -78,7 +80,20 @@ def _pixels(recipe: Recipe, wanted: Data | FolderData, device: torch.device) -> 
     normalisation = given or channel_statistics(data.train.images)
     train, held, test = (pixels_from_split(split, *normalisation, device) for split in (rest, heldout, data.test))
     found = CLASSIFICATION, train, held, test, data.label_names, spec.in_channels, spec.image_size
-    return Splits(*found, normalisation, data.sha256(), list(data.notes))
+    return Splits(*found, normalisation, data.sha256(), [*data.notes, *untaught(rest.labels, data.label_names)])
+
+
+def untaught(labels: Labels, names: Sequence[str]) -> list[str]:
+    """A note that names the classes of which no image is left to train on; images are held out of all together."""
+    taught = set(labels.tolist())
+    without = [name for label, name in enumerate(names) if label not in taught]
+    if not without:
+        return []
+    shown = ", ".join(without[:4]) + (", ..." if len(without) > 4 else "")
+    return [
+        f"{len(without)} of {len(names)} classes have no image to train on ({shown}): all of theirs are held out or "
+        "unreadable: add images, or choose what is held out (val)"
+    ]
 
 
 def _scenes(recipe: Recipe, wanted: CocoData, recipe_file: Path, device: torch.device) -> Splits:

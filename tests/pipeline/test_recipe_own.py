@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,6 +23,7 @@ from pipeline.networks import facts_beside_weights
 from pipeline.recipe_folder import FolderData, folder_in
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
+from pipeline.splits import splits_of, untaught
 from pipeline.stages import train_teacher, train_undistilled
 from pipeline.workspace import open_run
 from tests.pipeline.recipe_files import written
@@ -218,6 +220,26 @@ def test_every_opset_that_is_exported_is_tried_before_any_training(
     run = open_run(written(photos, f'{text}[export]\nprecisions = ["fp32"]\n{more}'), photos / "runs")
     with pytest.raises(UserError, match=re.escape(f"tried {opsets}")):
         train_undistilled(run)
+
+
+def test_a_class_whose_images_are_all_held_out_is_named(photos: Path) -> None:
+    """Two images a class, one of them for test: of the three that are left one is held out, and its class has none."""
+    (photos / "photos" / "cow").mkdir()
+    for value in range(2):
+        Image.new("RGB", (16, 8), (9, value, 0)).save(photos / "photos" / "cow" / f"{value}.png")
+        for name in ("ant", "bee"):
+            (photos / "photos" / name / f"{value + 2}.png").unlink()
+    sizes = "".join(f"[{name}]\nbatch_size = 2\n" for name in ("teacher", "prompts", "distill"))
+    text = f'{PHOTOS}{sizes}[export]\nprecisions = ["fp32"]\n'
+    file = written(photos, text)
+    splits = splits_of(load_recipe(file)[1], Path(file), torch.device("cpu"))
+    (note,) = [note for note in splits.notes if "to train on" in note]
+    (lost,) = set(splits.label_names) - {splits.label_names[label] for label in splits.train.labels.tolist()}
+    assert note.startswith(f"1 of 3 classes have no image to train on ({lost}): ")
+    assert untaught(np.array([0, 1, 1]), ["ant", "bee"]) == []
+    assert untaught(np.array([5]), list("abcdef"))[0].startswith(
+        "5 of 6 classes have no image to train on (a, b, c, d,"
+    )
 
 
 def test_a_class_without_images_is_said_before_anything_starts(photos: Path) -> None:
