@@ -22,7 +22,7 @@ from afpkd.names import unknown
 from afpkd.record import Json, digest, sha256_of
 from afpkd.settings import TrainSettings, require_between, require_defaults
 from pipeline.recipe_folder import FolderData
-from pipeline.recipe_networks import Arch, ForeignTeacher, TrainedTeacher, check_network
+from pipeline.recipe_networks import Arch, ForeignTeacher, TrainedTeacher, check_network, require_channels
 from pipeline.recipe_outputs import STRICT, Expected, Export, Profile
 
 ROLES = ("teacher", "student", "undistilled")
@@ -233,6 +233,7 @@ class Recipe:
         """Refuse what does not fit together."""
         require_between("seed", self.seed, 0, 2**32 - 1)
         OPTIONS[self.distill.method].require_prompts(united=self.prompts.united, gate=self.prompts.gate)
+        require_channels(self.teacher.mean, self.data)
         if self.data.num_fitted is not None and (told := self.too_large_batch(self.data.num_fitted)):
             raise ValueError(told)
 

@@ -74,6 +74,16 @@ class ForeignTeacher:
         require_between("min_top1", self.min_top1, 0, 100)
 
 
+def require_channels(mean: Channels | None, data: Any) -> None:
+    """ValueError where a teacher's own normalisation does not fit the images of the section [data]."""
+    if mean is None or len(mean) == 1:
+        return
+    channels = data.channels if hasattr(data, "channels") else data.spec.in_channels
+    if len(mean) != channels:
+        told = f"the images have {channels} channel(s), got {len(mean)}"
+        raise ValueError(f"teacher.mean: {told}: one a channel, or one for all")
+
+
 def check_network(section: Any, arch: str) -> None:
     """ValueError where the keys of a teacher or a student do not fit its model."""
     if not is_foreign(arch) and section.stages:
@@ -84,3 +94,8 @@ def check_network(section: Any, arch: str) -> None:
         raise ValueError("compile: not for networks that are not ours, whose features are read by hooks: leave it out")
     if hasattr(section, "mean") and (section.mean is None) != (section.std is None):
         raise ValueError("mean: give mean and std, or neither")
+    if getattr(section, "std", None) is not None:
+        if min(section.std, default=1.0) <= 0:
+            raise ValueError(f"std: must be positive, got {section.std}")
+        if not 0 < len(section.mean) == len(section.std):
+            raise ValueError(f"mean: {len(section.mean)} values, and std has {len(section.std)}: one a channel of both")

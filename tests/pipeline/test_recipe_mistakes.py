@@ -144,6 +144,22 @@ BAD = {
         'extends = "default"\n[teacher]\nmean = [0.5]\n',
         "teacher.mean: give mean and std, or neither",
     ),
+    "a teacher's std of zero": (
+        'extends = "default"\n[teacher]\nmean = [0.5]\nstd = [0.0]\n',
+        "teacher.std: must be positive, got (0.0,)",
+    ),
+    "a teacher's mean of another length than its std": (
+        'extends = "default"\n[teacher]\nmean = [0.5]\nstd = [0.3, 0.3]\n',
+        "teacher.mean: 1 values, and std has 2: one a channel of both",
+    ),
+    "a teacher's mean of no channel": (
+        'extends = "default"\n[teacher]\nmean = []\nstd = []\n',
+        "teacher.mean: 0 values, and std has 0: one a channel of both",
+    ),
+    "a teacher's mean of more channels than the images": (
+        'extends = "default"\n[teacher]\nmean = [0.5, 0.5, 0.5]\nstd = [0.3, 0.3, 0.3]\n',
+        "teacher.mean: the images have 1 channel(s), got 3: one a channel, or one for all",
+    ),
     "no such file": (
         'extends = "default"\n[distill]\nstudent = "net.py:make"\n',
         "distill.student: no file at",
