@@ -53,9 +53,10 @@ def _as_ours(
     network: nn.Module, num_classes: int, in_channels: int, image_size: tuple[int, int], stages: tuple[str, ...]
 ) -> nn.Module:
     mode = network.training
-    with torch.no_grad():
+    with torch.enable_grad():
         returned = network.eval()(torch.zeros(1, in_channels, *image_size))
     network.train(mode)
+    _require_copyable(network)
     num = logits_of(returned).shape[1]
     if num != num_classes:
         raise UserError(
@@ -64,6 +65,17 @@ def _as_ours(
     if hasattr(returned, "features") and hasattr(returned, "classifier"):
         return network
     return Wrapped(network, in_channels=in_channels, image_size=image_size, stages=stages)
+
+
+def _require_copyable(network: nn.Module) -> None:
+    """UserError where a forward pass left a tensor of the graph on a module: torch copies no such network."""
+    for name, module in network.named_modules():
+        for key, value in (*vars(module).items(), *module.named_buffers(recurse=False)):
+            kept = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(each, torch.Tensor) and each.grad_fn is not None for each in kept):
+                attribute = f"{name}.{key}" if name else key
+                told = f"its forward keeps a map on itself, '{attribute}', so that it cannot be copied for export"
+                raise UserError("E_NETWORK_FIT", f"{told}: return the map, or keep `map.detach()`")
 
 
 def published_normalisation(arch: str) -> Normalisation:

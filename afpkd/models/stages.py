@@ -50,14 +50,16 @@ def recorded(network: nn.Module, logits: Logits, image: Tensor) -> tuple[list[Ca
     calls: list[Call] = []
 
     def note(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        def hook(_module: nn.Module, inputs: tuple[object, ...], named: dict[str, object], output: object) -> None:
             if isinstance(output, Tensor):
-                given = next((x for x in inputs if isinstance(x, Tensor)), None)
+                given = next((x for x in (*inputs, *named.values()) if isinstance(x, Tensor)), None)
                 calls.append(Call(name, output, given, (output._version, -1 if given is None else given._version)))
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
+    handles = [
+        module.register_forward_hook(note(name), with_kwargs=True) for name, module in network.named_modules() if name
+    ]
     try:
         return calls, logits(image)
     finally:

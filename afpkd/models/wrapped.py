@@ -6,8 +6,9 @@ dict keeps the network's own names, so that weights go in from other people's fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,14 +76,31 @@ class Wrapped(nn.Module):
             stage = _Stage(level, tap, seen, refine)
             module = self.network.get_submodule(tap.module)
             if tap.before:
-                yield module.register_forward_pre_hook(lambda _, inputs, stage=stage: (stage(inputs[0]), *inputs[1:]))
+                yield module.register_forward_pre_hook(_on_input(stage), with_kwargs=True)
             else:
                 yield module.register_forward_hook(lambda _module, _inputs, output, stage=stage: stage(output))
         classifier = self.network.get_submodule(self.classifier_name)
-        yield classifier.register_forward_pre_hook(lambda _, inputs: seen.update(pooled=inputs[0].flatten(1)))
+        yield classifier.register_forward_pre_hook(_on_input(partial(_kept, seen)), with_kwargs=True)
         if self.final_name is not None:
             final = self.network.get_submodule(self.final_name)
             yield final.register_forward_hook(lambda _module, _inputs, output: seen.update(final=output))
+
+
+def _on_input(change: Callable[[Tensor], Tensor]) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+    """A hook that changes what a module is given, by its place or by its name (`self.fc(input=x)`)."""
+
+    def hook(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if inputs:
+            return (change(inputs[0]), *inputs[1:]), named
+        first = next(name for name, value in named.items() if isinstance(value, Tensor))
+        return inputs, {**named, first: change(named[first])}
+
+    return hook
+
+
+def _kept(seen: dict[str, Tensor], pooled: Tensor) -> Tensor:
+    seen["pooled"] = pooled.flatten(1)
+    return pooled
 
 
 class _Stage:

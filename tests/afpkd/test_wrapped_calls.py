@@ -1,0 +1,74 @@
+"""How strangers' networks call their layers, and what they leave on themselves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from afpkd.errors import UserError
+from afpkd.models.foreign import _as_ours
+from afpkd.models.wrapped import Wrapped
+
+
+class Small(nn.Module):
+    """Two convolutions, a ReLU, a pool and a classifier; each may be called by the name of its input."""
+
+    def __init__(self, *, named: bool = False, kept: str = "") -> None:
+        super().__init__()
+        self.first, self.second, self.act = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU()
+        self.fc, self.named, self.kept = nn.Linear(8, 5), named, kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self._call(self.act, self._call(self.first, x))
+        feat = self._call(self.act, self._call(self.second, low))
+        if self.kept == "list":
+            self.first.maps = [low]  # type: ignore[assignment]  # what a stranger's network does
+        elif self.kept:
+            self.feat = feat.detach() if self.kept == "detached" else feat
+        return self._call(self.fc, feat.mean(dim=(2, 3)))
+
+    def _call(self, layer: nn.Module, given: Tensor) -> Tensor:
+        return torch.as_tensor(layer(input=given) if self.named else layer(given))
+
+
+def test_layers_that_are_called_by_the_name_of_their_input_are_read_as_others() -> None:
+    outputs, refined = [], []
+    for named in (False, True):
+        torch.manual_seed(0)
+        model = Wrapped(Small(named=named), in_channels=3, image_size=(32, 32), stages=["first"]).eval()
+        outputs.append(model(torch.ones(2, 3, 32, 32)))
+        refined.append(Wrapped(Small(named=named), in_channels=3, image_size=(32, 32)).taps)
+    assert torch.equal(outputs[0].logits, outputs[1].logits)
+    assert torch.equal(outputs[0].pooled, outputs[1].pooled)
+    assert outputs[1].pooled.shape == (2, 8)
+    assert refined[0] == refined[1]
+
+
+def test_a_named_input_is_refined_too() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), _Named(nn.ReLU()), nn.Conv2d(4, 8, 3, 2, 1), _Named(nn.ReLU()))
+    network.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)])
+    model = Wrapped(network, in_channels=3, image_size=(32, 32), stages=["1", "3"]).eval()
+    assert [(tap.module, tap.before) for tap in model.taps] == [("1.layer", True), ("3.layer", True)]
+    images = torch.ones(2, 3, 32, 32)
+    plain, blank = model(images), model(images, lambda _level, feature: feature * 0)
+    assert float(plain.features[1].detach().min()) < 0, "before the ReLU"
+    assert not blank.pooled.any()
+
+
+class _Named(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.layer(input=x))
+
+
+@pytest.mark.parametrize(("kept", "named"), [("map", "'feat'"), ("list", "'first.maps'"), ("detached", ""), ("", "")])
+def test_a_network_that_keeps_a_map_on_itself_is_one_line(kept: str, named: str) -> None:
+    if not named:
+        _as_ours(Small(kept=kept), 5, 3, (32, 32), ())
+        return
+    with pytest.raises(UserError, match=rf"keeps a map on itself, {named}, so that it cannot be copied for export"):
+        _as_ours(Small(kept=kept), 5, 3, (32, 32), ())
