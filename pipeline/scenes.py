@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from afpkd.data.coco import CocoSplit, hold_out_scenes, read_canvas, read_coco, repeated, with_objects
-from afpkd.data.coco_files import looked_at, with_repeats_told
+from afpkd.data.coco_files import looked_at, with_repeats_told, with_tiny_told
 from afpkd.errors import UserError
 from afpkd.record import digest
 from deploy.agent.detections import Rule, agreement, box_error, detections_of
@@ -54,7 +54,8 @@ def read_scenery(data: CocoData, recipe_file: Path, seed: int) -> Scenery:
     for name, split in (("heldout", heldout), ("test", test)):  # now, not at the end of the teacher's training
         if not any(len(scene.boxes) for scene in split.scenes):
             raise UserError("E_DATA_COCO", f"{recipe_file.name}: data.{name}: no object is marked: it scores nothing")
-    rest, heldout, test = with_repeats_told(with_objects(rest), heldout, test)
+    told = with_repeats_told(with_objects(rest), heldout, test)
+    rest, heldout, test = (with_tiny_told(split, data.image_size, data.scales[1]) for split in told)
     return Scenery(repeated(rest, data.repeat), heldout, test)
 
 

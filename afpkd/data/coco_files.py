@@ -10,7 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from afpkd.data.coco import CocoSplit, Scene
+import numpy as np
+
+from afpkd.data.coco import CocoSplit, Scene, letterbox_scale
 from afpkd.data.decoded import file_hashes
 from afpkd.data.folder import bombs_are_errors, open_image
 from afpkd.errors import UserError
@@ -90,6 +92,15 @@ def with_repeats_told(train: CocoSplit, *others: CocoSplit) -> Iterator[CocoSpli
                 "images that are training images, too: the score flatters": shared,
             },
         )
+
+
+def with_tiny_told(split: CocoSplit, canvas: tuple[int, int], largest: float) -> CocoSplit:
+    """The split, with a remark on boxes that are under one pixel on the canvas even when scaled by `largest`."""
+    num = 0
+    for scene in split.scenes:
+        sides = (scene.boxes[:, 2:] - scene.boxes[:, :2]).min(axis=1, initial=np.inf)
+        num += int((sides * letterbox_scale(scene.size, canvas) * largest < 1).sum())
+    return _with_remarks(split, {"boxes under one pixel on the canvas, scored and never taught": num})
 
 
 def _pictures(paths: Iterable[Path]) -> dict[Path, str]:

@@ -6,12 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from afpkd.data import coco_files
 from afpkd.data.coco import CocoSplit, read_canvas, read_coco
-from afpkd.data.coco_files import looked_at, with_repeats_told
+from afpkd.data.coco_files import looked_at, with_repeats_told, with_tiny_told
 from afpkd.errors import UserError
 from tests.afpkd.test_coco import document, written
 from tests.scenes import CANVAS, write_scenes
@@ -84,6 +85,18 @@ def test_a_picture_that_is_listed_twice_is_told_whatever_it_is_called(split: Coc
     )
     assert (taught.remarks, scored.remarks, other.remarks) == ({TWICE: 2}, {TAUGHT: 1}, {})
     assert [split.scenes for split in (taught, scored)] == [train.scenes, [copied, *rest]]
+
+
+@pytest.mark.parametrize(("largest", "num"), [(1.0, 2), (2.0, 1), (8.0, 0)])
+def test_boxes_that_a_canvas_makes_too_small_to_be_taught_are_counted(
+    split: CocoSplit, largest: float, num: int
+) -> None:
+    """Scenes of 64x96 on a canvas of 32x48: halved."""
+    boxes = np.array([[0, 0, 2, 30], [0, 0, 1.9, 30], [0, 0, 30, 0.5]], np.float32)
+    first = split.scenes[0]._replace(boxes=boxes, labels=np.zeros(3, np.int64))
+    empty = split.scenes[1]._replace(boxes=boxes[:0], labels=np.zeros(0, np.int64))
+    told = with_tiny_told(split._replace(scenes=[first, empty]), (32, 48), largest)
+    assert told.remarks.get("boxes under one pixel on the canvas, scored and never taught", 0) == num
 
 
 def test_of_very_many_images_the_same_file_alone_is_the_same(split: CocoSplit, monkeypatch: pytest.MonkeyPatch) -> None:
