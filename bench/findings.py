@@ -2,7 +2,7 @@
 
 `make bench ARGS=findings` writes results/findings.json: the CIFAR-100 ResNet-56 of the CPU protocol, seed 0; some ten
 CPU-minutes, most of them the prompts' two trainings. `as written` is the accuracy bench's control of this name:
-averaged tokens, cross-entropy, overlap penalty.
+averaged tokens without a gate, cross-entropy, overlap penalty.
 
 gradient: of the loss that moves the prompts, at their start, on images that the teacher was trained on (as they are,
     and augmented) and on test images, which choose nothing here: its norm, and the low bands' share of its square.

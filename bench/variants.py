@@ -9,8 +9,9 @@ from afpkd.record import Json
 ALL: tuple[int, ...] = (0, 1, 2)
 ONE: tuple[int, ...] = (0,)
 
-# Phase 1 as FreeKD, AFPKD's ancestor, reads: tokens averaged, the task's loss, an overlap penalty. It need not choose.
-AS_WRITTEN = {"objective": "task", "united": False, "overlap_weight": 1.0, "must_choose": False}
+# Phase 1 as FreeKD, AFPKD's ancestor, reads: tokens averaged and the same for every image, the task's loss, an overlap
+# penalty. It need not choose.
+AS_WRITTEN = {"objective": "task", "united": False, "gate": False, "overlap_weight": 1.0, "must_choose": False}
 
 METHODS: dict[str, Json] = {
     "none": {"method": "none"},
@@ -19,7 +20,7 @@ METHODS: dict[str, Json] = {
     "reviewkd": {"method": "reviewkd", "gamma": 60.0},
     "catkd": {"method": "catkd", "beta": 5.0},
     "afpkd": {"method": "afpkd"},
-    "freekd": {"method": "freekd", "mu": 60.0, "prompts": {**AS_WRITTEN, "gate": False}},  # mu: not tuned yet
+    "freekd": {"method": "freekd", "mu": 60.0, "prompts": AS_WRITTEN},  # mu: not tuned yet
 }
 
 # AFPKD with one thing changed (untrained prompts: masks and omega, which stem from them): what explains its number?

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from afpkd.distillers.options import OPTIONS
 from afpkd.models import build_model
 from afpkd.record import Json
 from bench import accuracy, rows, variants
@@ -79,6 +80,15 @@ def test_every_variant_is_a_recipe_that_changes_what_its_control_names(name: str
             [r.stage_digest(stage) for stage in ("prompts", "student")] for r in (recipe, replace(protocol, seed=1))
         ]
         assert digests[0] != digests[1]
+
+
+def test_the_control_as_written_has_freekds_prompts_gate_and_all(tmp_path: Path) -> None:
+    recipes = []
+    for name in ("as written", "freekd"):
+        (tmp_path / "variant.toml").write_text(variants.recipe_text(variants.VARIANTS[name], 0))
+        recipes.append(load_recipe(str(tmp_path / "variant.toml"))[1])
+    assert recipes[0].prompts == recipes[1].prompts
+    OPTIONS["freekd"].require_prompts(united=recipes[0].prompts.united, gate=recipes[0].prompts.gate)
 
 
 @pytest.mark.parametrize("method", ["none", "kd", "dkd", "reviewkd", "catkd", "afpkd"])
