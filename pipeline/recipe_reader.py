@@ -21,11 +21,12 @@ from afpkd.names import nearest, unknown
 from afpkd.record import Json
 from afpkd.settings import TrainSettings
 from afpkd.toml_file import read_toml
-from pipeline.recipe import Data, Distill, Prompts, Recipe
+from pipeline.recipe import Data, Distill, Recipe
 from pipeline.recipe_detection import COCO, CocoData, DistillDetector, ExpectedAp, ForeignDetector, TrainedDetector
 from pipeline.recipe_folder import FolderData
 from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_outputs import STRICT, Export, Profile
+from pipeline.recipe_prompts import Prompts
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -20,11 +20,12 @@ import typer
 from afpkd.distillers.options import OPTIONS
 from pipeline import foreign_spec
 from pipeline.explain import ERRORS
-from pipeline.recipe import Data, Distill, Prompts, Recipe
+from pipeline.recipe import Data, Distill, Recipe
 from pipeline.recipe_detection import CocoData, DistillDetector, ExpectedAp, ForeignDetector, Split, TrainedDetector
 from pipeline.recipe_folder import FolderData
 from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_outputs import Expected, Export, Profile
+from pipeline.recipe_prompts import Prompts
 from pipeline.record_keys import RECORDS
 
 FILE = Path(__file__).parents[1] / "docs" / "reference.md"

@@ -108,8 +108,9 @@ class CatKdOptions(Options):
 class FreeKdOptions(Options):
     """`freekd`: frequency prompts, position weight, 1x1 adapters (Zhang et al. 2024).
 
-    Its prompts are averaged and have no gate, so [prompts] must say `united = false`, `gate = false`; the paper's also
-    have `objective = "task"`, `overlap_weight = 1`, `must_choose = false`.
+    Its prompts are averaged and have no gate, so [prompts] must say `united = false`, `gate = false` (and, in a recipe
+    that extends one with `dropped = "swapped"`, `dropped = "zero"`); the paper's also have `objective = "task"`,
+    `overlap_weight = 1`, `must_choose = false`.
     """
 
     imitates_maps: ClassVar[bool] = True

@@ -91,6 +91,17 @@ def test_prompts_of_another_objective_leave_the_budget_behind(tmp_path: Path) ->
     assert load_recipe(written(tmp_path, 'extends = "base.toml"\n[prompts]\nlr = 0.1\n'))[1].prompts.area == 0.5
 
 
+def test_a_detector_is_distilled_by_freekd_with_the_keys_that_the_refusals_name(tmp_path: Path) -> None:
+    text = 'extends = "bccd-fcos-cpu"\n[distill]\nmethod = "freekd"\n[prompts]\nobjective = "task"\n'
+    with pytest.raises(UserError, match=r"set prompts\.united = false, prompts\.gate = false"):
+        load_recipe(written(tmp_path, text))
+    text += "united = false\ngate = false\n"
+    with pytest.raises(UserError, match=r"prompts\.dropped: .* set it to 'zero'"):
+        load_recipe(written(tmp_path, text))
+    recipe = load_recipe(written(tmp_path, f'{text}dropped = "zero"\n'))[1]
+    assert (recipe.distill.method, recipe.prompts.shape()["dropped"]) == ("freekd", "zero")
+
+
 def test_foreign_weights_are_found_beside_the_recipe_or_under_afpkd_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

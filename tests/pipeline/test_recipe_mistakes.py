@@ -55,6 +55,10 @@ BAD = {
         'extends = "default"\n[distill]\nfusion = "1x1"\nlocal_branch = true\n',
         "distill.local_branch: stands beside a fused map: needs fusion = 'top-down'",
     ),
+    "another image under averaged masks": (
+        'extends = "default"\n[prompts]\nunited = false\ndropped = "swapped"\n',
+        "prompts.dropped: averaged masks are doubled, and what fills in would come on top: set it to 'zero', or united",
+    ),
     "a budget that nothing asks for": (
         'extends = "default"\n[prompts]\nobjective = "task"\narea = 0.5\n',
         "prompts.area: only objective = 'choose' has a budget of area: leave it at 0.25",
