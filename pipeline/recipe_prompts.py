@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic.dataclasses import dataclass
@@ -34,7 +35,8 @@ class Prompts(TrainSettings):
     objective: Literal["choose", "task"] = "choose"
     """choose: keep the teacher's answers on a budget of mask area; task: the task's loss (FreeKD)."""
     area: float = 0.25
-    """Budget of `choose`: the share of a level that its masks may keep, the mean over its bands."""
+    """Budget of `choose`: the share of a level that its masks may keep, the mean over its bands. Less than where masks
+    start (two tokens: 0.9277; averaged ones: 0.5), or 1: none."""
     area_weight: float = 30.0
     """Weight of the squared excess over the budget."""
     overlap_weight: float = 0.0
@@ -62,6 +64,10 @@ class Prompts(TrainSettings):
             raise ValueError("overlap_weight: a single token overlaps with nothing: set it to 0")
         if self.objective == "task":
             require_defaults(self, ("area", "area_weight"), "only objective = 'choose' has a budget of area")
+        start = start_area(self.tokens, united=self.united)
+        if self.objective == "choose" and self.area_weight and start <= self.area < 1:
+            told = f"masks of {self.tokens} token(s) start with an area of {start:.4g}: a budget above teaches nothing"
+            raise ValueError(f"area: {told}: set less, or 1 for none, got {self.area:g}")
         if self.dropped == "swapped" and not self.united:
             told = "averaged masks are doubled, and what fills in would come on top: set it to 'zero', or united = true"
             raise ValueError(f"dropped: {told}")
@@ -71,3 +77,8 @@ class Prompts(TrainSettings):
     def shape(self) -> Json:
         """What the prompts are, as opposed to how they are trained: the keywords of `FrequencyPrompts`."""
         return {key: getattr(self, key) for key in ("tokens", "scales", "united", "gate", "dropped")}
+
+
+def start_area(tokens: int, *, united: bool) -> float:
+    """What new masks keep, 0..1: each token starts with sigmoid(1) where they are united, with a half otherwise."""
+    return 1 - (1 / (1 + math.e)) ** tokens if united else 0.5

@@ -5,9 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from afpkd.errors import UserError
+from afpkd.models.outputs import Shapes
+from afpkd.prompts import FrequencyPrompts
+from afpkd.wavelet import haar_dwt
 from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
+from pipeline.recipe_prompts import start_area
 from pipeline.recipe_reader import load_recipe, recipe_names, teacher_weights
 from tests.pipeline.recipe_files import written
 
@@ -89,6 +94,23 @@ def test_prompts_of_another_objective_leave_the_budget_behind(tmp_path: Path) ->
     prompts = load_recipe(written(tmp_path, 'extends = "base.toml"\n[prompts]\nobjective = "task"\n'))[1].prompts
     assert (prompts.objective, prompts.area, prompts.area_weight, prompts.epochs) == ("task", 0.25, 30, 2)
     assert load_recipe(written(tmp_path, 'extends = "base.toml"\n[prompts]\nlr = 0.1\n'))[1].prompts.area == 0.5
+
+
+@pytest.mark.parametrize("united", [True, False])
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_new_masks_keep_the_area_that_a_budget_is_held_to(tokens: int, united: bool) -> None:
+    torch.manual_seed(0)
+    prompts = FrequencyPrompts(Shapes([64], [(16, 16)], 64, 3), tokens=tokens, united=united)
+    masks = prompts.pixel_masks(0, haar_dwt(torch.randn(4, 64, 16, 16), prompts.level_scales[0]))
+    start = start_area(tokens, united=united)
+    assert [mask.mean().item() for mask in masks] == pytest.approx([start] * len(masks), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "keys", ["area = 1.0", "area = 0.92", "area = 0.95\narea_weight = 0", "tokens = 3\narea = 0.95"]
+)
+def test_a_budget_below_the_start_or_none_is_taken(keys: str, tmp_path: Path) -> None:
+    assert load_recipe(written(tmp_path, f'extends = "default"\n[prompts]\n{keys}\n'))[1].prompts.area >= 0.92
 
 
 def test_a_detector_is_distilled_by_freekd_with_the_keys_that_the_refusals_name(tmp_path: Path) -> None:

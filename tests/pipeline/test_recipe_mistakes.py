@@ -63,6 +63,14 @@ BAD = {
         'extends = "default"\n[prompts]\nobjective = "task"\narea = 0.5\n',
         "prompts.area: only objective = 'choose' has a budget of area: leave it at 0.25",
     ),
+    "a budget above what masks start with": (
+        'extends = "default"\n[prompts]\narea = 0.95\n',
+        "prompts.area: masks of 2 token(s) start with an area of 0.9277: a budget above teaches nothing: set less",
+    ),
+    "a budget of averaged masks": (
+        'extends = "default"\n[prompts]\nunited = false\narea = 0.5\n',
+        "prompts.area: masks of 2 token(s) start with an area of 0.5: a budget above",
+    ),
     "the weight of a budget that nothing asks for": (
         'extends = "default"\n[prompts]\nobjective = "task"\narea_weight = 0\n',
         "prompts.area_weight: only objective = 'choose' has a budget of area: leave it at 30",
