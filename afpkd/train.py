@@ -28,6 +28,7 @@ from afpkd.record import Json
 from afpkd.settings import TrainSettings, learning_rate, require_equal_parts
 
 CHECKPOINT_SECONDS = 60.0
+MOST_TRIED = 8  # batches that a loss has to teach something: no box of a detector's first ones may hold a location
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,14 @@ class Fitting:
         if not all(math.isfinite(value) for value in losses.values()):
             epoch = len(self.history) + 1
             raise UserError("E_TRAIN_DIVERGED", f"training diverged in epoch {epoch}: losses {losses}: lower `lr`")
+        last = self._gradient_norms(self.step - 1, (self.step - 1) / self.total_steps)
         wall_s, score = self.wall_s + seconds, f"heldout_{self.learner.metric_name}"
         row: Json = {
             "epoch": len(self.history) + 1,
             "step": self.step,
             "lr": learning_rate(self.settings, self.step - 1, self.total_steps),
             "losses": losses,
-            "gradient_norms": {name: norm for name, (_, norm) in self._norms_of_the_last_batch().items()},
+            "gradient_norms": {name: norm for name, (_, norm) in last.items()},
             score: self.learner.metric() if distributed.is_first() else math.nan,  # the others wait in the next step
             "images_per_s": steps * self.settings.batch_size / max(wall_s - self.epoch_started_s, 1e-9),
             "wall_s": round(wall_s, 3),
@@ -173,9 +175,6 @@ class Fitting:
         if row[score] >= max(earlier[score] for earlier in self.history):
             self.best_epoch, self.best_state = row["epoch"], _copied(self.learner.product)
         return row
-
-    def _norms_of_the_last_batch(self) -> dict[str, tuple[float, float]]:
-        return self._gradient_norms(self.step - 1, (self.step - 1) / self.total_steps)
 
     def _state(self) -> dict[str, Any]:
         """Everything needed to continue exactly; the teacher is not in it."""
@@ -202,21 +201,27 @@ class Fitting:
         torch.set_rng_state(state["rng"])
         self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self.step, self.history = state["step"], state["history"]
-        self.wall_s, self.cpu_s = state["wall_s"], state["cpu_s"]
-        self.epoch_started_s = state["epoch_started_s"]
+        self.wall_s, self.cpu_s, self.epoch_started_s = (state[key] for key in ("wall_s", "cpu_s", "epoch_started_s"))
         self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
 
     def _assert_losses_work(self) -> None:
         """Stop before step 1 when an enabled loss is zero, not finite, or sends no gradient to what is trained.
 
-        Each loss is tried on the first batch at full weight.
+        Each loss is tried at full weight on the first batch; where one taught nothing there, on a few more.
         """
-        for name, (value, gradient) in self._gradient_norms(0, 1.0).items():
-            fault = "sends no gradient to what is trained" if gradient == 0 else ""
-            if not math.isfinite(value) or value == 0:
-                fault = f"is {value:g} on the first batch"
-            if fault:
-                raise UserError("E_TRAIN_LOSS", f"loss '{name}' {fault}: it would teach nothing")
+        taught: set[str] = set()
+        for step in range(tried := min(MOST_TRIED, self.total_steps)):
+            found = self._gradient_norms(step, 1.0)
+            for name, (value, gradient) in found.items():
+                if not math.isfinite(value):
+                    raise UserError("E_TRAIN_LOSS", f"loss '{name}' is {value:g} before step 1: it would teach nothing")
+                taught |= {name} if value and gradient else set()
+            idle = [name for name in found if name not in taught]
+            if not idle:
+                return
+        fault = "sends no gradient to what is trained" if found[idle[0]][0] else "is 0"
+        told = f"loss '{idle[0]}' {fault} on the first batches ({tried} tried): it would teach nothing"
+        raise UserError("E_TRAIN_LOSS", told)
 
     def _gradient_norms(self, step: int, progress: float) -> dict[str, tuple[float, float]]:
         """Value of each loss on the batch of `step`, and the norm of its gradient on the product's parameters.
@@ -266,15 +271,10 @@ class Fitting:
 
 def _optimizer(trained: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    common: Json = {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if settings.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.nesterov,
-    )
+        return torch.optim.Adam(parameters, **common)
+    return torch.optim.SGD(parameters, momentum=settings.momentum, nesterov=settings.nesterov, **common)
 
 
 def _amp_dtype(device: torch.device, settings: TrainSettings) -> torch.dtype | None:

@@ -1,7 +1,6 @@
 """The training loop: exact resume, determinism, guards."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -209,31 +208,6 @@ def test_a_weight_of_0_switches_a_loss_off_and_the_others_train(tmp_path: Path) 
         learner = prompt_learner(prompts, teacher, _pixels(), objective="choose", **{**BUDGET, **off})
         row = _fit(learner, tmp_path / f"{number}.pt", settings=dataclasses.replace(SETTINGS, epochs=1)).history[0]
         assert set(row["losses"]) == {"teacher", "area", "overlap"} - {next(iter(off)).partition("_")[0]}
-
-
-def _with_extra_loss(network: torch.nn.Module, extra: Tensor) -> Learner:
-    plain = plain_learner(network, _pixels())
-    return dataclasses.replace(plain, losses=lambda x, y, p: {**plain.losses(x, y, p), "extra": extra})
-
-
-@pytest.mark.parametrize(
-    ("extra", "said"),
-    [
-        (torch.tensor(0.0, requires_grad=True), "loss 'extra' is 0 on the first batch"),
-        (torch.tensor(math.nan, requires_grad=True), "loss 'extra' is nan on the first batch"),
-        (torch.tensor(1.0, requires_grad=True), "loss 'extra' sends no gradient"),
-    ],
-)
-def test_a_loss_that_teaches_nothing_stops_the_run(extra: Tensor, said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=said):
-        _fit(_with_extra_loss(_network(), extra), tmp_path / "g.pt")
-
-
-def test_the_guard_leaves_no_trace_in_the_statistics(tmp_path: Path) -> None:
-    network = _network()
-    before = state_sha256(network)
-    _fitting(plain_learner(network, _pixels()), tmp_path / "g.pt")
-    assert state_sha256(network) == before
 
 
 def test_divergence_is_named(tmp_path: Path) -> None:
