@@ -148,7 +148,7 @@ def prompt_learner(
 
 
 def calibrate(prompts: FrequencyPrompts, teacher: FrozenTeacher, samples: Samples, num: int) -> None:
-    """Take the amplitude of the teacher's bands from the first `num` images, in as many passes as memory asks for."""
+    """Take the amplitude of the teacher's bands from `num` images, in as many passes as memory asks for."""
     prompts.calibrate(_seen(teacher, samples, num))
 
 
@@ -171,7 +171,7 @@ def start_adapters(distiller: Distiller, teacher: FrozenTeacher, samples: Sample
 
 
 def _seen(teacher: FrozenTeacher, samples: Samples, num: int) -> Iterator[list[Tensor]]:
-    parts = in_passes(samples.first(num), 2 * MOST_PIXELS)  # clean passes, without prompts, are half as large
+    parts = in_passes(samples.sample(num), 2 * MOST_PIXELS)  # clean passes, without prompts, are half as large
     return (teacher(samples.normalised(part)).features for part in parts)
 
 

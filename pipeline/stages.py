@@ -70,12 +70,12 @@ def tune_prompts(run: Run) -> Json:
         area=settings.area,
         area_weight=settings.area_weight,
     )
-    pictured = work.heldout.first(NUM_PICTURED)
+    pictured = work.heldout.sample(NUM_PICTURED)
     features = teacher(work.heldout.normalised(pictured)).features
     fitted = work.fit(learner, settings, lambda folder: draw_prompts(prompts, features, pictured, (), folder))
     work.progress.busy("judging the masks")
     prompts.load_state_dict(fitted.last)
-    images = work.heldout.normalised(work.heldout.first(work.task.num_judged))
+    images = work.heldout.normalised(work.heldout.sample(work.task.num_judged))
     judged = phase_one_report(prompts, teacher, images, work.task)
     draw_prompts(prompts, features, pictured, judged["masks"], work.folder)
     refusal = why_not_accepted(judged)

@@ -66,8 +66,8 @@ class Samples(Protocol):
     def device(self) -> torch.device:
         """Where they are used."""
 
-    def first(self, num: int) -> Tensor:
-        """The first images, uint8 n, C, H, W."""
+    def sample(self, num: int) -> Tensor:
+        """Images to judge by, always the same ones, and not of a few classes alone: uint8 n, C, H, W."""
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 N, C, H, W -> float32, as the networks see them."""
@@ -103,9 +103,12 @@ class Pixels(NamedTuple):
         """`normalised` with the mean and std of this split."""
         return normalised(images, self.mean, self.std)
 
-    def first(self, num: int) -> Tensor:
-        """The first images, uint8 n, C, H, W."""
-        return self.images[:num]
+    def sample(self, num: int) -> Tensor:
+        """The first images; evenly spaced ones where images lie class by class, as folders do. uint8 n, C, H, W."""
+        if not bool((self.labels.diff() >= 0).all()):
+            return self.images[:num]
+        num = min(num, self.num_images)
+        return self.images[torch.arange(num, device=self.device) * self.num_images // max(num, 1)]
 
     def batch(
         self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator, part: slice = WHOLE

@@ -71,7 +71,7 @@ class Scenes:
         """uint8 N, 3, H, W -> float32, by the arithmetic of the bundle's manifest."""
         return normalised(images, self.mean, self.std)
 
-    def first(self, num: int) -> Tensor:
+    def sample(self, num: int) -> Tensor:
         """The canvases of the first images, uint8 n, 3, H, W."""
         return self.pixels(list(range(min(num, self.num_images))))
 

@@ -120,7 +120,7 @@ def detector(seed: int = 0) -> FcosDetector:
 def detector_prompts(samples: Scenes) -> Learner:
     teacher = FrozenTeacher(detector(seed=1))
     module = FrequencyPrompts(probe_shapes(teacher.model, in_channels=3, image_size=CANVAS))
-    module.calibrate([teacher(samples.normalised(samples.first(4))).features])
+    module.calibrate([teacher(samples.normalised(samples.sample(4))).features])
     return prompt_learner(
         module, teacher, samples, objective="choose", overlap_weight=0.0, area=0.1, area_weight=30.0, task=TASK
     )

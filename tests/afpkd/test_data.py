@@ -14,7 +14,7 @@ from afpkd.data.batches import (
     random_crop_and_flip,
     random_view,
 )
-from afpkd.data.dataset import Split, hold_out
+from afpkd.data.dataset import Split, data_root, hold_out
 from afpkd.errors import UserError
 from export.bundle import preprocess
 
@@ -80,6 +80,29 @@ def test_held_out_split_is_seeded_and_disjoint() -> None:
     assert (rest.images[:, 0, 0, 0] == rest.labels).all()
     assert hold_out(train, 10, seed=3)[1].labels.tolist() == heldout.labels.tolist()
     assert hold_out(train, 10, seed=4)[1].labels.tolist() != heldout.labels.tolist()
+
+
+def test_a_sample_is_of_all_classes_where_images_lie_class_by_class() -> None:
+    labels = np.repeat(np.arange(10), 6)
+    split = Split(_numbered(60).images, labels)
+    pixels = pixels_from_split(split, (0.5,), (0.5,), CPU)
+    assert pixels.sample(20)[:, 0, 0, 0].tolist() == list(range(0, 60, 3))
+    assert pixels.sample(7)[:, 0, 0, 0].tolist() == [0, 8, 17, 25, 34, 42, 51]
+    assert torch.equal(pixels.sample(500), pixels.images)
+    labels[[0, 59]] = labels[[59, 0]]
+    mixed = pixels_from_split(Split(split.images, labels), (0.5,), (0.5,), CPU)
+    assert torch.equal(mixed.sample(20), mixed.images[:20])
+
+
+@pytest.mark.parametrize(("name", "num_heldout"), [("fashion_mnist_5k", 400), ("cifar100", 5000)])
+def test_a_sample_of_the_shipped_recipes_data_is_its_first_images(name: str, num_heldout: int) -> None:
+    if name == "cifar100" and not (data_root() / cifar100.FOLDER / "train.bin").is_file():
+        pytest.skip(f"AFPKD_DATA holds no {cifar100.FOLDER}/")
+    train = DATASETS[name].load(data_root()).train
+    for split in hold_out(train, num_heldout, seed=0):
+        few = Split(split.images[:1000], split.labels[:1000])
+        pixels = pixels_from_split(few, (0.5,), (0.5,), CPU)
+        assert torch.equal(pixels.sample(500), pixels.images[:500])
 
 
 def test_normalisation_is_the_formula() -> None:

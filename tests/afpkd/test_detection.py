@@ -144,7 +144,7 @@ def test_phase_one_runs_inside_a_frozen_detector(scenes: Scenes, tmp_path: Path)
     torch.manual_seed(1)
     teacher = FrozenTeacher(FcosDetector("mobilenet_v3_small", width=64, num_convs=1, num_classes=3))
     prompts = FrequencyPrompts(probe_shapes(teacher.model, in_channels=3, image_size=CANVAS))
-    images = scenes.normalised(scenes.first(4))
+    images = scenes.normalised(scenes.sample(4))
     prompts.calibrate([teacher(images).features])
     objectives: tuple[Literal["choose", "task"], ...] = ("choose", "task")
     for objective in objectives:
@@ -188,7 +188,7 @@ def test_adapters_of_a_detector_start_with_the_teachers_channels(method: str, sc
     shapes = probe_shapes(teacher.model, in_channels=3, image_size=CANVAS)
     prompts = {"prompts": FrequencyPrompts(shapes)} if OPTIONS[method].uses_prompts else {}
     distiller = build_distiller(method, shapes, shapes, **dataclasses.asdict(OPTIONS[method]()), **prompts)
-    features = teacher(scenes.normalised(scenes.first(8))).features
+    features = teacher(scenes.normalised(scenes.sample(8))).features
     start_adapters(distiller, teacher, scenes, 8)
     adapters = next(module for module in distiller.children() if isinstance(module, FeatureFusion | LevelAdapters))
     adapters.train()
