@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def require_defaults(section: Any, keys: Sequence[str], why: str) -> None:
     for key in keys:
         default = getattr(type(section), key)
         if getattr(section, key) != default:
-            raise ValueError(f"{key}: {why}: leave it at {default:g}")
+            told = json.dumps(default) if isinstance(default, bool | str) else f"{default:g}"
+            raise ValueError(f"{key}: {why}: leave it at {told}")
 
 
 def require_equal_parts(batch_size: int, processes: int, key: str = "batch_size") -> None:

@@ -62,6 +62,8 @@ class Prompts(TrainSettings):
             require_between(key, getattr(self, key), least, most)
         if self.tokens == 1 and self.overlap_weight:
             raise ValueError("overlap_weight: a single token overlaps with nothing: set it to 0")
+        if self.tokens == 1 and self.gate and not self.united:
+            raise ValueError("gate: it weighs averaged tokens against each other, and there is one: set it to false")
         if self.objective == "task":
             require_defaults(self, ("area", "area_weight"), "only objective = 'choose' has a budget of area")
         start = start_area(self.tokens, united=self.united)

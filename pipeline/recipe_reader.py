@@ -14,7 +14,7 @@ import pydantic
 from pydantic.dataclasses import dataclass
 
 from afpkd.data.dataset import data_root
-from afpkd.distillers.options import OPTIONS
+from afpkd.distillers.options import OPTIONS, AfpkdOptions
 from afpkd.errors import UserError
 from afpkd.models.user_file import is_user_file
 from afpkd.names import nearest, unknown
@@ -248,7 +248,9 @@ def _still_valid(section: str, base: Json, top: Json) -> Json:
         return base if top.get("name", "folder") == base.get("name") else {}
     if section == "distill" and top.get("method", base.get("method")) != base.get("method"):
         left, kept = (OPTIONS.get(str(part.get("method"))) for part in (base, top))
-        return {key: value for key, value in base.items() if not hasattr(left, key) or hasattr(kept, key)}
+        idle = AfpkdOptions.logit_term if kept is AfpkdOptions and not top.get("kappa") else ()
+        fits = {key: hasattr(kept, key) and key not in idle for key in base if hasattr(left, key)}
+        return {key: value for key, value in base.items() if fits.get(key, True)}
     if section == "prompts" and top.get("objective") == "task":  # which has no budget
         return {key: value for key, value in base.items() if key not in ("area", "area_weight")}
     if section == "teacher":

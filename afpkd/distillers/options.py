@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from afpkd.settings import require_between, require_defaults
+
 WARM_UP = 20 / 240
 """ReviewKD ramps its weight over the first 20 of 240 epochs; kept as a fraction so that short recipes are fair."""
 
@@ -103,6 +105,10 @@ class CatKdOptions(Options):
     normalise: bool = False
     """Bring each map to unit L2 norm (on for MobileNetV2 and ShuffleNets)."""
 
+    def __post_init__(self) -> None:
+        """Refuse maps of no pixel, whose loss is that of nothing."""
+        require_between("pooled_size", self.pooled_size, 1, 1e6)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FreeKdOptions(Options):
@@ -135,6 +141,8 @@ class AfpkdOptions(Options):
 
     imitates_maps: ClassVar[bool] = True
     loss_weights: ClassVar[tuple[str, ...]] = ("mu", "gamma", "kappa")
+    logit_term: ClassVar[tuple[str, ...]] = ("temperature", "standardise")
+    """Its options that say something of the logit term alone, which is off by default."""
     uses_prompts: ClassVar[bool] = True
     mu: float = 5.0
     """Weight of the frequency loss."""
@@ -167,6 +175,11 @@ class AfpkdOptions(Options):
         """Refuse what would do nothing."""
         if self.local_branch and self.fusion == "1x1":
             raise ValueError("local_branch: stands beside a fused map: needs fusion = 'top-down'")
+        if not self.kappa:
+            require_defaults(self, self.logit_term, "kappa is 0, so there is no logit term")
+        if not self.mu:
+            frequency = ("mask", "bands", "normalise", "position_weight")
+            require_defaults(self, frequency, "mu is 0, so there is no frequency loss")
 
 
 OPTIONS: dict[str, type[Options]] = {

@@ -89,6 +89,22 @@ def test_options_that_two_methods_share_are_inherited(tmp_path: Path) -> None:
     assert recipe.distill.options()["gamma"] == 5.0
 
 
+@pytest.mark.parametrize(("kappa", "kept"), [("", (4.0, False)), ("kappa = 0.5\n", (2.0, True))])
+def test_a_logit_term_that_is_off_inherits_nothing_from_another_method(
+    kappa: str, kept: tuple[float, bool], tmp_path: Path
+) -> None:
+    base = 'extends = "default"\n[distill]\nmethod = "kd"\ntemperature = 2.0\nstandardise = true\n'
+    written(tmp_path, base, "base.toml")
+    text = f'extends = "base.toml"\n[distill]\nmethod = "afpkd"\n{kappa}'
+    options = load_recipe(written(tmp_path, text))[1].distill.options()
+    assert (options["temperature"], options["standardise"]) == kept
+
+
+def test_one_averaged_token_without_a_gate_is_taken(tmp_path: Path) -> None:
+    text = 'extends = "default"\n[prompts]\nunited = false\ntokens = 1\ngate = false\n'
+    assert load_recipe(written(tmp_path, text))[1].prompts.tokens == 1
+
+
 def test_prompts_of_another_objective_leave_the_budget_behind(tmp_path: Path) -> None:
     written(tmp_path, 'extends = "default"\n[prompts]\narea = 0.5\narea_weight = 9\nepochs = 2\n', "base.toml")
     prompts = load_recipe(written(tmp_path, 'extends = "base.toml"\n[prompts]\nobjective = "task"\n'))[1].prompts

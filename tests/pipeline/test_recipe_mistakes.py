@@ -55,6 +55,37 @@ BAD = {
         'extends = "default"\n[distill]\nfusion = "1x1"\nlocal_branch = true\n',
         "distill.local_branch: stands beside a fused map: needs fusion = 'top-down'",
     ),
+    **{
+        f"{key} of a logit term that is off": (
+            f'extends = "default"\n[distill]\n{key} = {value}\n',
+            f"distill.{key}: kappa is 0, so there is no logit term: leave it at {default}",
+        )
+        for key, value, default in (("temperature", "2.0", "4"), ("standardise", "true", "false"))
+    },
+    **{
+        f"{key} of a frequency loss that is off": (
+            f'extends = "default"\n[distill]\nmu = 0.0\n{key} = {value}\n',
+            f"distill.{key}: mu is 0, so there is no frequency loss: leave it at {default}",
+        )
+        for key, value, default in (
+            ("mask", '"constant"', '"prompts"'),
+            ("bands", '"low"', '"all"'),
+            ("normalise", '"band"', '"level"'),
+            ("position_weight", "false", "true"),
+        )
+    },
+    "a rival's option that does nothing": (
+        'extends = "default"\n[rivals.afpkd]\nstandardise = true\n',
+        "rivals.afpkd.standardise: kappa is 0",
+    ),
+    "class maps of no pixel": (
+        'extends = "default"\n[distill]\nmethod = "catkd"\npooled_size = 0\n',
+        "distill.pooled_size: must lie between 1 and 1e+06, got 0",
+    ),
+    "a gate of one averaged token": (
+        'extends = "default"\n[prompts]\nunited = false\ntokens = 1\n',
+        "prompts.gate: it weighs averaged tokens against each other, and there is one: set it to false",
+    ),
     "another image under averaged masks": (
         'extends = "default"\n[prompts]\nunited = false\ndropped = "swapped"\n',
         "prompts.dropped: averaged masks are doubled, and what fills in would come on top: set it to 'zero', or united",
