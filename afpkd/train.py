@@ -183,7 +183,6 @@ class Fitting:
             "trained": self.learner.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "rng": torch.get_rng_state(),
             "sums": self.sums,
             "history": self.history,
             "best_epoch": self.best_epoch,
@@ -198,7 +197,6 @@ class Fitting:
         self.learner.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"] or self.scaler.state_dict())  # empty: begun where none is scaled
-        torch.set_rng_state(state["rng"])
         self.sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         self.step, self.history = state["step"], state["history"]
         self.wall_s, self.cpu_s, self.epoch_started_s = (state[key] for key in ("wall_s", "cpu_s", "epoch_started_s"))

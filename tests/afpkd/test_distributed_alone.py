@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from afpkd.distributed import averaged, averaged_gradients, first_alone, is_first, num_processes, part_of, replace_norms
+from afpkd.distributed import (
+    averaged,
+    averaged_gradients,
+    first_alone,
+    is_first,
+    num_processes,
+    part_of,
+    replace_norms,
+    seed_step,
+)
 from afpkd.errors import UserError
 from afpkd.models.fcos import FcosDetector
 from afpkd.settings import require_equal_parts
@@ -54,3 +65,23 @@ def test_norms_that_learn_are_synchronised_on_gpus_and_frozen_ones_stay() -> Non
     norms = [module for module in detector.backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) > 10
     assert not any(norm.training for norm in norms)
+
+
+def test_the_seed_of_a_step_is_set_in_one_process_and_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    seed_step(3, 0)  # before CUDA is used: it is not begun for this
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    for step in (5, 5, 6):
+        seed_step(3, step)
+        assert torch.initial_seed() == seeds[-1]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+@pytest.mark.parametrize("case", ["plain", "afpkd"])
+def test_a_step_of_our_own_networks_draws_nothing_of_the_seed(case: str, tmp_path: Path) -> None:
+    """So that seeding each step has changed no number of theirs."""
+    sharing.fitting(sharing.CASES[case], tmp_path, case).advance()
+    after = torch.get_rng_state()
+    seed_step(3, 0)
+    assert torch.equal(torch.get_rng_state(), after)

@@ -1,6 +1,7 @@
 """The training loop: exact resume, determinism, guards."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,6 +106,29 @@ def test_a_killed_run_continues_bit_equal(
     assert timeless[0] == timeless[1]
     assert all(row["gradient_norms"].keys() == row["losses"].keys() for row in whole.history)
     assert all(min(row["gradient_norms"].values()) > 0 for row in whole.history)
+
+
+def _dropout_learner(drawn: list[Tensor]) -> Learner:
+    """A network with dropout; what it draws at each pass is kept."""
+    network, dropout = _network(), torch.nn.Dropout(0.5)
+    dropout.register_forward_hook(lambda _, given, made: drawn.append(made.detach() != 0))
+    network.add_module("fc", torch.nn.Sequential(dropout, network.get_submodule("fc")))
+    return plain_learner(network, _pixels())
+
+
+def test_dropout_is_a_function_of_seed_and_step_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Tensor] = []
+    whole_learner, killed_learner, resumed_learner = _dropout_learner(drawn), _dropout_learner([]), _dropout_learner([])
+    torch.manual_seed(1)
+    whole = _fit(whole_learner, tmp_path / "a.pt")
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)  # save after every step
+    torch.manual_seed(2)  # another process, another random state
+    with pytest.raises(_KilledError):
+        _fit(killed_learner, tmp_path / "b.pt", kill_at=4)
+    torch.manual_seed(3)
+    assert _equal(_fit(resumed_learner, tmp_path / "b.pt").last, whole.last)
+    masks = [mask for mask in drawn if len(mask) == SETTINGS.batch_size]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(masks[1:4], 2))  # of the first three steps
 
 
 HALF = torch.float16
