@@ -89,8 +89,8 @@ def why_not_accepted(report: Json) -> str | None:
     """One line that says why these prompts mark nothing worth marking; None where they do.
 
     They choose where the teacher still says the same with their masks, no longer with the same masks shuffled and less
-    so with a constant mask of their area, and where at least one band's mask varies over its pixels. (FreeKD's averaged
-    masks of mean 1/2 vary, and shuffled ones harm more; but the constant 1/2 is what leaves the teacher as it is.)
+    so with a constant mask of their area, and where at least one band's mask varies over its pixels. (Averaged
+    masks of mean 1/2 may vary, and shuffled ones harm more; but the constant 1/2 is what leaves the teacher as it is.)
     """
     own, shuffled, constant = report["own"], report["shuffled"], report["constant"]
     if own["agreement"] < LEAST_AGREEMENT:

@@ -151,7 +151,7 @@ def test_prompts_that_choose_are_accepted_and_others_refused_with_a_reason() -> 
 
 
 def test_masks_that_a_constant_one_outdoes_are_not_accepted() -> None:
-    """As FreeKD's phase 1 leaves them on the CIFAR-100 ResNet-56 (bench/findings.py): 0.039, shuffled 0.47, 0.0007."""
+    """As a task's loss leaves averaged tokens with a gate on the CIFAR-100 ResNet-56: 0.039, shuffled 0.47, 0.0007."""
     report = _report(0.039, 99.7, 0.47)
     assert why_not_accepted(report) is None
     report["constant"]["kl"] = 0.0007
