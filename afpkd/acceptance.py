@@ -31,7 +31,9 @@ def phase_one_report(
     *,
     most_pixels: int = MOST_PIXELS,
 ) -> Json:
-    """What the prompts do to the teacher on these normalised images, with four masks of the same area a level.
+    """What the prompts do to the teacher on these normalised images, with four masks that keep an equal share.
+
+    Of a level's coefficients: three quarters are the finest scale's, whereas the budget's area is the mean over bands.
 
     `own`: the prompts' masks; `banded`: each band's mean at all its pixels, so that `own` against it is what the choice
     of pixels is worth; `shuffled`: the same values at random bands and pixels; `constant`: the level's mean. For each
@@ -89,16 +91,18 @@ def why_not_accepted(report: Json) -> str | None:
     """One line that says why these prompts mark nothing worth marking; None where they do.
 
     They choose where the teacher still says the same with their masks, no longer with the same masks shuffled and less
-    so with a constant mask of their area, and where at least one band's mask varies over its pixels. (Averaged
-    masks of mean 1/2 may vary, and shuffled ones harm more; but the constant 1/2 is what leaves the teacher as it is.)
+    so with a constant mask of their share of coefficients, and where at least one band's mask varies over its pixels.
+    (Averaged masks of mean 1/2 may vary, and shuffled ones harm more; the constant 1/2 leaves the teacher as it is.)
     """
     own, shuffled, constant = report["own"], report["shuffled"], report["constant"]
     if own["agreement"] < LEAST_AGREEMENT:
         return f"the prompted teacher agrees with itself on {own['agreement']:.1f} % of held-out images only"
     if shuffled["kl"] < LEAST_KL or own["kl"] > MOST_KL_RATIO * shuffled["kl"]:
-        return f"its masks are no better than random ones of equal area (KL {own['kl']:.3g} and {shuffled['kl']:.3g})"
+        found = f"(KL {own['kl']:.3g} and {shuffled['kl']:.3g})"
+        return f"its masks are no better than random ones that keep an equal share of coefficients {found}"
     if own["kl"] >= constant["kl"]:
-        return f"a constant mask of equal area changes less (KL {own['kl']:.3g} and {constant['kl']:.3g})"
+        found = f"(KL {own['kl']:.3g} and {constant['kl']:.3g})"
+        return f"a constant mask that keeps an equal share of coefficients changes less {found}"
     spreads = [row["spread"] for row in report["masks"] if row["mean"] > LEAST_MEAN]
     if max(spreads, default=0.0) < LEAST_SPREAD:
         return "its masks are constant over the pixels of every band that they keep"
@@ -123,9 +127,9 @@ def mask_statistics(prompts: FrequencyPrompts, features: list[Tensor]) -> list[J
 
 
 def shuffled(masks: list[Tensor]) -> list[Tensor]:
-    """A level's masks, N, O, h, w a group, in one fixed random order of all its coefficients: equal area.
+    """A level's masks, N, O, h, w a group, in one fixed random order of all its coefficients: an equal share.
 
-    Neither the choice of bands nor that of pixels is left; of equal area *a band* is `banded`.
+    Neither the choice of bands nor that of pixels is left; an equal share *of each band* keeps `banded`.
     """
     flat = torch.cat([mask.flatten(1) for mask in masks], dim=1)
     order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0)).to(flat.device)
@@ -134,7 +138,7 @@ def shuffled(masks: list[Tensor]) -> list[Tensor]:
 
 
 def constant(masks: list[Tensor]) -> list[Tensor]:
-    """The mean over a level's bands and pixels, N, O, h, w a group, everywhere: equal area."""
+    """The mean over a level's coefficients, N, O, h, w a group, everywhere: an equal share of them."""
     mean = torch.cat([mask.flatten(1) for mask in masks], dim=1).mean(dim=1)
     return [mean[:, None, None, None].expand_as(mask) for mask in masks]
 

@@ -47,7 +47,8 @@ class Prompts(TrainSettings):
     """What takes the place of what a mask drops: zero, or what another image of the batch has there (for teachers whose
     next layer normalises, as FCOS's head does: there a constant mask of zeros would cost nothing). Needs `united`."""
     must_choose: bool = True
-    """Stop where the masks are no better than random or constant ones of equal area; false: only say so."""
+    """Stop where the masks are no better than random or constant ones that keep an equal share of coefficients; false:
+    only say so."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""

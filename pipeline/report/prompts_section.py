@@ -26,7 +26,10 @@ _LEGEND = (
     "kept, dark is dropped. Row details are changes from row to row, that is horizontal edges; column details are "
     "upright ones; scale 1 is the finest. The titles have each mask's mean and its spread, as the table below."
 )
-_REFUSED = "they lose what the teacher says, or are no better than random or constant masks of equal area"
+_REFUSED = (
+    "they lose what the teacher says, or are no better than random or constant masks "
+    "with an equal share of coefficients"
+)
 
 
 class Picture(NamedTuple):
@@ -94,8 +97,10 @@ def _controls_table(metrics: Mapping[str, Any]) -> Table:
         rows.append([words, _number(found.get("kl"), "{:.4f}"), _number(found.get("agreement"), "{:.2f} %")])
     columns = ["Masks", "KL to the teacher (nats)", "Same answer as the teacher"]
     note = (
-        "The teacher with its bands masked against the teacher as it is, on held-out images, with masks of equal area "
-        "in each level. The prompts' own against each band's mean: what the choice of pixels adds to that of bands."
+        "The teacher with its bands masked against the teacher as it is, on held-out images, with masks that keep an "
+        "equal share of each level's coefficients (three quarters are the finest scale's, whereas phase 1's budget of "
+        "area is the mean over bands). The prompts' own against each band's mean: what the choice of pixels adds to "
+        "that of bands."
     )
     return Table("Do the masks choose?", columns, rows, frozenset({1, 2}), [note])
 

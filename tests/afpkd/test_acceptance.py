@@ -155,7 +155,9 @@ def test_masks_that_a_constant_one_outdoes_are_not_accepted() -> None:
     report = _report(0.039, 99.7, 0.47)
     assert why_not_accepted(report) is None
     report["constant"]["kl"] = 0.0007
-    assert why_not_accepted(report) == "a constant mask of equal area changes less (KL 0.039 and 0.0007)"
+    assert why_not_accepted(report) == (
+        "a constant mask that keeps an equal share of coefficients changes less (KL 0.039 and 0.0007)"
+    )
 
 
 def test_masks_that_change_nothing_are_not_accepted() -> None:

@@ -79,7 +79,10 @@ def test_the_figures_are_the_records(made: HandMadeRun) -> None:
     ("accepted", "words"),
     [
         (True, "The masks choose: the teacher says the same with its prompts' masks and no longer with the same masks"),
-        (False, "random or constant masks of equal area: the gain, if any, does not come from the prompts."),
+        (
+            False,
+            "random or constant masks with an equal share of coefficients: the gain, if any, does not come from",
+        ),
     ],
 )
 def test_one_sentence_says_whether_the_masks_choose(made: HandMadeRun, accepted: bool, words: str) -> None:
