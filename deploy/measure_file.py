@@ -97,6 +97,7 @@ def measure_file(
         "arch": None,
         "model": model.name,
         "preset": rules.name,
+        "device_digest": found.digest,
         **facts_of(runs, rules, threads),
         "modes": {"default": {"golden": runs[0].answer["golden"]}},
         **provenance(),
