@@ -26,6 +26,10 @@ _LEGEND = (
     "kept, dark is dropped. Row details are changes from row to row, that is horizontal edges; column details are "
     "upright ones; scale 1 is the finest. The titles have each mask's mean and its spread, as the table below."
 )
+_KNOWN = (
+    "The teacher's weights come from elsewhere: it may have been trained on the held-out images, and then these "
+    "figures are those of images that it knows."
+)
 _REFUSED = (
     "they lose what the teacher says, or are no better than random or constant masks "
     "with an equal share of coefficients"
@@ -64,6 +68,7 @@ def prompts_section(run: Records) -> PromptsSection | None:
     notes = [
         *([] if run.pictures else [f"Pictures of the masks: {NOT_RECORDED}."]),
         *([] if rows else [f"Mean and spread of each mask: {NOT_RECORDED}."]),
+        *([_KNOWN] if run.records.get("teacher", {"method": "unknown"})["method"] is None else []),
     ]
     tables = [_controls_table(metrics), _figures_table(metrics), *([_masks_table(rows)] if rows else [])]
     legend = _LEGEND if run.pictures else ""

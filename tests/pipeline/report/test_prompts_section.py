@@ -105,6 +105,17 @@ def test_pictures_travel_in_the_page_shallow_to_deep(made: HandMadeRun) -> None:
     assert "not recorded" not in report.md
 
 
+@pytest.mark.parametrize("method", [None, "none"])
+def test_of_a_foreign_teacher_it_is_said_that_it_may_know_the_held_out_images(
+    made: HandMadeRun, method: str | None
+) -> None:
+    put_prompts(made)
+    made.put_record("teacher", method=method)
+    report = made.report()
+    for page in (report.md, report.page().text):
+        assert ("it may have been trained on the held-out images" in page) is (method is None)
+
+
 def test_a_method_without_prompts_has_no_section(made: HandMadeRun) -> None:
     put_prompts(made, pictures=(0,))
     assert f"## {TITLE}\n" in made.report().md
