@@ -12,13 +12,16 @@ import torch
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.models.fcos import FcosDetector
-from afpkd.record import Json, digest, read_record
+from afpkd.record import Json, digest, read_record, write_record
+from export.making import Order
+from pipeline.exporting import export_detector
 from pipeline.recipe import STAGE_VERSIONS, _identity
 from pipeline.recipe_detection import CocoData, DistillDetector, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
 from pipeline.record_keys import NETWORK
 from pipeline.scenes import detection_task, read_scenery
+from pipeline.workspace import open_run
 from tests.record_tables import untold
 from tests.scenes import CANVAS, NAMES, write_scenes
 from tests.stories import blocks
@@ -191,3 +194,17 @@ def test_my_coco_json_from_annotations_to_a_bundle_that_names_my_classes(mine: P
     assert "| AP |" in (run / "report.md").read_text()
     assert "name its bundle" in afpkd(mine, "evaluate", str(run / "student")).stderr
     assert afpkd(mine, "bundle", "verify", str(run / "student" / "bundle")).returncode == 0
+
+
+def test_scenes_that_changed_after_training_are_not_exported(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.detector.build_detector_bundle", lambda _model, order, **_: {"lineage": order.lineage})
+    run = open_run(str(mine / "mine.toml"), mine / "runs")
+    assert isinstance(run.recipe.data, CocoData)
+    sha256 = read_scenery(run.recipe.data, run.recipe_file, run.recipe.seed).sha256()
+    write_record(run.role("student") / "record.json", {"inputs": {"data": sha256}})
+    rule: Json = {"mean": run.recipe.data.mean, "std": run.recipe.data.std, "lineage": {}, "out": mine / "bundle"}
+    order = Order(role="student", arch="tiny", precisions=("fp32",), opset=18, **rule)
+    assert export_detector(run, torch.nn.Identity(), order) == {"lineage": {"data": sha256}}
+    (mine / "mine" / "test.json").write_text((mine / "mine" / "test.json").read_text() + "\n")
+    with pytest.raises(UserError, match=rf"student/record\.json: trained on data {sha256[:12]}, what is read now is "):
+        export_detector(run, torch.nn.Identity(), order)
