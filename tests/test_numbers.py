@@ -21,16 +21,14 @@ from bench import default_seeds, default_tuning, rows
 from bench.scale import STRAIGHT
 from bench.variants import MAIN, METHODS, PROTOCOLS, PUBLISHED
 from pipeline.recipe_reader import load_recipe
+from tests import told_controls
 
 ROOT = Path(__file__).parent.parent
 WORDS = {2: "two", 5: "five", 6: "six", 7: "seven", 8: "eight", 12: "twelve"}
 DEFAULT, TUNED = rows.read("default"), rows.read("cifar100_tuning")
 OURS, TRIED = rows.read(MAIN.result), rows.read("default_tuning")
 ELSEWHERE = {
-    "README.md": {
-        *("0.04",),  # phase 1 in CPU-hours: a single run's record
-        *("1.83", "1.03", "4.5"),  # the paper's abstract
-    },
+    "README.md": {"0.04", "1.83", "1.03", "4.5"},  # phase 1 in CPU-hours: a single run's record; the paper's abstract
     "docs/results.md": {
         *("80.0", "80.3"),  # rows that are no longer there
         "1.5",  # a goal
@@ -144,8 +142,7 @@ def _results() -> Iterator[str]:
     masked, bare = (_trial("afpkd", gamma=6.0, mu=20.0, mask=mask) for mask in ("prompts", "constant"))
     yield f"the prompts' masks gave {masked:.2f} and no mask {bare:.2f}"
     yield f"to ReviewKD at that weight ({_trial('reviewkd', gamma=6.0):.2f})"
-    yield from _gradients()
-    yield from _int8()
+    yield from (*told_controls.of_results(), *_gradients(), *_int8())
     yield from _speed()
     yield from _clock()
     yield from _crash()
@@ -225,6 +222,7 @@ def _scale() -> Iterator[str]:
 
 
 def _method() -> Iterator[str]:
+    yield from told_controls.of_method()
     found = _json("findings")
     written, ours = (found[name]["settled"] for name in ("as written", "ours"))
     gradients = {name: found[name]["gradient"] for name in ("as written", "ours")}
