@@ -57,7 +57,7 @@ ADDITIONS = {
         "hint.py",
         "afpkd/distillers/hint.py",
         (
-            Edit("afpkd/distillers/options.py", "needs fusion = 'top-down'\")\n", HINT_OPTIONS),
+            Edit("afpkd/distillers/options.py", 'mu is 0, so there is no frequency loss")\n', HINT_OPTIONS),
             Edit("afpkd/distillers/options.py", '    "afpkd": AfpkdOptions,\n', '    "hint": HintOptions,\n'),
             Edit(DOCS, "`reviewkd`, `catkd`, ", "`hint`, "),
             Edit(DOCS, "\n    none.py            the control", "\n    hint.py            the middle map"),
