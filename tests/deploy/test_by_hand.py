@@ -105,7 +105,10 @@ def changed(made: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
 @pytest.mark.usefixtures("instant")
 def test_a_host_judges_it_as_its_own(made: Path, tmp_path: Path) -> None:
     """Every key of a record made through a host, the same numbers from the same samples, a verdict of the same kind."""
+    last_week = "2026-01-02T03:04:05+00:00"
+    made = changed(made, lambda record: record.update(finished_at=last_week))
     record = adopted(made, tmp_path)
+    assert record["finished_at"] == last_week
     assert read_record(tmp_path / "run" / "profiles" / "orin1" / "student-fp32.json") == record
     host = measured(HandMadeBundle(tmp_path / "run" / "student" / "bundle", 0), tmp_path / "host.json")
     assert set(record) == set(host)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from deploy.presets import find_preset
+from deploy.profile_record import facts_of, write_profile
 from deploy.rows import ONE_PROCESS, About, rows_of
 from deploy.runs import QUANTITIES, Run, quantities_ms
 
@@ -186,6 +188,19 @@ def test_what_makes_the_single_stream_invalid_makes_all_of_its_scenarios_so() ->
     run.answer["timing"]["outputs"] = {"looked_at": 10, "not_finite": 1}
     single, batch = rows_of(ABOUT, [run], [])
     assert single["verdict"] == batch["verdict"] == "INVALID"
+
+
+def test_what_peak_memory_leaves_out_on_a_gpu_is_said_and_when_the_last_process_ended(tmp_path: Path) -> None:
+    run = run_of(steady(1.0))
+    run.answer.update(memory={"peak_bytes": 1}, clock=None, finished_at_s=86_400.0)
+    run.answer["timing"] |= {"cold_load_ms": 1.0, "first_inference_ms": 1.0}
+    told = [facts_of([run], run.preset, 0)["memory"]["includes"]]
+    run.answer["runtime"]["providers"] = ["GPU"]
+    told.append(facts_of([run], run.preset, 0)["memory"]["includes"])
+    assert ["not what is on the GPU" in one for one in told] == [False, True]
+    later = run._replace(answer=run.answer | {"finished_at_s": 2 * 86_400.0})
+    written = write_profile({}, {"default": [later, run]}, tmp_path / "record.json")
+    assert written["finished_at"] == "1970-01-03T00:00:00+00:00"
 
 
 def test_one_process_is_not_enough_to_be_quoted() -> None:
