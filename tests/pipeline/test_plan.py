@@ -248,16 +248,3 @@ def test_measurements_are_outdated_where_they_are_made_again_alone(
     assert outdated_records(tmp_path, one, ["local"]) == outdated_records(tmp_path, one) == []
     write_record(there, made | {"config_digest": "of another preset"})
     assert outdated_records(tmp_path, one, ["orin1"]) == [there]
-
-
-def test_the_graph_measures_again_where_the_devices_entry_has_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inventory = tmp_path / "devices.toml"
-    monkeypatch.setenv("AFPKD_DEVICES", str(inventory))
-    plans = []
-    for clocks in ("as-is", "locked"):
-        inventory.write_text(f'[orin1]\nhost = "a"\nclocks = "{clocks}"\n')
-        plans.append(plan_of(recipes(tmp_path, a=""), tmp_path, ["profile"], ["local", "orin1"])["devices"])
-    assert plans[0][0] == plans[1][0] == {"name": "local", "here": True, "digest": ""}
-    assert plans[0][1] != plans[1][1]
