@@ -72,6 +72,11 @@ class Candidate:
         return self.recipe, self.device, self.role, self.precision
 
     @property
+    def place(self) -> tuple[str, ...]:
+        """Where and how it was measured: latencies compare within one place alone."""
+        return self.device, *self.conditions.values()
+
+    @property
     def is_usable(self) -> bool:
         """Whether its latency may be quoted at all."""
         return self.verdict != "INVALID"

@@ -28,8 +28,8 @@ def misled(candidates: Sequence[Candidate]) -> list[Misled]:
     """Find each candidate that is surely slower than one with at least as many MACs: its worst pair, worst first."""
     counted = _counted(candidates)
     pairs = []
-    for place in dict.fromkeys(_place(c) for c in counted):
-        group = sorted((c for c in counted if _place(c) == place), key=lambda c: c.macs or 0, reverse=True)
+    for place in dict.fromkeys(c.place for c in counted):
+        group = sorted((c for c in counted if c.place == place), key=lambda c: c.macs or 0, reverse=True)
         fastest: Candidate | None = None  # of those with at least as many MACs
         for macs in dict.fromkeys(c.macs for c in group):
             same = [c for c in group if c.macs == macs]
@@ -42,16 +42,11 @@ def misled(candidates: Sequence[Candidate]) -> list[Misled]:
     return sorted(pairs, key=lambda pair: -pair.slowdown)
 
 
-def _place(candidate: Candidate) -> tuple[str, ...]:
-    """Where and how it was measured."""
-    return candidate.device, *candidate.conditions.values()
-
-
 def macs_table(candidates: Sequence[Candidate]) -> Table:
     """The worst pairs with both ranks, and how well MACs order the latencies of each device."""
     pairs = misled(candidates)
     counted = _counted(candidates)
-    rows = [_row(pair, [c for c in counted if c.device == pair.lighter.device]) for pair in pairs[:_SHOWN]]
+    rows = [_row(pair, [c for c in counted if c.place == pair.lighter.place]) for pair in pairs[:_SHOWN]]
     columns = ["Device", "File", "MACs", "Rank by MACs", "p50 (ms)", "Rank by p50", "Slower than", "By"]
     notes = [
         *([f"The {_SHOWN} worst of {len(pairs)} such files."] if len(pairs) > _SHOWN else []),
@@ -87,15 +82,15 @@ def _rank(own: float, among: Sequence[float]) -> str:
 
 
 def _correlations(candidates: Sequence[Candidate]) -> list[str]:
-    """Spearman's rank correlation of MACs and latency on each device that has several of both."""
+    """Spearman's rank correlation of MACs and latency of each place that has several of both."""
     words = []
     counted = _counted(candidates)
-    for device in dict.fromkeys(c.device for c in counted):
-        group = [c for c in counted if c.device == device]
+    for place in dict.fromkeys(c.place for c in counted):
+        group = [c for c in counted if c.place == place]
         if len({c.macs for c in group}) > 1 and len({c.p50_ms.value for c in group}) > 1:
             rho = spearmanr([c.macs for c in group], [c.p50_ms.value for c in group]).statistic
             words.append(
-                f"On {device} the orders by MACs and by latency agree with a rank correlation of {rho:.2f} over "
-                f"{len(group)} files (1: the same order, 0: none)."
+                f"On {group[0].device} the orders by MACs and by latency agree with a rank correlation of {rho:.2f} "
+                f"over {len(group)} files (1: the same order, 0: none)."
             )
     return words

@@ -68,8 +68,7 @@ def standings(candidates: Sequence[Candidate]) -> list[Standing]:
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, candidate in enumerate(candidates):
         if candidate.is_usable:
-            group = candidate.data, candidate.device, *candidate.conditions.values()
-            groups.setdefault(group, []).append(i)
+            groups.setdefault((candidate.data, *candidate.place), []).append(i)
     for members in groups.values():
         for i, standing in zip(members, _standings([candidates[i] for i in members]), strict=True):
             found[i] = standing

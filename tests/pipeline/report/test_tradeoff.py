@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.report.advice import advise, devices_table
 from pipeline.report.candidates import Candidate, Estimate
-from pipeline.report.macs_ranks import misled
+from pipeline.report.macs_ranks import macs_table, misled
 from pipeline.report.tradeoff import Budget, Place, choose, standings
 from pipeline.report.wording import si
 from tests.pipeline.report.making import candidate
@@ -64,6 +64,9 @@ def test_files_measured_under_other_conditions_do_not_compete() -> None:
     small, large = candidate(80.0, 3.0, macs=1), candidate(80.0, 1.0, macs=2)
     assert misled([small, large]) != []
     assert misled([small, replace(large, conditions=LOCKED)]) == []
+    apart = macs_table([small, large, candidate(80.0, 2.0, macs=3, conditions=LOCKED)])
+    assert [row[3] for row in apart.rows] == ["1 of 2"]
+    assert [note for note in apart.notes if "over 2 files" in note] != []
 
 
 def test_no_speed_up_is_told_of_times_under_other_conditions() -> None:
