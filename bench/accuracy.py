@@ -88,13 +88,13 @@ def run_of(name: str, variant: Json, seed: int, folder: Path, recipe: str = MAIN
     return run
 
 
-def written_run(name: str, variant: Json, seed: int, folder: Path, recipe: str) -> Run:
-    """The run of a variant on one CPU thread: its recipe written out, nothing made."""
+def written_run(name: str, variant: Json, seed: int, folder: Path, recipe: str, device: str = "cpu") -> Run:
+    """The run of a variant, on one CPU thread or beside a GPU: its recipe written out, nothing made."""
     place = (folder / f"{name}-seed{seed}").resolve()
     place.mkdir(parents=True, exist_ok=True)
     file = place / f"{name}.toml"
     file.write_text(recipe_text(variant, seed, recipe))
-    return Run(name, load_recipe(str(file))[1], file, place, "cpu", 1)
+    return Run(name, load_recipe(str(file))[1], file, place, device, 1)
 
 
 def teacher_folder(recipe: Recipe) -> str:

@@ -68,22 +68,23 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=list(ALL))
     parser.add_argument("--variants", nargs="*", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--folder", type=Path, default=Path("runs") / PROTOCOL.folder, help="where runs and states lie")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all of it is trained")
     chosen = parser.parse_args(arguments)
     if chosen.trials:
-        try_weights([name for name in chosen.variants if name in TRIALS], chosen.folder)
+        try_weights([name for name in chosen.variants if name in TRIALS], chosen.folder, chosen.device)
     for seed in chosen.seeds if chosen.run else ():
-        train_seed(seed, chosen.variants, chosen.folder)
+        train_seed(seed, chosen.variants, chosen.folder, chosen.device)
     sys.stdout.write(trials_table(rows.read(TUNING)) + "\n" + table(rows.read(PROTOCOL.result)))
 
 
-def try_weights(methods: list[str], folder: Path) -> None:
+def try_weights(methods: list[str], folder: Path, device: str = "cpu") -> None:
     """Train all trials that have no row side by side, on seed 0; only held-out images are looked at."""
     epochs = load_recipe(PROTOCOL.recipe)[1].distill.epochs * SHARE
     runs = {}
     for method, trial in ((one, trial) for one in methods for trial in TRIALS[one]):
         name = "-".join([method, *(f"{value:g}" for value in trial.values())])
         variant = {"method": method, "epochs": epochs, **trial}
-        run = run_of(name, variant, 0, folder / "trials", folder)
+        run = run_of(name, variant, 0, folder / "trials", folder, device)
         digest = run.recipe.stage_digest("student")
         if not any(row["config_digest"] == digest for row in rows.read(TUNING)):
             runs[name] = run, trial
@@ -96,13 +97,13 @@ def try_weights(methods: list[str], folder: Path) -> None:
         rows.append(TUNING, [{"method": method, **found, **last, "config_digest": digest}])
 
 
-def train_seed(seed: int, names: list[str], folder: Path) -> None:
+def train_seed(seed: int, names: list[str], folder: Path, device: str = "cpu") -> None:
     """Train what this seed shall have and has no row of, side by side, and append a row each.
 
     The undistilled student of seed 0 comes alone, and first: it says whether there is anything to distil.
     """
     wanted = [name for name in VARIANTS if name in names and seed in SEEDS[name]]
-    runs = {name: run_of(name, VARIANTS[name], seed, folder, folder) for name in wanted}
+    runs = {name: run_of(name, VARIANTS[name], seed, folder, folder, device) for name in wanted}
     due = [run for name, run in runs.items() if not has_row(run, name)]
     if seed == 0 and due and due[0].name == "none":
         _train(due[:1], seed)
@@ -130,18 +131,18 @@ def require_headroom(teacher: Json) -> None:
         raise UserError("E_TEACHER", f"{told}: less than {HEADROOM:g} points above it there is nothing to distil")
 
 
-def run_of(name: str, variant: Json, seed: int, place: Path, folder: Path) -> Run:
+def run_of(name: str, variant: Json, seed: int, place: Path, folder: Path, device: str = "cpu") -> Run:
     """The run of a variant, written to `place`; teacher (of seed 0) and prompts are made once in `folder` and linked.
 
     UserError where the teacher has not learnt.
     """
-    taught = written_run("teacher", {"method": "none"}, 0, folder, PROTOCOL.recipe)
+    taught = written_run("teacher", {"method": "none"}, 0, folder, PROTOCOL.recipe, device)
     teacher = folder / f"teacher-{taught.recipe.stage_digest('teacher')[:8]}"
     shared(taught, "teacher", teacher, train_teacher)
     score, least = teacher_ap50(taught), taught.recipe.teacher.min_ap50  # type: ignore[union-attr]  # it detects
     if score < least:
         raise UserError("E_TEACHER", f"the teacher's AP50 is {score:.2f} %, below {least:g}: it has not learnt")
-    run = written_run(name, variant, seed, place, PROTOCOL.recipe)
+    run = written_run(name, variant, seed, place, PROTOCOL.recipe, device)
     shared(run, "teacher", teacher, train_teacher)
     if run.recipe.distill.uses_prompts:
         digest = run.recipe.stage_digest("prompts")[:8]
@@ -178,7 +179,7 @@ def row_of(run: Run, record: Json, seed: int) -> Json:
         "heldout_ap": metrics["heldout_ap"],
         "teacher_ap50": teacher_ap50(run),
         "prompts": judged and {key: judged[key] for key in ("accepted", "own", "shuffled", "constant")},
-        **{key: record[key] for key in ("epochs", "wall_s", "cpu_s", "precision", "config_digest")},
+        **{key: record[key] for key in ("epochs", "wall_s", "cpu_s", "device", "precision", "config_digest")},
         "commit": record["git_commit"],
     }
 
