@@ -1,8 +1,9 @@
 """`make gpu-check`: do training and TensorRT on this machine's NVIDIA GPU do what the CPU does, and how fast?
 
 The first AFPKD step of the default pair in fp32, with mixed precision and compiled, each against the CPU's losses; then
-one epoch, in images/s. Then TensorRT: an engine a precision, built here, held to torch's logits, timed as by
-`make profile`. One table; exit code 1 where a check fails, 2 where there is no GPU.
+one epoch, in images/s, and again: is it the same to the bit? Then the card itself (gpu_card.py). Then TensorRT: an
+engine a precision, built here, held to torch's logits, timed as by `make profile`. Exit code 1 where a check fails, 2
+where there is no GPU.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from afpkd.checkpoint import State
 from afpkd.data import DATASETS
 from afpkd.data.batches import Augmentation, Pixels, pixels_from_split
 from afpkd.distillers import build_distiller
@@ -25,7 +27,8 @@ from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import Json
 from afpkd.settings import TrainSettings
-from afpkd.train import Fitting
+from afpkd.train import Fitted, Fitting
+from bench.gpu_card import card_table, copies
 from deploy.measure import profile_bundle
 from export.build import build_bundle
 from export.calibration import calibration_images
@@ -61,8 +64,7 @@ def main() -> None:
         sys.stderr.write("gpu-check: torch finds no NVIDIA GPU here: nothing was checked\n")
         raise SystemExit(2)
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    one_step = BATCH / DATA.num_train
-    reference = distil(cpu, epochs=one_step, amp="never", compiled=False)["losses"]
+    reference = first_losses(cpu, "never", compiled=False)
     variants: dict[str, tuple[Amp, bool]] = {
         "fp32": ("never", False),
         "mixed precision": ("gpu", False),
@@ -70,19 +72,38 @@ def main() -> None:
     }
     checks = []
     for name, (amp, compiled) in variants.items():
-        losses = distil(gpu, epochs=one_step, amp=amp, compiled=compiled)["losses"]
+        losses = first_losses(gpu, amp, compiled=compiled)
         checks += [Check(name, loss, reference[loss], losses[loss], TOLERANCE[name]) for loss in reference]
-    speed = {
-        device.type: distil(device, epochs=1.0, amp="gpu", compiled=False)["images_per_s"] for device in (cpu, gpu)
-    }
+    whole = {device.type: distil(device, epochs=1.0, amp="gpu", compiled=False) for device in (cpu, gpu)}
+    speed = {device: fitted.history[-1]["images_per_s"] for device, fitted in whole.items()}
     sys.stdout.write(table(checks, speed, torch.cuda.get_device_name()))
+    again = distil(gpu, epochs=1.0, amp="gpu", compiled=False)
+    sys.stdout.write(f"the same epoch again: {told_difference(whole['cuda'].last, again.last)}\n")
+    libraries = copies()
+    sys.stdout.write(card_table(libraries))
     engines = measured_engines("local-gpu", "quick")
     sys.stdout.write(engine_table(engines))
-    raise SystemExit(0 if all(check.ok for check in checks) and all(engine.ok for engine in engines) else 1)
+    verdicts = [one.ok for found in (checks, libraries, engines) for one in found]
+    raise SystemExit(0 if all(verdicts) else 1)
 
 
-def distil(device: torch.device, *, epochs: float, amp: Amp, compiled: bool, images: int = DATA.num_train) -> Json:
-    """Distil ResNet-20 into ResNet-8 (both untrained) on `device`; return the last epoch's row of the metrics."""
+def first_losses(device: torch.device, amp: Amp, *, compiled: bool) -> dict[str, float]:
+    """The losses of the first step on `device`."""
+    fitted = distil(device, epochs=BATCH / DATA.num_train, amp=amp, compiled=compiled)
+    losses: dict[str, float] = fitted.history[-1]["losses"]
+    return losses
+
+
+def told_difference(one: State, other: State) -> str:
+    """Whether two students are equal to the bit, and else how far apart their weights are."""
+    if all(torch.equal(value, other[name]) for name, value in one.items()):
+        return "equal to the bit"
+    apart = max(float((value.double() - other[name].double()).abs().max()) for name, value in one.items())
+    return f"not equal to the bit: weights differ by {apart:.1e} at most"
+
+
+def distil(device: torch.device, *, epochs: float, amp: Amp, compiled: bool, images: int = DATA.num_train) -> Fitted:
+    """Distil ResNet-20 into ResNet-8 (both untrained) on `device`."""
     split = DATA.load(Path()).train
     train = pixels_from_split(type(split)(split.images[:images], split.labels[:images]), (0.286,), (0.353,), device)
     torch.manual_seed(0)
@@ -98,7 +119,7 @@ def distil(device: torch.device, *, epochs: float, amp: Amp, compiled: bool, ima
         student.compile()
     heldout = Pixels(train.images[:100], train.labels[:100], train.mean, train.std)
     with tempfile.TemporaryDirectory() as folder:
-        fitted = Fitting(
+        return Fitting(
             student_learner(student, FrozenTeacher(teacher), distiller, heldout),
             train,
             TrainSettings(epochs=epochs, batch_size=BATCH, lr=0.01, amp=amp, schedule="cosine"),
@@ -107,7 +128,6 @@ def distil(device: torch.device, *, epochs: float, amp: Amp, compiled: bool, ima
             checkpoint=Path(folder) / "checkpoint.pt",
             digest="gpu-check",
         ).run(lambda done, total, row: None)
-    return fitted.history[-1]
 
 
 class Engine(NamedTuple):

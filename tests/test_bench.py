@@ -3,9 +3,11 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from afpkd.errors import UserError
 from afpkd.record import read_record
@@ -17,6 +19,7 @@ from bench import (
     default_tuning,
     export_time,
     fleet,
+    gpu_card,
     gpu_check,
     quantizers,
     rows,
@@ -25,20 +28,64 @@ from bench import (
 from bench.crash import STAGES
 from bench.loopback import SSHD
 from deploy import presets
+from deploy.agent.cuda import Cuda
+from deploy.agent.errors import AgentError
+from deploy.agent.fake_cuda import FakeCuda
 from deploy.presets import Preset, WarmUp
 from pipeline.recipe_reader import load_recipe
 from tests.tiny import tiny_recipe
 
 
 def test_gpu_check_compares_every_loss_and_can_fail() -> None:
-    reference = gpu_check.distil(torch.device("cpu"), epochs=1.0, amp="never", compiled=False, images=64)
-    assert set(reference["losses"]) == {"task", "frequency", "spatial"}
+    fitted, other = (
+        gpu_check.distil(torch.device("cpu"), epochs=epochs, amp="never", compiled=False, images=64)
+        for epochs in (1.0, 2.0)
+    )
+    assert set(fitted.history[-1]["losses"]) == {"task", "frequency", "spatial"}
+    assert gpu_check.told_difference(fitted.last, dict(fitted.last)) == "equal to the bit"
+    assert re.search(r"differ by \d\.\de[-+]\d\d at most", gpu_check.told_difference(fitted.last, other.last))
     good = gpu_check.Check("fp32", "task", 2.0, 2.001, 5e-3)
     bad = gpu_check.Check("fp32", "task", 2.0, 2.1, 5e-3)
     assert (good.ok, bad.ok) == (True, False)
     shown = gpu_check.table([good, bad], {"cpu": 200.0, "cuda": 9000.0}, "X")
     assert "0.5% ok" in shown
     assert "0.5% FAILED" in shown
+
+
+class _Damaging(FakeCuda):
+    """A card that gives back other bytes."""
+
+    def copy_to_host(self, target: NDArray[Any], address: int, stream: int) -> None:
+        super().copy_to_host(target, address, stream)
+        self.synchronize(stream)
+        target[0] ^= 1
+
+
+def _no_library() -> Cuda:
+    raise AgentError("E_NO_CUDA", "no libcudart")
+
+
+def _no_driver() -> Cuda:
+    raise AgentError("E_NO_DRIVER", "no driver")
+
+
+def test_a_card_that_gives_other_bytes_or_no_answer_fails_a_library_that_is_not_there_does_not() -> None:
+    libraries = {"good": FakeCuda, "damaging": _Damaging, "absent": _no_library, "undriven": _no_driver}
+    found = gpu_card.copies(libraries, num_bytes=2**20)
+    assert [(copy.library, copy.equal) for copy in found] == [
+        ("good", True),
+        ("damaging", False),
+        ("absent", None),
+        ("undriven", False),
+    ]
+    assert [copy.ok for copy in found[1:]] == [False, True, False]
+    assert gpu_card.Copy("x", "", True, 10.0, 9.0).ok
+    assert not gpu_card.Copy("x", "", True, 10.0, 1.0).ok
+    assert not gpu_card.Copy("x", "", True, 10.0, 10.5).ok
+    shown = gpu_card.card_table(found).splitlines()
+    assert "FAILED: " in shown[2]
+    assert "not there: " in shown[3]
+    assert shown[-1].startswith("NVML: ")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
