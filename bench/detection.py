@@ -39,7 +39,7 @@ SEEDS = {"none": ALL, "imitation": ALL, "afpkd": ALL, "reviewkd": ONE, "no mask"
 PROTOCOL = Protocol("bccd-fcos-cpu", "bccd", VARIANTS, SEEDS)
 TUNING = "bccd_tuning"
 
-GAMMAS = (0.003, 0.01, 0.03, 0.1)
+GAMMAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 TRIALS: dict[str, list[Json]] = {
     "none": [{"lr": lr} for lr in (1e-3, 2e-3)],
     "imitation": [{"gamma": gamma} for gamma in GAMMAS],
