@@ -24,6 +24,7 @@ from bench.variants import ALL, ONE, Protocol
 from pipeline.networks import network_of
 from pipeline.recipe_reader import load_recipe
 from pipeline.stages import train_teacher, tune_prompts
+from pipeline.train_device import machine_with
 from pipeline.workspace import Run, Workspace
 
 VARIANTS: dict[str, Json] = {
@@ -94,7 +95,8 @@ def try_weights(methods: list[str], folder: Path, device: str = "cpu") -> None:
         last = {key: fitted.history[-1][key] for key in ("losses", "gradient_norms")}
         found = rows.trial_of(trial, seed=0, epochs=epochs, fitted=fitted, metric="ap")
         method, digest = run.recipe.distill.method, run.recipe.stage_digest("student")
-        rows.append(TUNING, [{"method": method, **found, **last, "config_digest": digest}])
+        on = name_of(machine_with(works[0].device))
+        rows.append(TUNING, [{"method": method, **found, **last, "config_digest": digest, "machine": on}])
 
 
 def train_seed(seed: int, names: list[str], folder: Path, device: str = "cpu") -> None:
@@ -179,9 +181,16 @@ def row_of(run: Run, record: Json, seed: int) -> Json:
         "heldout_ap": metrics["heldout_ap"],
         "teacher_ap50": teacher_ap50(run),
         "prompts": judged and {key: judged[key] for key in ("accepted", "own", "shuffled", "constant")},
-        **{key: record[key] for key in ("epochs", "wall_s", "cpu_s", "device", "precision", "config_digest")},
+        **{key: record[key] for key in ("epochs", "wall_s", "cpu_s", "precision", "config_digest")},
+        "machine": name_of(record["machine"]),
         "commit": record["git_commit"],
     }
+
+
+def name_of(machine: Json) -> str:
+    """What trained: the GPU, or the processor."""
+    name: str = machine.get("gpu") or machine["processor"]
+    return name
 
 
 def trials_table(found: list[Json]) -> str:

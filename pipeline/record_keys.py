@@ -13,8 +13,8 @@ _MADE = {
     "outputs": "sha256 of the files beside it, by name.",
     "versions": "Of Python, this program and the packages that count.",
     "git_commit": "Of this program; `+`: changed since, `?`: from an archive, nobody can tell; null: not known.",
-    "machine": "`system`, `processor`, `num_cpus`; of a profile the device's, with its `board` (L4T, JetPack, CUDA)"
-    " and what it said `before` and `after`.",
+    "machine": "`system`, `processor`, `num_cpus`, the `gpu` that trained; of a profile the device's, with its "
+    "`board` (L4T, JetPack, CUDA) and what it said `before` and `after`.",
     "finished_at": "UTC.",
 }
 _STAGE = {

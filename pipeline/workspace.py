@@ -24,6 +24,7 @@ from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_path
 from pipeline.recorded import BUILT_FROM, recorded
 from pipeline.splits import augmentation_of, splits_of
+from pipeline.train_device import machine_with, torch_device
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,7 @@ class Workspace:
         provenance()  # of the code that runs now, not of what the folder holds hours later
         self.run, self.stage = run, stage
         self.folder = run.role(stage)
-        self.device = _torch_device(run)
+        self.device = torch_device(run.device, run.threads, run.processes)
         self.progress = StageProgress(stage, silent=not is_first())
         self.progress.busy("reading the data")
         run.recipe.stage_digest(stage)  # before anything is read: what changes later is another run's
@@ -277,6 +278,7 @@ class Workspace:
             "config_digest": self.run.recipe.stage_digest(self.stage),
             "outputs": outputs_of(self.folder),
             **provenance(),
+            "machine": machine_with(self.device),
             "device": str(self.device),
             "threads": self.run.threads,
             "processes": self.run.processes,
@@ -285,16 +287,3 @@ class Workspace:
         }
         write_record(self.folder / "record.json", whole)
         return whole
-
-
-def _torch_device(run: Run) -> torch.device:
-    import torch
-
-    from afpkd.distributed import join
-
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("E_TRAIN_DEVICE", "TRAIN_DEVICE=cuda: torch finds no CUDA device here: use cpu or auto")
-    name = "cpu" if run.device == "cpu" or not torch.cuda.is_available() else "cuda"
-    return join(name) if run.processes > 1 else torch.device(name)

@@ -8,7 +8,7 @@ import pytest
 from afpkd import learners
 from afpkd.distillers.distiller import Distiller
 from afpkd.errors import UserError
-from afpkd.record import Json, read_record, write_record
+from afpkd.record import Json, provenance, read_record, write_record
 from bench import detection, rows
 from pipeline.recipe_reader import load_recipe
 from pipeline.workspace import Run
@@ -88,6 +88,7 @@ def test_trials_and_rows_come_from_one_teacher_and_what_is_done_is_not_done_agai
         ("imitation", {"gamma": 0.5}, 0.5),
     ]
     assert all(row["heldout_ap"] >= 0 and row["gradient_norms"]["boxes"] > 0 for row in trials)
+    assert {row["machine"] for row in trials} == {provenance()["machine"]["processor"]}
     assert (
         load_recipe(str(tiny / "trials" / "imitation-0.5-seed0" / "imitation-0.5.toml"))[1].distill.options()["gamma"]
         == 0.5
@@ -97,7 +98,15 @@ def test_trials_and_rows_come_from_one_teacher_and_what_is_done_is_not_done_agai
     assert sorted(started) == ["AFPKD", "Imitation", "NoDistillation", "NoDistillation"]  # each student once
     found = rows.read(detection.PROTOCOL.result)
     assert [rows.name_of(row) for row in found] == ["none", "afpkd"]
-    assert {key for row in found for key in row} >= {"ap", "ap50", "ap75", "teacher_ap50", "wall_s", "commit"}
+    assert {key for row in found for key in row} >= {
+        "ap",
+        "ap50",
+        "ap75",
+        "teacher_ap50",
+        "wall_s",
+        "commit",
+        "machine",
+    }
     assert found[0]["prompts"] is None
     assert found[1]["prompts"].keys() == {"accepted", "own", "shuffled", "constant"}
     students = [read_record(tiny / f"{name}-seed0" / "student" / "record.json") for name in ("none", "afpkd")]
@@ -111,6 +120,8 @@ def test_a_run_is_the_protocol_with_a_seed_and_a_method(tmp_path: Path, monkeypa
     for name, variant in detection.VARIANTS.items():
         run = detection.run_of(name, variant, 2, tmp_path, tmp_path)
         assert (run.recipe.seed, run.threads, run.device) == (2, 1, "cpu")
+        on_gpu = detection.run_of(name, variant, 2, tmp_path, tmp_path, "cuda")
+        assert (on_gpu.device, on_gpu.recipe.stage_digest("student")) == ("cuda", run.recipe.stage_digest("student"))
         assert run.recipe.distill.training() == protocol.distill.training()
         assert (run.recipe.data, run.recipe.teacher) == (protocol.data, protocol.teacher)
     assert len(list(tmp_path.glob("teacher-*/record.json"))) == 1

@@ -1,8 +1,8 @@
 """CUDA memory, streams and events behind ten calls, and which library makes them.
 
 Three libraries do the same: ctypes on libcudart (nothing to install on a Jetson), NVIDIA's `cuda-bindings`, `pycuda`.
-Their errors were seen for real without a driver and with a driver but no device. **No kernel was ever launched and no
-byte ever copied to a GPU through them by us**: that half is held by the fakes alone.
+Their errors were seen for real without a driver and with a driver but no device; each has copied to an H200 and back,
+its events telling the host's time (`make gpu-check`). **No engine was ever executed through them by us**.
 """
 
 from __future__ import annotations

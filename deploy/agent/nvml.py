@@ -1,6 +1,6 @@
 """NVIDIA's management library (desktop and server GPUs, not Jetsons) through ctypes: clocks, power, heat, why slow.
 
-Names and numbers are those of nvml.h, which keeps them. Never run on a GPU by us.
+Names and numbers are those of nvml.h, which keeps them. Read on an idle H200 by us, never beside an engine.
 """
 
 from __future__ import annotations

@@ -149,4 +149,5 @@ def _call(record: Json) -> str:
 def _machine(machine: Mapping[str, Any]) -> str:
     board = machine.get("board") or {}
     told = [f"{name} {board[key]}" for key, name in _OF_A_BOARD.items() if board.get(key)]
-    return ", ".join([f"{machine['processor']}, {machine['num_cpus']} CPUs, {machine['system']}", *told])
+    gpu = [machine["gpu"]] if machine.get("gpu") else []
+    return ", ".join([f"{machine['processor']}, {machine['num_cpus']} CPUs", *gpu, machine["system"], *told])

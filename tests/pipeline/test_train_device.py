@@ -1,0 +1,20 @@
+"""What a record says of the machine that trained."""
+
+import pytest
+import torch
+
+from afpkd.record import provenance
+from pipeline.report.how_measured import environment_words
+from pipeline.train_device import machine_with
+
+
+def test_a_gpu_that_trains_is_named_in_the_record_and_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = machine_with(torch.device("cpu"))
+    assert plain == provenance()["machine"]
+    monkeypatch.setattr(torch.cuda, "get_device_name", {torch.device("cuda"): "NVIDIA X1"}.__getitem__)
+    named = machine_with(torch.device("cuda"))
+    assert named == {**plain, "gpu": "NVIDIA X1"}
+    assert "gpu" not in provenance()["machine"]  # which profiles and the CPU's records share
+    machines, _ = environment_words([{"machine": plain}, {"machine": named}, {"machine": named}])
+    assert machines.count(plain["processor"]) == 2
+    assert machines.count(f", NVIDIA X1, {plain['system']}") == 1
