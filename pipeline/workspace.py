@@ -12,10 +12,11 @@ from afpkd.errors import UserError
 from afpkd.record import Json, provenance, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.event_files import event_files_of
+from pipeline.exportable import require_export
 from pipeline.lineage import CURVES, WEIGHTS, outputs_of, require_recorded
 from pipeline.live import Live, Pictures, forget_progress
 from pipeline.memory import keep_freed_memory
-from pipeline.networks import arch_of, build_network, facts_beside_weights, facts_of, label, network_in
+from pipeline.networks import arch_of, build_network, facts_beside_weights, facts_of, network_in
 from pipeline.progress import StageProgress
 from pipeline.recipe import Distill, Recipe
 from pipeline.recipe_detection import DistillDetector, TrainedDetector
@@ -112,14 +113,12 @@ class Workspace:
         from afpkd.checkpoint import load_weights
         from afpkd.data.dataset import data_root
         from afpkd.distributed import first_alone
-        from export.to_onnx import dry_run_export
 
         weights, opsets = settings.weights, self.run.recipe.export.opsets
         with first_alone():  # it may download them
             model = self.empty_model(network, published=weights == "default")
-        with torch.random.fork_rng():  # the exporter's draws must not move the weights that are drawn next
-            example = torch.zeros(1, self.in_channels, *self.image_size)
-            dry_run_export(model, example, arch=label(network["arch"]), opsets=opsets)
+        example = torch.zeros(1, self.in_channels, *self.image_size)
+        require_export(model, example, network, num_classes=len(self.label_names), opsets=opsets)
         if weights not in ("none", "default"):
             self.progress.say(load_weights(model, Path(weights), new_classes=len(self.label_names)))
         backbone = settings.backbone if isinstance(settings, TrainedDetector | DistillDetector) else "none"
