@@ -1,8 +1,11 @@
 """A trained detector as a bundle: every file held to AP, one suppression for torch, ONNX Runtime and the agent."""
 
+import copy
 import dataclasses
+import functools
 import json
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from export.detector import PREDICTIONS, DetectorChecker, EvaluatedScenes, Readi
 from export.making import Order
 from export.quantize import Int8
 from export.sealed import verify_bundle
+from export.to_onnx import graph_from_model
 from export.verify import onnx_forward
 from tests.scenes import CANVAS, NAMES, write_scenes
 
@@ -40,6 +44,16 @@ RULE = Rule()
 MEAN = STD = (0.5, 0.5, 0.5)
 READING = Reading(partial(detections_of, rule=RULE), agreement, box_error, RULE._asdict())
 TASK = Detection(partial(detections_of, rule=RULE))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _exported_once() -> Iterator[None]:
+    """The one detector of this module goes through torch's exporter once: it takes a quarter of a minute."""
+    example = torch.zeros(1, 3, *CANVAS)
+    once = functools.cache(lambda model, opset: graph_from_model(model, example, opset=opset))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("export.making.graph_from_model", lambda model, _, *, opset: copy.deepcopy(once(model, opset)))
+        yield
 
 
 @pytest.fixture(scope="module")
