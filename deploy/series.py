@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import theilslopes
 
 Samples = NDArray[np.int64]
 
@@ -89,6 +88,8 @@ def drift(samples: Samples) -> Drift | None:
     for independent medians; it is stretched by what neighbouring medians have in common once the slope is taken out,
     since a shared machine wanders, and a wandering series looks like a trend half of the time.
     """
+    from scipy.stats import theilslopes
+
     if len(samples) < _LEAST:
         return None
     medians = _window_medians(samples)

@@ -1,6 +1,7 @@
 """Samples -> numbers that can be defended: percentiles with intervals and bounds, throughput, accuracy. Pure functions.
 
-No sample is ever removed: the slow calls are what an application feels.
+No sample is ever removed: the slow calls are what an application feels. scipy.stats is imported where it is needed: it
+takes a second, and a report or a run that finds all done needs none of it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom, binomtest
 
 from deploy.series import bootstrap_intervals, num_effective
 
@@ -103,6 +103,8 @@ def interval_ranks(count: int, percentile: int) -> tuple[int, int]:
     ranks needs no distribution (David and Nagaraja, Order Statistics, 7.1). Of the pairs that suffice: the closest, and
     of those the one whose two tails differ least. A rank of 0 or of `count` + 1: no sample bounds that side.
     """
+    from scipy.stats import binom
+
     share = percentile / 100
     ranks = np.arange(count + 2)
     below = binom.cdf(ranks - 1, count, share)  # chance that fewer than `rank` samples lie below
@@ -121,6 +123,8 @@ def upper_bound(samples: Samples, percentile: int) -> int | None:
     The t-th highest sample for the largest t with `smallest_count(percentile, num_above=t)` samples at most: of 201
     samples LoadGen discards the 9 highest for the 90th percentile. None under `smallest_count(percentile)` samples.
     """
+    from scipy.stats import binom
+
     count = len(samples)
     if count < smallest_count(percentile):
         return None
@@ -137,6 +141,8 @@ def smallest_count(percentile: int, *, num_above: int = 1, confidence: float = 0
     the bound holds at the confidence c where I_p(h, t + 1) <= 1 - c, I being the regularised incomplete beta function,
     the chance that so few lie above by luck. Gives h + t for the smallest such h.
     """
+    from scipy.stats import beta
+
     num_below = 1
     while beta.cdf(percentile / 100, num_below, num_above + 1) > 1 - confidence:
         num_below += 1
@@ -161,6 +167,8 @@ def top1_interval(num_right: int, num: int) -> list[float]:
 
     It says how far another test set of this size would stray, not how far training would.
     """
+    from scipy.stats import binomtest
+
     bounds = binomtest(num_right, num).proportion_ci(LEVEL, method="wilson")
     return [100 * float(bounds.low), 100 * float(bounds.high)]
 

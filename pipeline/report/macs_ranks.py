@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy.stats import spearmanr
-
 from pipeline.report.candidates import Candidate
 from pipeline.report.tables import Table
 from pipeline.report.wording import milliseconds, si, times
@@ -88,6 +86,8 @@ def _correlations(candidates: Sequence[Candidate]) -> list[str]:
     for place in dict.fromkeys(c.place for c in counted):
         group = [c for c in counted if c.place == place]
         if len({c.macs for c in group}) > 1 and len({c.p50_ms.value for c in group}) > 1:
+            from scipy.stats import spearmanr  # a second, which other reports do without
+
             rho = spearmanr([c.macs for c in group], [c.p50_ms.value for c in group]).statistic
             words.append(
                 f"On {group[0].device} the orders by MACs and by latency agree with a rank correlation of {rho:.2f} "
