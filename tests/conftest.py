@@ -3,9 +3,14 @@
 import os
 import shlex
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
+HERE = Path(__file__).parent
+COVERING = ("afpkd", "export", "deploy")
+"""Folders of tests whose lines count as covered: those of the layers that `make test` measures, the fast ones. What a
+layer's own tests do not reach is not reached; and tracing costs the others two fifths of their time."""
 OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
 
 
@@ -29,6 +34,9 @@ def _one_thread() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first; of the slow ones the longest first, which would be waited for at the end."""
     items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.name != "test_bench_crash.py"))
+    for item in items:
+        if item.get_closest_marker("slow") or item.path.relative_to(HERE).parts[0] not in COVERING:
+            item.add_marker("no_cover")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -215,6 +215,7 @@ def test_every_opset_that_is_exported_is_tried_before_any_training(
     def tried(*_: object, opsets: tuple[int, ...], **__: object) -> None:
         raise UserError("E_EXPORT_TORCH", f"tried {opsets}")
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(photos / "cache"))  # where nothing is known to export
     monkeypatch.setattr("export.to_onnx.dry_run_export", tried)
     text = PHOTOS + "[distill]\nbatch_size = 2\n[teacher]\nbatch_size = 2\n[prompts]\nbatch_size = 2\n"
     run = open_run(written(photos, f'{text}[export]\nprecisions = ["fp32"]\n{more}'), photos / "runs")
