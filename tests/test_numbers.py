@@ -21,7 +21,7 @@ from bench import default_seeds, default_tuning, rows
 from bench.scale import STRAIGHT
 from bench.variants import MAIN, METHODS, PROTOCOLS, PUBLISHED
 from pipeline.recipe_reader import load_recipe
-from tests import told_controls
+from tests import told_controls, told_detection
 
 ROOT = Path(__file__).parent.parent
 WORDS = {2: "two", 5: "five", 6: "six", 7: "seven", 8: "eight", 12: "twelve"}
@@ -142,7 +142,7 @@ def _results() -> Iterator[str]:
     masked, bare = (_trial("afpkd", gamma=6.0, mu=20.0, mask=mask) for mask in ("prompts", "constant"))
     yield f"the prompts' masks gave {masked:.2f} and no mask {bare:.2f}"
     yield f"to ReviewKD at that weight ({_trial('reviewkd', gamma=6.0):.2f})"
-    yield from (*told_controls.of_results(), *_gradients(), *_int8())
+    yield from (*told_controls.of_results(), *told_detection.sentences(), *_gradients(), *_int8())
     yield from _speed()
     yield from _clock()
     yield from _crash()
