@@ -215,7 +215,7 @@ arch = "resnet20"
 weights = "other.safetensors"
 min_top1 = 0.0
 [distill]
-epochs = 1
+epochs = 40
 batch_size = 50
 """
 
