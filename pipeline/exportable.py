@@ -7,17 +7,16 @@ it does, and not where the commit says nothing of the code.
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afpkd.models.user_file import is_user_file
-from afpkd.record import Json, digest, provenance
+from afpkd.record import Json, cache_folder, digest, provenance
 from pipeline.networks import label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import Tensor, nn
 
@@ -48,4 +47,4 @@ def _proof(network: Json, sizes: Sequence[int], opsets: Sequence[int]) -> Path |
     if is_user_file(network["arch"]) or commit is None or not commit.isalnum():
         return None
     name = digest([network, list(sizes), list(opsets), made["versions"], commit])
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afpkd" / "exportable" / name
+    return cache_folder("exportable") / name

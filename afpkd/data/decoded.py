@@ -21,7 +21,7 @@ import numpy as np
 from afpkd.data.dataset import Images
 from afpkd.data.folder import bombs_are_errors, require_mostly_readable, try_read_image
 from afpkd.errors import UserError
-from afpkd.record import Json, atomic_path, digest, sha256_of, write_record
+from afpkd.record import Json, atomic_path, cache_folder, digest, sha256_of, write_record
 
 _DECODER = 2
 """Of `afpkd.data.folder`: another number wherever the same file gives other pixels than before."""
@@ -96,7 +96,7 @@ def _decode_all(root: Path, files: Sequence[Path], size: tuple[int, int], channe
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afpkd" / "decoded"
+    return cache_folder("decoded")
 
 
 @contextmanager
