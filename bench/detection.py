@@ -42,7 +42,7 @@ TUNING = "bccd_tuning"
 
 GAMMAS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 TRIALS: dict[str, list[Json]] = {
-    "none": [{"lr": lr} for lr in (1e-3, 2e-3)],
+    "none": [{"lr": lr} for lr in (1e-3, 2e-3, 4e-3, 8e-3)],
     "imitation": [{"gamma": gamma} for gamma in GAMMAS],
     "afpkd": [{"mu": 50 * gamma, "gamma": gamma} for gamma in GAMMAS],
     "reviewkd": [{"gamma": gamma} for gamma in GAMMAS],
