@@ -162,12 +162,18 @@ class Board:
             return client.connect_ex(("127.0.0.1", self.port)) == 0
 
 
+AT_START = "at_start.py"
+"""A file that a Python runs when it starts (no `sitecustomize`: Debian's Python has one, which hides all others)."""
+
+
 def python_with(folder: Path, name: str, text: str) -> str:
     """Another Python in `folder`: this one's packages, and a file of its own among them."""
     venv.create(folder, system_site_packages=True, symlinks=True)
     packages = folder / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
     (packages / "ours.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     (packages / name).write_text(text)
+    if name == AT_START:
+        (packages / "at_start.pth").write_text("import at_start\n")
     return str(folder / "bin" / "python")
 
 

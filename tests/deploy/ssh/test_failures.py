@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from afpkd.record import sha256_of
-from bench.loopback import Board, python_with
+from bench.loopback import AT_START, Board, python_with
 from deploy.agent import PROTOCOL
 from deploy.client import call_agent
 from deploy.deployment import deploy_bundle
@@ -36,7 +36,7 @@ def test_how_far_the_boards_clock_is_off_is_recorded_and_changes_nothing(
 ) -> None:
     """A board without a battery wakes up in the past."""
     late = f"import time; time.time = (lambda now: lambda: now() - 3 * {DAY})(time.time)\n"
-    board.describe(python=python_with(tmp_path / "late", "sitecustomize.py", late))
+    board.describe(python=python_with(tmp_path / "late", AT_START, late))
     record = profiled(bundle.folder, tmp_path / "row.json")
     assert record["golden"]["after"]["ok"]
     assert record["clock"]["offset_s"] == pytest.approx(-3 * DAY, abs=record["clock"]["within_s"])

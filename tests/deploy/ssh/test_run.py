@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.loopback import Board, free_port, python_with, wait_until
+from bench.loopback import AT_START, Board, free_port, python_with, wait_until
 from tests import stories
 from tests.tiny import tiny_recipe
 
@@ -101,7 +101,7 @@ def test_as_many_devices_at_once_as_there_are(folder: Path, board: Board, monkey
     board.start()
     (board.folder / "met").mkdir()
     waiting = SLEEPING.format(folder=str(board.folder / "met"), number=number)
-    board.describe(python=python_with(board.folder / "waiting", "sitecustomize.py", waiting), runtime="onnxruntime")
+    board.describe(python=python_with(board.folder / "waiting", AT_START, waiting), runtime="onnxruntime")
     one = (board.folder / "devices.toml").read_text()
     tables = [one.replace("[board]", f"[d{n}]\nworkdir = 'd{n}'") for n in range(number)]
     (folder / "devices.toml").write_text("\n".join(tables))
