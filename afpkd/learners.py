@@ -120,9 +120,10 @@ def prompt_learner(
     """Phase 1: prompts fine-tuned inside the frozen teacher.
 
     task: L_prompt = CE + lambda L_overlap (FreeKD). On the teacher's own training images, where it is right already,
-    the cross-entropy hardly moves the prompts. choose: L_prompt = KL(teacher || prompted teacher) + lambda L_overlap +
-    rho mean over levels of max(area - budget, 0)^2: what may be dropped without changing what the teacher says? No mask
-    keeps more than an area of 1: as a budget it is none. A weight of 0 is no loss rather than a zero one.
+    the cross-entropy hardly moves the prompts. choose: L_prompt = T^2 KL_T(teacher || prompted teacher) + lambda
+    L_overlap + rho mean over levels of max(area - budget, 0)^2, T = 4: what may be dropped without changing what the
+    teacher says? (A detector's change has no temperature.) No mask keeps more than an area of 1: as a budget it is
+    none. A weight of 0 is no loss rather than a zero one.
     """
 
     def losses(images: Tensor, target: Any, progress: float) -> Losses:

@@ -34,7 +34,9 @@ class PositionWeight(nn.Module):
         """N, C, H, W and N, C', H', W' -> omega N, C with mean 1 over the channels."""
         relation = position_relation(feature, self.psi(next_feature))
         if self.standardise:
-            relation = F.layer_norm(relation, relation.shape[-1:])
+            channels = relation.shape[-1]
+            eps = 1e-5 * min(1.0, 64 / channels) ** 2  # with more channels a softmax's variance falls with their square
+            relation = F.layer_norm(relation, (channels,), eps=eps)
         return unit_mean(self.gate(relation).squeeze(-1))
 
 

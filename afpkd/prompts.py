@@ -4,7 +4,8 @@ Phase 1 (`refiner`): prompts interact with the wavelet bands *inside* the frozen
 Phase 2 (`pixel_masks`): the fixed prompts and the teacher's bands give the mask of the pixels of interest.
 
 For one band R of a level, T prompts P_i (C channels each) give logits M_i = P_i R / sqrt(C), and a gate computed from
-the image's own band energy gives an offset a token, o_i = W_i mean|R| + b_i: what we take *adaptive* for. Two forms:
+the image's own band energy gives an offset a token, o_i = W_i mean|R| min(1, 64 / C) + b_i: what we take *adaptive*
+for. Two forms:
 
     averaged   m_i = sigmoid(M_i),  w = sum_i softmax(o)_i m_i,  R_hat = 2 w R
     united     m_i = sigmoid(M_i / s + o_i),  w = 1 - prod_i (1 - m_i),  R_hat = w R  s: amplitude of the band
@@ -36,6 +37,10 @@ from afpkd.wavelet import haar_dwt, haar_idwt, num_scales
 
 PROMPT_STD = 0.01  # FreeKD's released code
 START_LOGIT = 1.0  # two united tokens start with w = 0.93, where the sigmoid still moves
+
+GATE_CHANNELS = 64
+"""So many channels the gate sums; of more, so many times their mean. Adam's first steps move the weights of all
+channels alike, and the sum by their number: over 512 the second step leaves no pixel of any mask, and no gradient."""
 
 Change = Callable[[list[Tensor]], list[Tensor]]
 """The pixel masks of a level, N, O, h, w a group -> what takes their place."""
@@ -91,7 +96,7 @@ class BandPrompts(nn.Module):
         num, (orientations, tokens, _) = len(bands), self.prompts.shape
         offset = bands.new_zeros(num, orientations, tokens)
         if self.gate_weight is not None:
-            energy = bands.abs().mean(dim=(-2, -1)) / self.amplitude
+            energy = bands.abs().mean(dim=(-2, -1)) / self.amplitude * min(1.0, GATE_CHANNELS / bands.shape[1])
             offset = offset + torch.einsum("otc,nco->not", self.gate_weight, energy)
         return offset if self.gate_bias is None else offset + self.gate_bias
 

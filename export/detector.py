@@ -119,11 +119,10 @@ class DetectorChecker:
 
     def _compared(self, reference: Logits, raw: Logits) -> Json:
         found = compare(reference, raw)
-        finite = not found["num_not_finite"] and all(np.isfinite(image).all() for image in raw)
         return {
             **found,
             "argmax_agreement": self._reading.agreement(reference, raw),
-            "max_box_error": self._reading.box_error(reference, raw) if finite else None,
+            "max_box_error": None if found["num_not_finite"] else self._reading.box_error(reference, raw),
         }
 
     def _ap(self, raw: Logits) -> dict[str, float | None]:

@@ -95,7 +95,7 @@ class _Part(NamedTuple):
             raise UserError(
                 "E_WEIGHTS_NAN", "the network's logits hold NaN or infinity: check the weights and their training"
             )
-        finite = np.isfinite(got).all(axis=1)
+        finite = np.isfinite(candidate).reshape(len(candidate), -1).all(axis=1)  # boxes, too
         num_same = int((finite & (want.argmax(axis=1) == got.argmax(axis=1))).sum())
         if not finite.all():
             return cls(num_same, int((~finite).sum()), *[np.nan] * 5)

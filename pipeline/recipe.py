@@ -200,12 +200,15 @@ class Recipe:
         }
         return digest([stage, STAGE_VERSIONS[stage], parts[stage]])
 
-    def _demand(self) -> list[str]:
-        """With which prompts the student is distilled at all (demanded anew, it is asked anew), and what came later."""
+    def _demand(self) -> list[Any]:
+        """With which prompts the student is distilled at all (demanded anew, it is asked anew), what untuned ones are,
+        which no stage `prompts` says, and what came later.
+        """
         asked = ["any prompts"] if self.distill.uses_prompts and not self.prompts.must_choose else []
+        untrained = [self.prompts.shape()] if self.distill.options().get("mask") == "untrained" else []
         detects = not isinstance(self.data, Data | FolderData)
         adapted = detects and OPTIONS[self.distill.method].imitates_maps
-        return [*asked, *(["adapters start with the teacher's channels"] if adapted else [])]
+        return [*asked, *untrained, *(["adapters start with the teacher's channels"] if adapted else [])]
 
     def _data(self, left: Set[str] = frozenset()) -> list[Any]:
         """The images count, not where they lie. left: further keys that do not count."""

@@ -27,7 +27,8 @@ class Export:
     quantizer: Literal["onnxruntime", "modelopt"] = "onnxruntime"
     """What places int8: ONNX Runtime's quantiser, or NVIDIA Model-Optimizer (installed apart)."""
     calibration: Literal["mse", "percentile", "minmax", "entropy"] = "mse"
-    """How the range of an int8 tensor is chosen: least squared error, 99.99 % of the values, all, least divergence."""
+    """How the range of an int8 tensor is chosen: least squared error, all values but 0.005 % at each end, all, least
+    divergence."""
     calibration_images: int = 512
     """Training images that calibrate int8, drawn with the recipe's seed."""
     int8_exclude: tuple[str, ...] = ()

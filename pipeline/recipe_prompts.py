@@ -42,7 +42,8 @@ class Prompts(TrainSettings):
     overlap_weight: float = 0.0
     """lambda of the mask-overlap loss (FreeKD: 1); averaged tokens meet it with a constant mask."""
     united: bool = True
-    """A pixel is of interest where any token says so; false: where the tokens' average does, as FreeKD has it."""
+    """A pixel is of interest where any token says so; false: where the tokens' average does, and the position weight's
+    relations are not standardised, as FreeKD has both."""
     dropped: Literal["zero", "swapped"] = "zero"
     """What takes the place of what a mask drops: zero, or what another image of the batch has there (for teachers whose
     next layer normalises, as FCOS's head does: there a constant mask of zeros would cost nothing). Needs `united`."""

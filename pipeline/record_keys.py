@@ -56,7 +56,8 @@ PROMPTS = {
     "metrics.prompted_heldout_top1": "Of the teacher under its masks; of a detector `prompted_heldout_ap`.",
     "metrics.median_mask_spread": "Median over the bands of their masks' spread.",
     "metrics.accepted": "Whether the masks choose anything (`prompts.must_choose`).",
-    "metrics.own": "Under the prompts' masks: `kl` in nats to the clean teacher, `agreement` with it in percent.",
+    "metrics.own": "Under the prompts' masks: `kl` in nats to the clean teacher (a detector's: how it changed), "
+    "`agreement` with it in percent.",
     "metrics.banded": "The same with each band's mean at all its pixels.",
     "metrics.shuffled": "The same with the masks' values at random bands and pixels.",
     "metrics.constant": "The same with the level's mean everywhere.",

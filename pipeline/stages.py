@@ -119,7 +119,7 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     options: Json = settings.options()
     if settings.uses_prompts:
         untrained = options.get("mask") == "untrained"
-        if not untrained:
+        if reads_masks(options):
             _require_choice(work.run)
         options["prompts"] = (work.new_prompts if untrained else work.prompts)(teacher, teacher_shapes)
     shapes = probe_shapes(student, in_channels=work.in_channels, image_size=work.image_size)
@@ -128,6 +128,11 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
     if isinstance(work.run.recipe.data, CocoData):
         start_adapters(distiller, teacher, work.train, work.task.num_judged)
     return student_learner(student, teacher, distiller, work.heldout, levels, work.task)
+
+
+def reads_masks(options: Json) -> bool:
+    """Whether a loss of a method that uses prompts reads the masks that phase 1 tuned."""
+    return bool(options["mu"]) and options.get("mask") not in ("untrained", "constant")
 
 
 def _require_choice(run: Run) -> None:

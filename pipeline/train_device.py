@@ -30,4 +30,5 @@ def torch_device(wanted: str, threads: int, processes: int) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("E_TRAIN_DEVICE", "TRAIN_DEVICE=cuda: torch finds no CUDA device here: use cpu or auto")
     name = "cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda"
+    torch.backends.cudnn.allow_tf32 = False  # what is called float32 is: torch rounds convolutions on GPUs
     return join(name) if processes > 1 else torch.device(name)

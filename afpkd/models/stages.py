@@ -86,7 +86,9 @@ def stage_ends(network: nn.Module, logits: Logits, image: Tensor, calls: list[Ca
 
 
 def named_stages(network: nn.Module, image: Tensor, calls: list[Call], names: tuple[str, ...]) -> list[str]:
-    """The stages that a recipe names, checked. UserError: an unknown module, one called twice, or one without a map."""
+    """The stages that a recipe names, checked. UserError: an unknown module, one called twice, or one without a map; or
+    stages that do not follow each other. A branch may be named: prompts then mask what passes through it alone.
+    """
     modules = dict(network.named_modules())
     for name in names:
         if name not in modules:
@@ -101,6 +103,9 @@ def named_stages(network: nn.Module, image: Tensor, calls: list[Call], names: tu
                 "E_NETWORK_FIT",
                 f"stages: '{name}' gives no map N, C, H, W exactly once (called {len(found)} times, {shape})",
             )
+    ends = [call.name for call in calls if call.name in names]
+    if ends != list(names):
+        raise UserError("E_NETWORK_FIT", f"stages: name each once, shallow to deep: {', '.join(ends)}")
     return list(names)
 
 

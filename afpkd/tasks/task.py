@@ -30,7 +30,10 @@ class Task(Protocol):
         """The task's own losses by name: means over the batch, in natural units."""
 
     def changed(self, outputs: Any, clean: Any, temperature: float) -> Tensor:
-        """How far a teacher's answers `outputs` are from its `clean` ones, in nats; differentiable, 0 where equal."""
+        """How far a teacher's answers `outputs` are from its `clean` ones; differentiable, 0 where equal.
+
+        A classifier's is a KL in nats, a detector's a sum of several.
+        """
 
     def agreement(self, outputs: Any, clean: Any) -> float:
         """Percent of a teacher's `clean` answers that `outputs` give too."""

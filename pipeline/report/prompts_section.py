@@ -100,7 +100,8 @@ def _controls_table(metrics: Mapping[str, Any]) -> Table:
     for name, words in _MASKS.items():
         found = metrics.get(name, {})
         rows.append([words, _number(found.get("kl"), "{:.4f}"), _number(found.get("agreement"), "{:.2f} %")])
-    columns = ["Masks", "KL to the teacher (nats)", "Same answer as the teacher"]
+    change = "Change of the teacher's answers" if "teacher_heldout_ap" in metrics else "KL to the teacher (nats)"
+    columns = ["Masks", change, "Same answer as the teacher"]
     note = (
         "The teacher with its bands masked against the teacher as it is, on held-out images, with masks that keep an "
         "equal share of each level's coefficients (three quarters are the finest scale's, whereas phase 1's budget of "

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from afpkd.learners import prompt_learner, prompted
 from afpkd.losses import token_overlap
 from afpkd.models.outputs import Shapes
 from afpkd.position import position_relation
@@ -38,12 +40,15 @@ def test_position_weight_has_mean_one_and_looks_one_level_deeper(*, united: bool
     assert not torch.allclose(omega, prompts.position_weight(0, [5 * feature, deeper]))
 
 
-def test_the_position_weight_as_written_hardly_varies_between_channels_where_the_choosing_one_does() -> None:
+@pytest.mark.parametrize("channels", [32, 512])
+def test_the_position_weight_as_written_hardly_varies_between_channels_where_the_choosing_one_does(
+    channels: int,
+) -> None:
     spread = {}
     for united in (True, False):
         torch.manual_seed(0)
-        prompts = FrequencyPrompts(Shapes([32, 32], [(8, 8), (4, 4)], 32, 5), united=united)
-        features = [torch.randn(4, 32, 8, 8), torch.randn(4, 32, 4, 4)]
+        prompts = FrequencyPrompts(Shapes(2 * [channels], [(8, 8), (4, 4)], channels, 5), united=united)
+        features = [torch.randn(2, channels, 8, 8), torch.randn(2, channels, 4, 4)]
         gate = prompts.positions["0"].gate
         assert isinstance(gate, nn.Module)
         drawn(gate, std=0.5)
@@ -80,6 +85,26 @@ def test_the_pixel_mask_is_its_equation(*, united: bool) -> None:
             pixels = gates[0] * tokens[0] + gates[1] * tokens[1]
         np.testing.assert_allclose(marked.tokens[n, o].detach(), tokens, atol=1e-6)
         np.testing.assert_allclose(marked.pixels[n, o].detach(), pixels, atol=1e-6)
+
+
+def test_a_networks_width_makes_the_gate_no_faster() -> None:
+    """Adam's first step moves every weight by the learning rate: a sum over 512 channels would leave no pixel."""
+    left = {}
+    torch.manual_seed(0)
+    narrow = torch.rand(4, 64, 1, 6, 6) - 0.5
+    for copies in (1, 8, 32):
+        bands = narrow.repeat(1, copies, 1, 1, 1)
+        group = BandPrompts(1, 64 * copies, 2, united=True, gate=True)
+        nn.init.zeros_(group.prompts)
+        group.calibrate([moments(bands)])
+        optimizer = torch.optim.Adam(group.parameters(), lr=0.03)
+        for _ in range(2):
+            optimizer.zero_grad()
+            group(bands).pixels.mean().backward()
+            optimizer.step()
+        left[copies] = float(group(bands).pixels.detach().mean())
+    assert left[1] > 0.05
+    assert left == pytest.approx(dict.fromkeys(left, left[1]), rel=0.15)  # the pixels' own logits move, too
 
 
 def test_calibrated_united_masks_do_not_know_the_loudness_of_their_bands() -> None:
@@ -174,3 +199,38 @@ def test_averaged_tokens_can_be_hollow_and_united_ones_cannot() -> None:
             else:
                 torch.testing.assert_close(marked.pixels, torch.full_like(marked.pixels, 0.5))
         assert overlaps[False, -1.0] < overlaps[False, 1.0] == pytest.approx(1.0)
+
+
+def test_the_losses_of_phase_one_are_their_equations(toy: Toy) -> None:
+    torch.manual_seed(0)
+    prompts = FrequencyPrompts(toy.shapes)
+    drawn(prompts, std=0.5)
+    images, target = toy.images[:6], toy.pixels.labels[:6]
+    clean = toy.teacher(images)
+    with torch.no_grad():
+        outputs, reports = prompted(prompts, toy.teacher, images, clean)
+    areas = [float(report.areas.mean()) for report in reports]
+    budget = (areas[0] + areas[1]) / 2  # one level is over it
+    found, of_task = (
+        {name: float(loss.detach()) for name, loss in learner.losses(images, target, 0.0).items()}
+        for learner in (
+            prompt_learner(
+                prompts, toy.teacher, toy.pixels, objective=kind, overlap_weight=0.7, area=budget, area_weight=30.0
+            )
+            for kind in ("choose", "task")
+        )
+    )
+    theirs, ours = (torch.log_softmax(answer.logits.double() / 4, dim=1) for answer in (clean, outputs))
+    divergence = float((theirs.exp() * (theirs - ours)).sum(dim=1).mean())
+    assert divergence > 1e-3
+    assert abs(areas[0] - areas[1]) > 0.01
+    overlap = pytest.approx(0.7 * float(torch.stack([report.overlap for report in reports]).mean()), rel=1e-4)
+    assert found == {
+        "teacher": pytest.approx(4**2 * divergence, rel=1e-4),
+        "area": pytest.approx(30 * (max(areas) - budget) ** 2 / 2, rel=1e-3),
+        "overlap": overlap,
+    }
+    assert of_task == {
+        "task": pytest.approx(float(F.cross_entropy(outputs.logits, target)), rel=1e-5),
+        "overlap": overlap,
+    }

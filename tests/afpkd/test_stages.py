@@ -151,6 +151,9 @@ def test_stages_can_be_named(tmp_path: Path) -> None:
     for name, said in (("layer9", "no module 'layer9'"), ("layer1.0.relu", "called 2 times"), ("fc", "gives no map")):
         with pytest.raises(UserError, match=said):
             wrapped("torchvision:resnet18", stages=(name,))
+    for names in (("layer3", "layer2"), ("layer2", "layer2")):
+        with pytest.raises(UserError, match=f"name each once, shallow to deep: {', '.join(sorted(set(names)))} "):
+            wrapped("torchvision:resnet18", stages=names)
 
 
 def test_any_size_and_any_shape() -> None:

@@ -70,6 +70,16 @@ def test_all_zero_logits_are_no_agreement() -> None:
     assert compare(logits([0, 0]), logits([0, 0]))["max_rel_error"] == 0
 
 
+@pytest.mark.parametrize("at", [0, 5])
+def test_of_a_detector_a_box_that_is_no_number_counts_as_a_score_does(at: int) -> None:
+    """N, A, 4 + K."""
+    raw = np.ones((3, 2, 6), dtype=np.float32)
+    broken = raw.copy()
+    broken[1, 0, at] = np.inf
+    assert compare(raw, raw)["num_not_finite"] == 0
+    assert compare(raw, broken)["num_not_finite"] == 1
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_not_a_number_is_refused(bad: float) -> None:
     found = compare(logits([1, 2], [2, 1]), logits([1, bad], [2, 1]))

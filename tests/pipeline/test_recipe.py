@@ -186,6 +186,14 @@ def test_a_stage_is_identified_by_its_own_part_alone(change: str, tmp_path: Path
     assert found == CHANGES[change]
 
 
+def test_untuned_prompts_are_part_of_the_student_that_is_distilled_with_them(tmp_path: Path) -> None:
+    digests = []
+    for more in ("", "[prompts]\ntokens = 3\n", "[prompts]\nlr = 0.1\n"):
+        text = f'extends = "default"\n[distill]\nmask = "untrained"\n{more}'
+        digests.append(load_recipe(written(tmp_path, text))[1].stage_digest("student"))
+    assert digests[0] == digests[2] != digests[1]  # how they would be tuned changes none
+
+
 def test_reading_a_recipe_needs_no_torch() -> None:
     program = "load_recipe('default'); sys.exit('torch' in sys.modules)"
     code = f"import sys; from pipeline.recipe_reader import load_recipe; {program}"

@@ -5,7 +5,8 @@ import torch
 
 from afpkd.record import provenance
 from pipeline.report.how_measured import environment_words
-from pipeline.train_device import machine_with
+from pipeline.stages import reads_masks
+from pipeline.train_device import machine_with, torch_device
 
 
 def test_a_gpu_that_trains_is_named_in_the_record_and_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,3 +19,19 @@ def test_a_gpu_that_trains_is_named_in_the_record_and_in_the_report(monkeypatch:
     machines, _ = environment_words([{"machine": plain}, {"machine": named}, {"machine": named}])
     assert machines.count(plain["processor"]) == 2
     assert machines.count(f", NVIDIA X1, {plain['system']}") == 1
+
+
+def test_float32_is_float32_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert torch_device("cpu", 0, 1) == torch.device("cpu")
+    assert torch.backends.cudnn.allow_tf32 is False
+    assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
+@pytest.mark.parametrize(
+    ("changed", "read"),
+    [({}, True), ({"mask": "shuffled"}, True), ({"mask": "constant"}, False), ({"mask": "untrained"}, False)],
+)
+def test_masks_must_choose_where_a_loss_reads_them(changed: dict[str, str], *, read: bool) -> None:
+    assert reads_masks({"mu": 5.0, **changed}) == read
+    assert not reads_masks({"mu": 0.0, **changed})
