@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from afpkd.learners import prompt_learner, prompted
 from afpkd.losses import token_overlap
 from afpkd.models.outputs import Shapes
-from afpkd.position import position_relation
+from afpkd.position import PositionWeight, position_relation
 from afpkd.prompts import BandPrompts, FrequencyPrompts, Refined, moments
 from afpkd.wavelet import haar_dwt
 from tests.afpkd.conftest import Toy, drawn
@@ -40,15 +40,12 @@ def test_position_weight_has_mean_one_and_looks_one_level_deeper(*, united: bool
     assert not torch.allclose(omega, prompts.position_weight(0, [5 * feature, deeper]))
 
 
-@pytest.mark.parametrize("channels", [32, 512])
-def test_the_position_weight_as_written_hardly_varies_between_channels_where_the_choosing_one_does(
-    channels: int,
-) -> None:
+def test_the_position_weight_as_written_hardly_varies_between_channels_where_the_choosing_one_does() -> None:
     spread = {}
     for united in (True, False):
         torch.manual_seed(0)
-        prompts = FrequencyPrompts(Shapes(2 * [channels], [(8, 8), (4, 4)], channels, 5), united=united)
-        features = [torch.randn(2, channels, 8, 8), torch.randn(2, channels, 4, 4)]
+        prompts = FrequencyPrompts(Shapes([32, 32], [(8, 8), (4, 4)], 32, 5), united=united)
+        features = [torch.randn(4, 32, 8, 8), torch.randn(4, 32, 4, 4)]
         gate = prompts.positions["0"].gate
         assert isinstance(gate, nn.Module)
         drawn(gate, std=0.5)
@@ -56,6 +53,16 @@ def test_the_position_weight_as_written_hardly_varies_between_channels_where_the
             spread[united] = float(prompts.position_weight(0, features).std(dim=1).mean())
     assert spread[True] > 0.1
     assert spread[False] < 0.03
+
+
+@pytest.mark.parametrize("channels", [32, 1024])
+def test_relations_are_standardised_however_many_channels_there_are(channels: int) -> None:
+    torch.manual_seed(0)
+    position = PositionWeight(channels, 8, standardise=True)
+    seen: list[Tensor] = []
+    position.gate.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    position(torch.randn(2, channels, 8, 8), torch.randn(2, 8, 4, 4))
+    assert float(seen[0].detach().std(dim=-1, correction=0).min()) > 0.8
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
