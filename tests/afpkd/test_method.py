@@ -59,6 +59,7 @@ def test_the_position_weight_as_written_hardly_varies_between_channels_where_the
 def test_relations_are_standardised_however_many_channels_there_are(channels: int) -> None:
     torch.manual_seed(0)
     position = PositionWeight(channels, 8, standardise=True)
+    drawn(position.psi, std=0.5)
     seen: list[Tensor] = []
     position.gate.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     position(torch.randn(2, channels, 8, 8), torch.randn(2, 8, 4, 4))
