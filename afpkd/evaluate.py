@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from afpkd.data.batches import Pixels
 
@@ -38,12 +38,3 @@ def top1(forward: Forward, pixels: Pixels) -> float:
     """Top-1 accuracy in percent, 0-100."""
     correct = int((predict(forward, pixels).argmax(dim=1) == pixels.labels).sum())
     return correct * 100 / len(pixels.labels)
-
-
-def model_top1(model: nn.Module, pixels: Pixels) -> float:
-    """Top-1 accuracy in percent of `model` in eval mode; its mode is put back."""
-    mode = model.training
-    model.eval()
-    accuracy = top1(lambda images: model(images).logits, pixels)
-    model.train(mode)
-    return accuracy

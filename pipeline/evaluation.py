@@ -128,11 +128,12 @@ def _measured(model: nn.Module, path: Path, data: Dataset, normalisation: Json) 
 
     from afpkd.checkpoint import load_weights
     from afpkd.data.batches import pixels_from_split
-    from afpkd.evaluate import model_top1
+    from afpkd.learners import CLASSIFICATION
+    from afpkd.tasks.task import model_scores
 
     load_weights(model, path)
     pixels = pixels_from_split(data.test, normalisation["mean"], normalisation["std"], torch.device("cpu"))
-    return {"top1": model_top1(model, pixels), "n": len(data.test.labels)}
+    return {"top1": model_scores(CLASSIFICATION, model, pixels)["top1"], "n": len(data.test.labels)}
 
 
 def _normalisation(path: Path, data: str, recipe: str | None) -> Json:

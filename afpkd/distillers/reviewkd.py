@@ -19,18 +19,13 @@ class ReviewKD(Distiller):
     def __init__(self, student: Shapes, teacher: Shapes, *, gamma: float, warm_up: float) -> None:
         super().__init__()
         self.gamma, self.warm_up = gamma, warm_up
-        self.fusion = fusion_between(student, teacher, local_branch=False)
+        channels = student.imitated_channels(), teacher.imitated_channels()
+        self.fusion = FeatureFusion(*channels, teacher.imitated_sizes(), local_branch=False)
 
     def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
         """{"spatial"}."""
         fused = self.fusion(student.imitated())
         return {"spatial": self.gamma * warm_up(progress, self.warm_up) * spatial_loss(fused, teacher)}
-
-
-def fusion_between(student: Shapes, teacher: Shapes, *, local_branch: bool) -> FeatureFusion:
-    """A fusion module over all that the student imitates."""
-    channels = student.imitated_channels(), teacher.imitated_channels()
-    return FeatureFusion(*channels, teacher.imitated_sizes(), local_branch=local_branch)
 
 
 def spatial_loss(fused: list[Tensor], teacher: AnyOutputs) -> Tensor:

@@ -1,1 +1,1 @@
-"""Tasks: what the task loss and the metric are. Classification now."""
+"""Tasks: what the task loss and the metric are. Classification and detection."""
