@@ -93,10 +93,10 @@ def try_weights(methods: list[str], folder: Path, device: str = "cpu") -> None:
     trained = train_side_by_side(works) if works else []
     for (run, trial), (_, _, fitted) in zip(runs.values(), trained, strict=True):
         last = {key: fitted.history[-1][key] for key in ("losses", "gradient_norms")}
-        found = rows.trial_of(trial, seed=0, epochs=epochs, fitted=fitted, metric="ap")
-        method, digest = run.recipe.distill.method, run.recipe.stage_digest("student")
+        settings, digest = run.recipe.distill, run.recipe.stage_digest("student")
+        found = rows.trial_of({"lr": settings.lr, **trial}, seed=0, epochs=epochs, fitted=fitted, metric="ap")
         on = name_of(machine_with(works[0].device))
-        rows.append(TUNING, [{"method": method, **found, **last, "config_digest": digest, "machine": on}])
+        rows.append(TUNING, [{"method": settings.method, **found, **last, "config_digest": digest, "machine": on}])
 
 
 def train_seed(seed: int, names: list[str], folder: Path, device: str = "cpu") -> None:
@@ -207,12 +207,17 @@ def trials_table(found: list[Json]) -> str:
 
 
 def why_not_chosen(trials: list[Json]) -> str | None:
-    """Why the best of a method's trials says nothing yet, or None."""
+    """Why the best of a method's trials says nothing yet, or None. Its last option is judged among its like.
+
+    (Weights that stand in one proportion, as AFPKD's two, are one option.)
+    """
     best = max(trials, key=lambda row: row["heldout_ap"])
     if best["heldout_ap"] < LEARNT:
         return f"no trial reaches {LEARNT:g} %: give trials more of the schedule"
-    tried = sorted(next(iter(row["options"].values())) for row in trials)
-    if len(tried) > 2 and next(iter(best["options"].values())) in (tried[0], tried[-1]):
+    *_, last = best["options"]
+    alike = [row for row in trials if last == "lr" or row["options"]["lr"] == best["options"]["lr"]]
+    tried = sorted(row["options"][last] for row in alike)
+    if len(tried) > 2 and best["options"][last] in (tried[0], tried[-1]):
         return "at the end of what was tried: try further"
     return None
 

@@ -85,7 +85,7 @@ def test_trials_and_rows_come_from_one_teacher_and_what_is_done_is_not_done_agai
     trials = rows.read(detection.TUNING)
     assert [(row["method"], row["options"], row["epochs"]) for row in trials] == [
         ("none", {"lr": 2e-3}, 0.5),
-        ("imitation", {"gamma": 0.5}, 0.5),
+        ("imitation", {"lr": 1e-3, "gamma": 0.5}, 0.5),
     ]
     assert all(row["heldout_ap"] >= 0 and row["gradient_norms"]["boxes"] > 0 for row in trials)
     assert {row["machine"] for row in trials} == {provenance()["machine"]["processor"]}
@@ -156,8 +156,8 @@ def test_a_teacher_no_better_than_its_student_has_nothing_to_distil() -> None:
     detection.require_headroom(teacher)
 
 
-def _tried(key: str, scores: dict[float, float]) -> list[Json]:
-    return [{"method": "imitation", "options": {key: at}, "heldout_ap": ap} for at, ap in scores.items()]
+def _tried(key: str, scores: dict[float, float], lr: float = 0.01) -> list[Json]:
+    return [{"method": "imitation", "options": {"lr": lr, key: at}, "heldout_ap": ap} for at, ap in scores.items()]
 
 
 def test_the_best_trial_on_heldout_is_chosen_where_it_learnt_and_lies_inside_what_was_tried() -> None:
@@ -165,11 +165,16 @@ def test_the_best_trial_on_heldout_is_chosen_where_it_learnt_and_lies_inside_wha
     assert sizes["imitation"] == sizes["reviewkd"] == sizes["afpkd"] > 2
     found = _tried("gamma", {0.02: 20.0, 0.1: 23.0, 0.5: 22.0})
     table = detection.trials_table(found)
-    assert "| `imitation` | gamma 0.1 | 23.00 | chosen |\n| `imitation` | gamma 0.5 | 22.00 |  |" in table
+    assert (
+        "| `imitation` | lr 0.01, gamma 0.1 | 23.00 | chosen |\n| `imitation` | lr 0.01, gamma 0.5 | 22.00 |  |"
+        in table
+    )
     assert detection.why_not_chosen(_tried("lr", {1e-3: 20.0, 2e-3: 21.0})) is None  # two points have no inside
     assert detection.why_not_chosen([*found, *_tried("gamma", {2.0: 24.0})]) == (
         "at the end of what was tried: try further"
     )
+    ends = [*_tried("gamma", {0.02: 20.0, 0.1: 22.0, 0.5: 23.0}), *_tried("gamma", {2.0: 21.0}, lr=0.02)]
+    assert detection.why_not_chosen(ends) is not None  # at another rate there is another best weight
     low = _tried("gamma", {0.02: 2.0, 0.1: 9.9, 0.5: 2.0})
     assert str(detection.why_not_chosen(low)).startswith("no trial reaches 10 %")
 
