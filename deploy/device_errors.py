@@ -184,6 +184,10 @@ DEVICE_CATALOGUE: dict[str, Entry] = {
         "clocks were to be locked or put back, and sudo refuses it",
         'allow jetson_clocks and nvpmodel in sudoers (docs/jetson.md), or set the device\'s clocks = "as-is"',
     ),
+    "E_CLOCKS": Entry(
+        "clocks were to be locked or put back, and jetson_clocks fails on the device",
+        'read its last words in the line and try it there, or set the device\'s clocks = "as-is" in devices.toml',
+    ),
     # Measuring
     "E_MEASURE": Entry(
         "a setting of the measurement cannot be met on this device",

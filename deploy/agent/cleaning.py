@@ -27,8 +27,8 @@ _PARTIAL_S = 3600.0
 def collect(document: Json) -> Json:
     """Drop ended jobs older than `older_than_s` and files nothing uses beyond `budget_bytes`; with `all`, everything.
 
-    Gives `freed_bytes` and `kept_bytes`. AgentError where all shall go: E_BUSY while a job runs, E_SUDO where clocks or
-    a power mode that a crash left changed cannot be put back; nothing is removed then.
+    Gives `freed_bytes` and `kept_bytes`. AgentError where all shall go: E_BUSY while a job runs, that of
+    `clocks.put_back` where clocks or a power mode that were left changed cannot be put back; nothing is removed then.
     """
     if document["all"]:
         _leave_nothing_changed()
@@ -52,7 +52,7 @@ def _leave_nothing_changed() -> None:
     try:
         clocks.put_back(Path())
     except AgentError as error:
-        raise AgentError("E_SUDO", f"clocks not put back, nothing was removed: {error.message}") from None
+        raise AgentError(error.code, f"clocks not put back, nothing was removed: {error.message}") from None
 
 
 def _remove_everything() -> None:

@@ -22,6 +22,12 @@ STORED_MODE = "power_mode.stored"
 _COMMAND = ("sudo", "-n", "jetson_clocks")
 _MODE_COMMAND = ("sudo", "-n", "nvpmodel", "-m")
 
+_OF_SUDO = ("sudo:", "Sorry, user ")
+"""How a line of sudo's own begins."""
+
+_ALLOW = "allow it in sudoers, or set clocks = as-is"
+_TRY = "try it on the board, or set clocks = as-is"
+
 
 def apply(policy: str, folder: Path) -> str:
     """Do what a job asks: `as-is`, `locked`, or `mode:N` (power mode N); say what became of it, `as-is: why` else."""
@@ -33,7 +39,7 @@ def apply(policy: str, folder: Path) -> str:
 
 
 def put_back(folder: Path) -> bool:
-    """Put back all that was changed; False where nothing was. AgentError E_SUDO."""
+    """Put back all that was changed; False where nothing was. AgentError E_SUDO, E_CLOCKS."""
     restored = restore(folder / STORED)
     return restore_mode(folder / STORED_MODE) or restored
 
@@ -67,7 +73,7 @@ def set_mode(number: int, stored: Path) -> str:
 
 
 def restore_mode(stored: Path) -> bool:
-    """Put back the power mode of before; False where there was nothing to put back. AgentError E_SUDO."""
+    """Put back the power mode of before; False where there was nothing to put back. AgentError E_SUDO, E_CLOCKS."""
     if not stored.exists():
         return False
     _run(stored.read_text(), command=_MODE_COMMAND)
@@ -91,7 +97,7 @@ def lock(stored: Path) -> str:
 
 
 def restore(stored: Path) -> bool:
-    """Put back what was before; False where there was nothing to put back. AgentError E_SUDO."""
+    """Put back what was before; False where there was nothing to put back. AgentError E_SUDO, E_CLOCKS."""
     if not stored.exists():
         return False
     _run("--restore", str(stored))
@@ -100,14 +106,23 @@ def restore(stored: Path) -> bool:
 
 
 def _run(*arguments: str, command: tuple[str, ...] = _COMMAND) -> None:
+    """AgentError: E_SUDO where sudo refuses, E_CLOCKS where NVIDIA's tool does, which says why on either stream."""
     # jetson_clocks asks before it overwrites a file: it gets no answer, and a file of its own.
     told = " ".join(command[:3])
     try:
         done = subprocess.run(
             [*command, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise AgentError("E_SUDO", f"{told}: {error}") from None
+    except OSError as error:
+        raise AgentError("E_SUDO", f"{told}: {error}: {_ALLOW}") from None
+    except subprocess.TimeoutExpired as error:
+        raise AgentError("E_CLOCKS", f"{told}: no end after {error.timeout:g} s: {_TRY}") from None
     if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it failed"]
-        raise AgentError("E_SUDO", f"{told}: {lines[-1]}: allow it in sudoers, or set clocks = as-is")
+        line = _last_line(done.stderr) or _last_line(done.stdout) or "it failed"
+        if line.startswith(_OF_SUDO):
+            raise AgentError("E_SUDO", f"{told}: {line}: {_ALLOW}")
+        raise AgentError("E_CLOCKS", f"{told}: {line}: {_TRY}")
+
+
+def _last_line(text: bytes) -> str:
+    return text.decode(errors="replace").strip().rpartition("\n")[2].strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -41,16 +42,43 @@ def test_clocks_are_stored_locked_and_put_back_once(sudo: Path, tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        ("echo 'sudo: a password is required' >&2", "sudo: a password is required: allow it in sudoers"),
+        (
+            "echo 'Sorry, user me is not allowed to execute it.' >&2",
+            "Sorry, user me is not allowed to execute it.: allow it in sudoers",
+        ),
+        (
+            "echo 'Error! GPU frequency scaling not supported!'; echo",
+            "Error! GPU frequency scaling not supported!: try it on the board",
+        ),
+        ("echo hint; echo first >&2; echo last >&2", "last: try it on the board"),
+        ("true", "it failed: try it on the board"),
+    ],
+)
 @pytest.mark.usefixtures("sudo")
-def test_a_refused_sudo_leaves_clocks_as_they_are_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUDO_EXIT", "1")
-    told = clocks.lock(tmp_path / clocks.STORED)
-    assert told.startswith("as-is: sudo -n jetson_clocks: it failed: allow it in sudoers")
+def test_a_refusal_leaves_clocks_as_they_are_and_says_whose_it_is(says: str, told: str, tmp_path: Path) -> None:
+    """NVIDIA's script says its errors on stdout; only sudo's own are a matter of sudoers."""
+    (tmp_path / "bin" / "sudo").write_text(f"#!/bin/sh\n{says}\nexit 1\n")
+    assert clocks.lock(tmp_path / clocks.STORED).startswith(f"as-is: sudo -n jetson_clocks: {told}")
 
 
 def test_no_sudo_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert clocks.lock(tmp_path / clocks.STORED).startswith("as-is: sudo -n jetson_clocks: ")
+    told = clocks.lock(tmp_path / clocks.STORED)
+    assert told.startswith("as-is: sudo -n jetson_clocks: ")
+    assert told.endswith(": allow it in sudoers, or set clocks = as-is")
+
+
+@pytest.mark.usefixtures("sudo")
+def test_a_tool_that_does_not_end_is_its_own_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 60)
+
+    monkeypatch.setattr(subprocess, "run", endless)
+    assert clocks.lock(tmp_path / clocks.STORED).startswith("as-is: sudo -n jetson_clocks: no end after 60 s: try it")
 
 
 MODES = r"""#!/bin/sh
@@ -87,7 +115,7 @@ def test_a_power_mode_is_set_and_put_back_once(nvpmodel: Path, tmp_path: Path) -
 def test_a_power_mode_that_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert clocks.apply("mode:3", tmp_path) == "as-is: power mode 3 was not taken over: it may need a reboot"
     monkeypatch.setenv("SUDO_EXIT", "1")
-    assert clocks.apply("mode:1", tmp_path).startswith("as-is: sudo -n nvpmodel: it failed: allow it in sudoers")
+    assert clocks.apply("mode:1", tmp_path).startswith("as-is: sudo -n nvpmodel: it failed: try it on the board")
     monkeypatch.setattr(machine, "power_mode", lambda: None)
     assert clocks.apply("mode:1", tmp_path) == "as-is: this machine has no power modes (nvpmodel)"
     assert not clocks.left_changed(tmp_path)
@@ -128,13 +156,13 @@ def test_gc_all_puts_a_power_mode_back_too(nvpmodel: Path) -> None:
     assert not clocks.left_changed(Path())
 
 
-@pytest.mark.usefixtures("sudo")
-def test_gc_all_removes_nothing_where_clocks_stay_locked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUDO_EXIT", "1")
+@pytest.mark.parametrize(("says", "code"), [("sudo: a password is required", "E_SUDO"), ("Error! x", "E_CLOCKS")])
+def test_gc_all_removes_nothing_where_clocks_stay_locked(says: str, code: str, sudo: Path) -> None:
+    (sudo.parent / "bin" / "sudo").write_text(f"#!/bin/sh\necho '{says}'\nexit 1\n")
     names = [clocks.STORED, "agent.pyz", ".part-of-a-file"]
     for name in names:
         Path(name).write_text("before")
     with pytest.raises(AgentError, match="clocks not put back, nothing was removed: sudo -n jetson_clocks") as caught:
         cleaning.collect({"all": True})
-    assert caught.value.code == "E_SUDO"
+    assert caught.value.code == code
     assert [Path(name).read_text() for name in names] == ["before"] * 3
