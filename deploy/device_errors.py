@@ -188,6 +188,10 @@ DEVICE_CATALOGUE: dict[str, Entry] = {
         "clocks were to be locked or put back, and jetson_clocks fails on the device",
         'read its last words in the line and try it there, or set the device\'s clocks = "as-is" in devices.toml',
     ),
+    "E_POWER_MODE": Entry(
+        "a power mode was to be set or put back, and the board does not take it over without a reboot",
+        "give the command of the line on the board and let it reboot; `afpkd devices restore NAME` looks again",
+    ),
     # Measuring
     "E_MEASURE": Entry(
         "a setting of the measurement cannot be met on this device",

@@ -50,7 +50,7 @@ class Facts:
     """What slowed the machine down, in words."""
     clocks_asked: str = "as-is"
     clocks: str = "as-is"
-    """What became of it: `as-is: why not` where it was refused."""
+    """What became of it: `as-is: why not` where it was refused, or the board is in a power mode of an earlier job."""
     clocks_free: bool = False
     """Whether the device's own limits say that its clocks may move, whatever became of what was asked."""
     wrong_runtime: str | None = None
@@ -111,8 +111,9 @@ def _warn_reasons(facts: Facts) -> list[str]:
             f"dependent samples: {facts.n} calls are worth {facts.num_effective:.0f} independent ones, "
             f"{facts.min_count / _WORTH:.0f} are wanted"
         )
-    if facts.clocks_asked != "as-is" and facts.clocks.startswith("as-is"):
-        why = facts.clocks.partition(": ")[2] or "nobody set them"
+    became, _, why = facts.clocks.partition(": ")
+    if became == "as-is" and (why or facts.clocks_asked != "as-is"):
+        why = why or "nobody set them"
         reasons.append(f"clocks not as asked: {facts.clocks_asked} was asked for, but {why}")
     if facts.clocks == "locked" and facts.clocks_free:
         reasons.append("clocks not as asked: locked was reported, but lowest and highest clock still differ")

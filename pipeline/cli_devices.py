@@ -94,11 +94,11 @@ def gc(
 
 @app.command()
 def restore(names: NamesArgument, as_json: JsonOption = False) -> None:
-    """Put clocks back that a crash left locked."""
+    """Put back clocks and power mode that were left changed."""
     _show_and_exit(
         _ask(names, "restore"),
         as_json,
-        lambda row: f"{row['device']}: {'clocks put back' if row['restored'] else 'nothing to put back'}",
+        lambda row: f"{row['device']}: {'put back' if row['restored'] else 'nothing to put back'}",
     )
 
 

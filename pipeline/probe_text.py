@@ -43,7 +43,7 @@ def _lines(facts: Json) -> Iterator[tuple[str, str]]:
 def _warnings(facts: Json) -> Iterator[str]:
     yield from facts["advice"]
     if facts["clocks_left_changed"]:
-        yield f"a crash left the clocks locked: afpkd devices restore {facts['device']}"
+        yield f"clocks or power mode were left changed: afpkd devices restore {facts['device']} says more"
 
 
 def _clock(clock: Json) -> str:

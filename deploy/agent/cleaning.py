@@ -52,7 +52,8 @@ def _leave_nothing_changed() -> None:
     try:
         clocks.put_back(Path())
     except AgentError as error:
-        raise AgentError(error.code, f"clocks not put back, nothing was removed: {error.message}") from None
+        told = f"clocks or power mode not put back, nothing was removed: {error.message}"
+        raise AgentError(error.code, told) from None
 
 
 def _remove_everything() -> None:

@@ -34,56 +34,96 @@ def apply(policy: str, folder: Path) -> str:
     if policy == "locked":
         return lock(folder / STORED)
     if policy.startswith("mode:"):
-        return set_mode(int(policy.partition(":")[2]), folder / STORED_MODE)
+        return set_mode(policy.partition(":")[2], folder / STORED_MODE)
+    try:
+        restore_mode(folder / STORED_MODE)  # of an earlier job
+    except AgentError as error:
+        return f"as-is: the power mode of an earlier job is still set: {error.message}"
     return "as-is"
 
 
 def put_back(folder: Path) -> bool:
-    """Put back all that was changed; False where nothing was. AgentError E_SUDO, E_CLOCKS."""
+    """Put back all that was changed; False where nothing was. AgentError E_SUDO, E_CLOCKS, E_POWER_MODE."""
     restored = restore(folder / STORED)
     return restore_mode(folder / STORED_MODE) or restored
 
 
+def put_back_before(policy: str, folder: Path) -> None:
+    """Put back what an earlier job left changed, before one that asks for `policy` begins. AgentError as `put_back`.
+
+    A power mode that does not come back stops `locked` alone: with the others `apply` says which one there is.
+    """
+    if policy == "locked":
+        put_back(folder)
+    else:
+        restore(folder / STORED)
+
+
 def left_changed(folder: Path) -> bool:
-    """Whether a crash kept something from being put back."""
+    """Whether something was not put back: a crash kept it from that, or a power mode that needs a reboot."""
     return (folder / STORED).exists() or (folder / STORED_MODE).exists()
 
 
-def set_mode(number: int, stored: Path) -> str:
-    """Set power mode `number`; say `mode:number`, or `as-is: why not`.
-
-    Some modes need a reboot, which `nvpmodel` offers and nobody here accepts: what counts is the mode afterwards.
-    """
+def set_mode(number: str, stored: Path) -> str:
+    """Set power mode `number`; say `mode:number`, or `as-is: why not`."""
     before = _mode()
     if before is None:
         return "as-is: this machine has no power modes (nvpmodel)"
     if before == number:
         return f"mode:{number}"
     if not stored.exists():  # what a crash left there is older, and what its user had
-        stored.write_text(str(before))
+        stored.write_text(before)
     try:
-        _run(str(number), command=_MODE_COMMAND)
+        _switch(number)
     except AgentError as error:
-        stored.unlink()
         return f"as-is: {error.message}"
-    if _mode() != number:
-        stored.unlink()
-        return f"as-is: power mode {number} was not taken over: it may need a reboot"
+    finally:
+        if stored.read_text() == _mode():
+            stored.unlink()
     return f"mode:{number}"
 
 
 def restore_mode(stored: Path) -> bool:
-    """Put back the power mode of before; False where there was nothing to put back. AgentError E_SUDO, E_CLOCKS."""
+    """Put back the power mode of before; False where there was nothing to put back. AgentError E_SUDO, E_POWER_MODE.
+
+    What was before stays noted until the board is in it: some boards go up at once, and down with a reboot alone.
+    """
     if not stored.exists():
         return False
-    _run(stored.read_text(), command=_MODE_COMMAND)
+    before = stored.read_text()
+    try:
+        if _mode() != before:
+            _switch(before)
+    except AgentError as error:
+        if error.code == "E_SUDO":
+            raise
+        command = f"`sudo nvpmodel -m {before}` on the board, answer yes"
+        raise AgentError("E_POWER_MODE", f"power mode {before} comes back only with a reboot: {command}") from None
     stored.unlink()
     return True
 
 
-def _mode() -> int | None:
+def _switch(number: str) -> None:
+    """Ask for a power mode. AgentError E_SUDO, E_POWER_MODE.
+
+    Some need a reboot, which `nvpmodel` offers and nobody here accepts; its exit code is 0 or not then: what counts is
+    the mode afterwards.
+    """
+    told = "it may need a reboot"
+    try:
+        _run(number, command=_MODE_COMMAND)
+    except AgentError as error:
+        if error.code == "E_SUDO":
+            raise
+        told = error.message
+    if _mode() != number:
+        raise AgentError("E_POWER_MODE", f"power mode {number} was not taken over: {told}")
+
+
+def _mode() -> str | None:
+    """The number of the power mode, without the zeros before it; None where there is none."""
     found = re.search(r"pmode:(\d+)", machine.power_mode() or "")
-    return int(found[1]) if found else None
+    return str(int(found[1])) if found else None
 
 
 def lock(stored: Path) -> str:

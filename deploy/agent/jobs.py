@@ -65,7 +65,8 @@ def submit(document: Json) -> Json:
     """Start a job and return at once; a job that is running or done is left as it is (`resumed`).
 
     `time_s` is the device's clock, which nothing but the host's record of how far it is off depends on.
-    One that failed is started anew. AgentError E_BUSY names who has the device.
+    One that failed is started anew. AgentError E_BUSY names who has the device; E_SUDO, E_CLOCKS, E_POWER_MODE where
+    what an earlier job left changed stays so, and this one asks for better.
     """
     job = _job(document)
     folder = _folder(job.id)
@@ -73,7 +74,7 @@ def submit(document: Json) -> Json:
     if known == "running" or (known == "done" and _is_fresh(folder)):
         return {"id": job.id, "state": known, "resumed": True, "time_s": time.time()}
     device = _take_device(job)
-    clocks.put_back(Path())  # of a job that a crash kept from it
+    clocks.put_back_before(job.clocks, Path())
     try:
         alive = _prepare(job, folder)
         _start_supervisor(job, folder, (device, alive))
@@ -111,7 +112,10 @@ def follow(document: Json) -> Json:
 
 
 def restore(document: Json) -> Json:
-    """Put clocks back that a crash left changed. AgentError E_BUSY while a job runs, which will do it itself."""
+    """Put back clocks and power mode that were left changed. AgentError as `clocks.put_back`, and E_BUSY while a job
+
+    runs, which will do it itself.
+    """
     del document
     running = holder()
     if running:

@@ -83,14 +83,14 @@ def test_a_tool_that_does_not_end_is_its_own_failure(tmp_path: Path, monkeypatch
 
 MODES = r"""#!/bin/sh
 printf '%s\n' "$*" >> "$SUDO_LOG"
-[ "$4" = 3 ] || printf 'pmode:%04d\n' "$4" > "$STATUS"
+case " ${REFUSED-3} " in *" $4 "*) ;; *) printf 'pmode:%04d\n' "$4" > "$STATUS" ;; esac
 exit ${SUDO_EXIT:-0}
 """
 
 
 @pytest.fixture
 def nvpmodel(sudo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `sudo nvpmodel` that sets modes, but for mode 3, which would need a reboot; what it was asked."""
+    """A `sudo nvpmodel` that sets modes, but for those in REFUSED, which would need a reboot; what it was asked."""
     (tmp_path / "bin" / "sudo").write_text(MODES)
     status = tmp_path / "status"
     status.write_text("pmode:0002 fmode:quiet\n")
@@ -115,11 +115,71 @@ def test_a_power_mode_is_set_and_put_back_once(nvpmodel: Path, tmp_path: Path) -
 def test_a_power_mode_that_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert clocks.apply("mode:3", tmp_path) == "as-is: power mode 3 was not taken over: it may need a reboot"
     monkeypatch.setenv("SUDO_EXIT", "1")
-    assert clocks.apply("mode:1", tmp_path).startswith("as-is: sudo -n nvpmodel: it failed: try it on the board")
+    told = "as-is: power mode 3 was not taken over: sudo -n nvpmodel: it failed: try it on the board"
+    assert clocks.apply("mode:3", tmp_path).startswith(told)
     monkeypatch.setattr(machine, "power_mode", lambda: None)
     assert clocks.apply("mode:1", tmp_path) == "as-is: this machine has no power modes (nvpmodel)"
     assert not clocks.left_changed(tmp_path)
     assert clocks.apply("as-is", tmp_path) == "as-is"
+
+
+WAY_OUT = "power mode 2 comes back only with a reboot: `sudo nvpmodel -m 2` on the board, answer yes"
+
+
+@pytest.mark.parametrize("code", ["0", "1"])
+def test_a_power_mode_that_comes_back_with_a_reboot_alone_stays_noted_and_is_said(
+    code: str, nvpmodel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An Orin NX: up at once, down not; whatever nvpmodel's exit code is."""
+    assert clocks.apply("mode:0", tmp_path) == "mode:0"
+    monkeypatch.setenv("REFUSED", "2")
+    monkeypatch.setenv("SUDO_EXIT", code)
+    for ask in (
+        lambda: clocks.put_back(tmp_path),
+        lambda: jobs.restore({}),
+        lambda: cleaning.collect({"all": True}),
+        lambda: clocks.put_back_before("locked", tmp_path),
+    ):
+        with pytest.raises(AgentError, match=f"{WAY_OUT}$") as caught:
+            ask()
+        assert caught.value.code == "E_POWER_MODE"
+    for policy in ("as-is", "mode:1"):
+        clocks.put_back_before(policy, tmp_path)
+    assert clocks.apply("as-is", tmp_path) == f"as-is: the power mode of an earlier job is still set: {WAY_OUT}"
+    assert clocks.apply("mode:1", tmp_path) == "mode:1"
+    assert (tmp_path / clocks.STORED_MODE).read_text() == "2"
+    asked = nvpmodel.read_text()
+    (tmp_path / "status").write_text("pmode:0002\n")  # rebooted
+    assert clocks.left_changed(tmp_path)
+    assert clocks.apply("as-is", tmp_path) == "as-is"
+    assert not clocks.left_changed(tmp_path)
+    assert nvpmodel.read_text() == asked
+
+
+@pytest.mark.usefixtures("nvpmodel")
+def test_what_counts_is_the_power_mode_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_EXIT", "1")
+    assert clocks.apply("mode:0", tmp_path) == "mode:0"
+    assert clocks.put_back(tmp_path) is True
+    assert not clocks.left_changed(tmp_path)
+    assert machine.power_mode() == "pmode:0002"
+
+
+@pytest.mark.usefixtures("nvpmodel")
+def test_a_refused_power_mode_does_not_forget_what_an_earlier_job_left(tmp_path: Path) -> None:
+    (tmp_path / clocks.STORED_MODE).write_text("1")
+    assert clocks.apply("mode:3", tmp_path).startswith("as-is: ")
+    assert clocks.put_back(tmp_path) is True
+    assert machine.power_mode() == "pmode:0001"
+
+
+def test_sudo_that_refuses_the_way_back_is_told_as_that(nvpmodel: Path, tmp_path: Path) -> None:
+    assert clocks.apply("mode:0", tmp_path) == "mode:0"
+    (nvpmodel.parent / "bin" / "sudo").write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    with pytest.raises(AgentError, match="a password is required: allow it in sudoers") as caught:
+        clocks.put_back(tmp_path)
+    assert caught.value.code == "E_SUDO"
+    assert clocks.left_changed(tmp_path)
 
 
 @pytest.mark.usefixtures("nvpmodel")
@@ -162,7 +222,7 @@ def test_gc_all_removes_nothing_where_clocks_stay_locked(says: str, code: str, s
     names = [clocks.STORED, "agent.pyz", ".part-of-a-file"]
     for name in names:
         Path(name).write_text("before")
-    with pytest.raises(AgentError, match="clocks not put back, nothing was removed: sudo -n jetson_clocks") as caught:
+    with pytest.raises(AgentError, match="mode not put back, nothing was removed: sudo -n jetson_clocks") as caught:
         cleaning.collect({"all": True})
     assert caught.value.code == code
     assert [Path(name).read_text() for name in names] == ["before"] * 3

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.agent import PROTOCOL, probe
+from deploy.agent.clocks import STORED_MODE
 from deploy.client import call_agent, install_agent
 from deploy.local import local_target
 from pipeline.probe_text import probe_text
@@ -169,6 +170,15 @@ def test_what_is_missing_is_said_with_what_to_install(monkeypatch: pytest.Monkey
     whole = advice(monkeypatch, board, numpy="1.26", tensorrt="10.3.0", onnxruntime="1.23")
     assert (whole["runtimes"], whole["advice"]) == (["tensorrt", "onnxruntime"], [])
     assert advice(monkeypatch, board, tensorrt="10.3.0")["runtimes"] == []  # it needs numpy
+
+
+def test_what_was_left_changed_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / STORED_MODE).write_text("2")
+    facts = probe.probe({"root": str(laid_out(tmp_path, JETPACK_6_2))})
+    assert facts["clocks_left_changed"] is True
+    told = "  ! clocks or power mode were left changed: afpkd devices restore orin1 says more"
+    assert told in probe_text({"device": "orin1", **facts}).splitlines()
 
 
 def test_this_machine_is_told_over_the_agent() -> None:

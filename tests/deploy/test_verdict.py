@@ -48,6 +48,7 @@ def test_a_good_row_is_valid_without_a_reason() -> None:
         ({"gpu_load_percent": 45.0}, "WARN", "foreign load: the GPU was 45 % busy before anything was loaded"),
         ({"gpu_processes": ["detector (4242)"]}, "WARN", "foreign load: detector (4242) has the GPU open"),
         ({"num_inputs": 63}, "WARN", "few inputs: 63"),
+        ({"clocks": "as-is: mode 2"}, "WARN", "clocks not as asked: as-is was asked for, but mode 2"),
         ({"clocks": "locked", "clocks_free": True}, "WARN", "clocks not as asked: locked was reported, but lowest"),
         ({"clocks": "locked", "slowed_by": ["x"]}, "INVALID", "throttled: x"),
         ({"remarks": ["over budget: x"]}, "WARN", "over budget: x"),

@@ -15,7 +15,7 @@ import pytest
 
 from afpkd.record import sha256_of
 from bench.loopback import wait_until
-from deploy.agent import child, interpreter
+from deploy.agent import child, clocks, interpreter
 from deploy.agent.errors import AgentError
 from deploy.jobs import Work, run_job
 from deploy.local import LocalTarget
@@ -62,6 +62,20 @@ def test_a_death_in_the_runtime_is_an_error_with_a_code(
     with pytest.raises(DeviceError, match=text) as caught:
         run_job(target, lasting(work), Heard(killing(target, "profile", number)), QUICK)
     assert caught.value.code == code
+
+
+def test_a_power_mode_that_does_not_come_back_stops_no_job_that_takes_what_there_is(
+    target: LocalTarget, work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sudo").write_text("#!/bin/sh\nexit 0\n")  # and the mode is what it was: none here
+    (tmp_path / "sudo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (target.folder / clocks.STORED_MODE).write_text("2")
+    told = "power mode 2 comes back only with a reboot"
+    assert told in run_job(target, work, Heard(), QUICK)["clocks"]
+    with pytest.raises(DeviceError, match=f"{told}.* \\[E_POWER_MODE\\]"):
+        run_job(target, replace(work, clocks="locked"), Heard(), QUICK)
+    assert (target.folder / clocks.STORED_MODE).exists()
 
 
 def test_an_agent_that_is_killed_is_told_and_takes_its_work_along(target: LocalTarget, work: Work) -> None:
