@@ -42,7 +42,8 @@ class Entry:
     """`auto`: TensorRT where the device has it, else ONNX Runtime."""
     clocks: Literal["as-is", "locked", "sweep"] = "as-is"
     """`locked`: nvpmodel's clocks at their highest while it measures (needs `sudo -n jetson_clocks`), then restored.
-    `sweep`: measured as it is and once in each other power mode (needs `sudo -n nvpmodel`), then restored."""
+    `sweep`: measured as it is and once in each other power mode (needs `sudo -n nvpmodel`), then restored; modes that
+    need a reboot are left out."""
     use_dla: bool = False
     """Layers on a deep-learning accelerator where TensorRT can; never run by us."""
     dla_core: int = 0

@@ -18,6 +18,7 @@ from deploy.profile_job import ProfileJob
 from deploy.profile_record import SCHEMA, facts_of, write_profile
 from deploy.rows import rows_of
 from deploy.runs import Run
+from deploy.target import DeviceError
 from deploy.turns import measured_in_turns, passed
 from export.bundle import read_manifest
 from export.sealed import sealed_file
@@ -47,33 +48,31 @@ def profile_files(
 
     Taking turns (A, B, A, B …, in another order each round): what changes about the machine meanwhile meets them all.
     `threads` 0 is the runtime's own default. A record comes last, atomically: it exists exactly where all is done.
-    A failed golden check is a result (verdict INVALID, no latency), not an error. UserError: unknown device, preset or
-    precision, broken bundle, or an agent that failed.
+    A failed golden check is a result (verdict INVALID, no latency), not an error; nor is a power mode of a sweep that
+    the device refuses: the records say so (`left_out`). UserError: unknown device, preset or precision, broken bundle,
+    or an agent that failed.
     """
     if threads < 0:
         raise UserError("E_MEASURE", f"threads = {threads}: expected 0 (the runtime's default) or more")
     found, rules = with_runtime(find_device(device)), find_preset(preset)
     check_time(rules, scenarios, found.name, found.max_seconds)
-    settings = list(_settings(found))
     jobs = [
-        ProfileJob(one.bundle_dir, setting, one.precision, rules, threads, tuple(scenarios))
-        for one in wanted
-        for setting in settings
+        [ProfileJob(one.bundle_dir, setting, one.precision, rules, threads, tuple(scenarios)) for one in wanted]
+        for setting in _settings(found)
     ]
-    for job in jobs:
+    for job in jobs[0]:
         job.files()  # a mistake is told before anything is measured
     for bundle in dict.fromkeys(one.bundle_dir for one in wanted):  # what travels is hashed there; labels stay here
         manifest = read_manifest(bundle)
         sealed_file(bundle, manifest["evaluation"]["labels"], manifest["hashes"])
     for one in wanted:
         one.out.unlink(missing_ok=True)  # an old record must not vouch for new samples
-    measured = measured_in_turns(jobs, progress)
-    identity = {"recipe": recipe, "config_digest": config_digest}
+    measured, left_out = _measured(jobs, progress)
+    beside = {"recipe": recipe, "config_digest": config_digest, **({"left_out": left_out} if left_out else {})}
     records = []
     for place, one in enumerate(wanted):
-        mine = slice(place * len(settings), (place + 1) * len(settings))
-        runs = _by_mode(settings, measured[mine])
-        records.append(write_profile({**record_of(jobs[mine][0], runs), **identity}, runs, one.out))
+        runs = _by_mode({clocks: found[place] for clocks, found in measured.items()})
+        records.append(write_profile({**record_of(jobs[0][place], runs), **beside}, runs, one.out))
     return records
 
 
@@ -99,10 +98,39 @@ def _settings(device: Device) -> Iterator[Device]:
             yield replace(device, clocks=f"mode:{mode['id']}")
 
 
-def _by_mode(settings: Sequence[Device], measured: Sequence[dict[str, list[Run]]]) -> dict[str, list[Run]]:
-    """A file's runs by mode of the runtime, the one to quote first; then what is to be quoted of other power modes."""
-    others = zip(settings[1:], measured[1:], strict=True)
-    return measured[0] | {f"power_{at.clocks.replace(':', '_')}": next(iter(runs.values())) for at, runs in others}
+def _measured(
+    jobs: Sequence[Sequence[ProfileJob]], progress: Progress
+) -> tuple[dict[str, list[dict[str, list[Run]]]], list[str]]:
+    """Measure the files in one setting after the other; give what was found by the setting's clocks.
+
+    The first is the device as it is: some boards do not come back from another power mode. Also give a line for each
+    power mode that it refused.
+    """
+    measured, left_out = {}, []
+    for place, its in enumerate(jobs):
+        clocks = its[0].device.clocks
+        try:
+            measured[clocks] = measured_in_turns(its, _part(progress, place, len(jobs)))
+        except DeviceError as error:
+            if not clocks.startswith("mode:") or error.code not in ("E_POWER_MODE", "E_SUDO"):
+                raise
+            left_out.append(f"power mode {clocks.partition(':')[2]} left out: {error.message}")
+            progress(left_out[-1], 0, 0)
+    return measured, left_out
+
+
+def _part(progress: Progress, place: int, num: int) -> Progress:
+    """Tell the steps of one setting, the `place`-th, as steps of all `num`."""
+    return lambda text, done, total: progress(text, place * total + done, num * total)
+
+
+def _by_mode(measured: dict[str, dict[str, list[Run]]]) -> dict[str, list[Run]]:
+    """A file's runs by mode of the runtime, the one to quote first; then what is to be quoted of other power modes.
+
+    measured: the same of each setting, by its clocks.
+    """
+    (_, first), *others = measured.items()
+    return first | {f"power_{clocks.replace(':', '_')}": next(iter(runs.values())) for clocks, runs in others}
 
 
 def record_of(job: ProfileJob, measured: dict[str, list[Run]], remarks: Sequence[str] = ()) -> Json:

@@ -110,6 +110,7 @@ PROFILE = {
     "reasons": "Lines.",
     "rows": "One per scenario, batch and mode, with the keys above but for `schema`, `arch` and `model`; the record "
     "itself repeats the first.",
+    "left_out": "Where a sweep had to leave power modes out: a line for each, with the reason.",
     "top1_interval": "95 %, in percent: of another test set of this size.",
     "preset": "`quick`, `standard` or `mlperf`.",
     "peak_memory_bytes": "Of the whole process.",

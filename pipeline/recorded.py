@@ -152,7 +152,7 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "latency_ms": (_are_latencies, "p50, p90 and other numbers"),
     "golden": (_are_checks, "the checks before and after"),
     "throughput_ips": (_or_null(_is_number), "a number"),
-    "reasons": (lambda value: _is_list_of(_is_text, value), "a list of texts"),
+    **dict.fromkeys(("reasons", "left_out"), (lambda value: _is_list_of(_is_text, value), "a list of texts")),
     "rows": (lambda value: _is_list_of(_is_row, value) and bool(value), "a list of rows with their reasons"),
     "machine": (_is_machine, "system, processor and num_cpus"),
     "runtime": (_is_runtime, "name, version and threads_asked"),

@@ -30,7 +30,10 @@ _TRY = "try it on the board, or set clocks = as-is"
 
 
 def apply(policy: str, folder: Path) -> str:
-    """Do what a job asks: `as-is`, `locked`, or `mode:N` (power mode N); say what became of it, `as-is: why` else."""
+    """Do what a job asks: `as-is`, `locked`, or `mode:N` (power mode N); say what became of it, `as-is: why` else.
+
+    AgentError E_SUDO, E_POWER_MODE where power mode N cannot be had: in another one nothing is worth measuring.
+    """
     if policy == "locked":
         return lock(folder / STORED)
     if policy.startswith("mode:"):
@@ -65,18 +68,16 @@ def left_changed(folder: Path) -> bool:
 
 
 def set_mode(number: str, stored: Path) -> str:
-    """Set power mode `number`; say `mode:number`, or `as-is: why not`."""
+    """Set power mode `number`; say `mode:number`. AgentError E_SUDO, E_POWER_MODE."""
     before = _mode()
     if before is None:
-        return "as-is: this machine has no power modes (nvpmodel)"
+        raise AgentError("E_POWER_MODE", "this machine has no power modes (nvpmodel): set clocks = as-is")
     if before == number:
         return f"mode:{number}"
     if not stored.exists():  # what a crash left there is older, and what its user had
         stored.write_text(before)
     try:
         _switch(number)
-    except AgentError as error:
-        return f"as-is: {error.message}"
     finally:
         if stored.read_text() == _mode():
             stored.unlink()
@@ -109,7 +110,7 @@ def _switch(number: str) -> None:
     Some need a reboot, which `nvpmodel` offers and nobody here accepts; its exit code is 0 or not then: what counts is
     the mode afterwards.
     """
-    told = "it may need a reboot"
+    told = f"it may need a reboot: `sudo nvpmodel -m {number}` on the board, then measure with clocks = as-is"
     try:
         _run(number, command=_MODE_COMMAND)
     except AgentError as error:

@@ -36,16 +36,18 @@ def supervise(locks: tuple[int, ...]) -> None:
     started, kills = time.monotonic(), _num_oom_kills()
     signal.signal(signal.SIGTERM, lambda number, frame: Path(CANCEL).touch())
     work_folder = Path("../..")
-    clocked = clocks.apply(job["clocks"], work_folder)
     try:
+        clocked = clocks.apply(job["clocks"], work_folder)
         child = _started(job, locks)
         verdict = _watched(child, job, started)
         outcome = verdict or _outcome(child.returncode, oom=_num_oom_kills() > kills)
+        if "answer" in outcome:
+            outcome["answer"]["clocks"] = clocked
+    except AgentError as error:  # the power mode that was asked for cannot be had
+        outcome = {"state": "failed", "error": {"code": error.code, "message": error.message}}
     finally:
         with suppress(AgentError):  # then the next contact does it, or says why not
             clocks.put_back(work_folder)
-    if "answer" in outcome:
-        outcome["answer"]["clocks"] = clocked
     write_json(Path(RESULT), dict(outcome, wall_s=time.monotonic() - started, finished_at_s=time.time()))
 
 

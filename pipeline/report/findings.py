@@ -80,6 +80,8 @@ def missing(run: Records) -> list[Gap]:
     ]
     failed = dict.fromkeys((row["device"], row["error"]) for row in run.failures)
     gaps += [Gap(f"failed: {error}", run.command("profile", device=device)) for device, error in failed]
+    left_out = dict.fromkeys((p["device"], told) for p in run.profiles for told in p.get("left_out", ()))
+    gaps += [Gap(told, run.command("profile", device=device)) for device, told in left_out]
     if not run.profiles:
         return [*gaps, Gap("latency, throughput, memory: nothing is measured yet", run.command("profile"))]
     have = {(p["role"], p["device"], p["precision"]): p["stale"] for p in run.profiles}

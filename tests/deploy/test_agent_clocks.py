@@ -113,14 +113,23 @@ def test_a_power_mode_is_set_and_put_back_once(nvpmodel: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("nvpmodel")
 def test_a_power_mode_that_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert clocks.apply("mode:3", tmp_path) == "as-is: power mode 3 was not taken over: it may need a reboot"
+    not_taken = "power mode 3 was not taken over: it may need a reboot: `sudo nvpmodel -m 3` on the board, then"
+    assert refused("mode:3", tmp_path).startswith(f"E_POWER_MODE {not_taken}")
     monkeypatch.setenv("SUDO_EXIT", "1")
-    told = "as-is: power mode 3 was not taken over: sudo -n nvpmodel: it failed: try it on the board"
-    assert clocks.apply("mode:3", tmp_path).startswith(told)
+    told = "E_POWER_MODE power mode 3 was not taken over: sudo -n nvpmodel: it failed: try it on the board"
+    assert refused("mode:3", tmp_path).startswith(told)
+    (tmp_path / "bin" / "sudo").write_text("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n")
+    assert refused("mode:3", tmp_path).startswith("E_SUDO sudo -n nvpmodel: sudo: a password is required")
     monkeypatch.setattr(machine, "power_mode", lambda: None)
-    assert clocks.apply("mode:1", tmp_path) == "as-is: this machine has no power modes (nvpmodel)"
+    assert refused("mode:1", tmp_path).startswith("E_POWER_MODE this machine has no power modes (nvpmodel)")
     assert not clocks.left_changed(tmp_path)
     assert clocks.apply("as-is", tmp_path) == "as-is"
+
+
+def refused(policy: str, folder: Path) -> str:
+    with pytest.raises(AgentError) as caught:
+        clocks.apply(policy, folder)
+    return f"{caught.value.code} {caught.value.message}"
 
 
 WAY_OUT = "power mode 2 comes back only with a reboot: `sudo nvpmodel -m 2` on the board, answer yes"
@@ -168,7 +177,7 @@ def test_what_counts_is_the_power_mode_afterwards(tmp_path: Path, monkeypatch: p
 @pytest.mark.usefixtures("nvpmodel")
 def test_a_refused_power_mode_does_not_forget_what_an_earlier_job_left(tmp_path: Path) -> None:
     (tmp_path / clocks.STORED_MODE).write_text("1")
-    assert clocks.apply("mode:3", tmp_path).startswith("as-is: ")
+    assert refused("mode:3", tmp_path).startswith("E_POWER_MODE")
     assert clocks.put_back(tmp_path) is True
     assert machine.power_mode() == "pmode:0001"
 

@@ -16,8 +16,11 @@ from deploy.devices import find_device
 from deploy.measure import Wanted, profile_files
 from deploy.presets import Preset, WarmUp, find_preset
 from deploy.statistics import latency_ms, of_runs, spread_percent
+from deploy.target import DeviceError
+from pipeline.record_keys import PROFILE
 from tests.deploy.conftest import HandMadeBundle
 from tests.deploy.test_measure import as_int8
+from tests.record_tables import untold
 
 WARM_UP = WarmUp(min_seconds=0, min_count=30, window=10, tolerance=1e9, max_seconds=10)
 THREE = Preset(name="three", min_seconds=0, min_count=200, warm_up=WARM_UP, repeats=3)
@@ -79,23 +82,69 @@ def test_files_take_turns_each_time_in_a_fresh_process(
     assert int8["latency_ms"] == of_runs(tables)
 
 
+@pytest.mark.usefixtures("three")
+def test_a_sweep_is_a_row_a_power_mode_and_names_those_it_had_to_leave_out(
+    bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The board's answers are made up, and that mode 0 is taken; the jobs are real, and this machine has no mode 3."""
+    asked, run = sweeping(monkeypatch), jobs.run_job
+
+    def taken(target: Any, work: Any, progress: Any) -> Any:
+        asked.append(work.clocks)
+        if work.clocks != "mode:0":
+            return run(target, work, progress)
+        return {**run(target, dataclasses.replace(work, clocks="as-is"), progress), "clocks": "mode:0"}
+
+    monkeypatch.setattr("deploy.turns.run_job", taken)
+    told: list[tuple[str, int, int]] = []
+    (record,) = profiled(bundle, tmp_path, ["fp32"], progress=lambda *event: told.append(event))
+    assert asked == ["as-is"] * 3 + ["mode:0"] * 3 + ["mode:3"]  # as it is first: it may not come back
+    assert [row["clocks"] for row in record["rows"]] == ["as-is", "mode:0"]
+    assert not [reason for row in record["rows"] for reason in row["reasons"] if reason.startswith("clocks")]
+    why = "power mode 3 left out: device local: this machine has no power modes (nvpmodel): set clocks = as-is"
+    assert record["left_out"] == [why]
+    assert untold(record, PROFILE) == []
+    steps = [event[1:] for event in told if event[2]]
+    assert {total for _, total in steps} == {9 * STEPS}
+    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
+    assert told[-1] == (why, 0, 0)
+    with np.load(tmp_path / "fp32.npz") as arrays:
+        assert {"samples_ns", "samples_ns_3", "samples_ns_power_mode_0", "samples_ns_power_mode_0_3"} <= set(arrays)
+
+
 @pytest.mark.usefixtures("instant")
-def test_a_sweep_is_a_row_a_power_mode(bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The board's answers are made up; the jobs are real, and say that this machine has no such modes."""
-    modes = [{"id": 0, "name": "MAXN"}, {"id": 2, "name": "MODE_30W"}, {"id": 3, "name": "MODE_15W"}]
-    facts: dict[str, Any] = {"power_modes": modes, "power_mode": {"id": 2, "name": "MODE_30W"}}
+def test_a_sweep_ends_with_any_other_failure(
+    bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, run = sweeping(monkeypatch), jobs.run_job
+
+    def failing(target: Any, work: Any, progress: Any) -> Any:
+        asked.append(work.clocks)
+        if len(asked) == 2:
+            raise DeviceError("local", "E_OOM", "killed")
+        return run(target, work, progress)
+
+    monkeypatch.setattr("deploy.turns.run_job", failing)
+    with pytest.raises(DeviceError, match="killed"):
+        profiled(bundle, tmp_path, ["fp32"], preset="instant")
+    assert asked == ["as-is", "mode:0"]
+
+
+def test_a_sweep_of_a_machine_without_power_modes_is_refused(
+    bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeping(monkeypatch, modes=())
+    with pytest.raises(UserError, match="device local: clocks = sweep, but it has no power modes"):
+        profiled(bundle, tmp_path, ["fp32"], preset="quick")
+
+
+def sweeping(monkeypatch: pytest.MonkeyPatch, modes: tuple[int, ...] = (0, 2, 3)) -> list[str]:
+    """This machine as a board in power mode 2 of `modes` that is to be swept; a list for what it is asked."""
+    facts = {"power_modes": [{"id": mode, "name": f"M{mode}"} for mode in modes], "power_mode": {"id": 2, "name": "M2"}}
     monkeypatch.setattr("deploy.measure.probe", lambda target: facts)
     found = find_device("local")
     monkeypatch.setattr("deploy.measure.find_device", lambda name: dataclasses.replace(found, clocks="sweep"))
-    (record,) = profiled(bundle, tmp_path, ["fp32"], preset="instant")
-    told = [[reason for reason in row["reasons"] if reason.startswith("clocks")] for row in record["rows"]]
-    why = "was asked for, but this machine has no power modes (nvpmodel)"
-    assert told == [[], *([f"clocks not as asked: mode:{number} {why}"] for number in (0, 3))]
-    with np.load(tmp_path / "fp32.npz") as arrays:
-        assert {"samples_ns", "samples_ns_power_mode_0", "samples_ns_power_mode_3"} <= set(arrays)
-    facts["power_modes"] = []
-    with pytest.raises(UserError, match="device local: clocks = sweep, but it has no power modes"):
-        profiled(bundle, tmp_path, ["fp32"], preset="instant")
+    return []
 
 
 def test_the_order_changes_from_turn_to_turn() -> None:

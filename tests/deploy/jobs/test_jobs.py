@@ -78,6 +78,13 @@ def test_a_power_mode_that_does_not_come_back_stops_no_job_that_takes_what_there
     assert (target.folder / clocks.STORED_MODE).exists()
 
 
+def test_a_job_in_a_power_mode_that_cannot_be_had_measures_nothing(target: LocalTarget, work: Work) -> None:
+    heard = Heard()
+    with pytest.raises(DeviceError, match=r"this machine has no power modes .* \[E_POWER_MODE\]"):
+        run_job(target, replace(work, clocks="mode:1"), heard, QUICK)
+    assert "loading" not in heard
+
+
 def test_an_agent_that_is_killed_is_told_and_takes_its_work_along(target: LocalTarget, work: Work) -> None:
     with pytest.raises(DeviceError, match=r"the agent there was killed while the job ran: run it again \[E_LOST\]"):
         run_job(target, lasting(work), Heard(killing(target, "supervise", signal.SIGKILL)), QUICK)

@@ -181,3 +181,10 @@ def test_a_foreign_teacher_has_no_method_no_epoch_and_no_curve(made: HandMadeRun
     accuracy = tables["Accuracy of the trained weights"][0]
     assert (accuracy["Held-out, selected"], accuracy["Selected epoch"]) == ("-", "-")
     assert [curve.role for curve in curves_of(made.records())] == ["student", "undistilled"]
+
+
+def test_a_power_mode_that_a_sweep_left_out_is_named_once(made: HandMadeRun) -> None:
+    for role in ("teacher", "student"):
+        made.put_profile(role, left_out=["power mode 3 left out: it needs a reboot"])
+    told = "- power mode 3 left out: it needs a reboot: make profile RECIPE=tiny"
+    assert made.report().md.splitlines().count(told) == 1
