@@ -101,11 +101,15 @@ def _emc_clock(root: Path) -> Iterator[Sensor]:
             return
 
 
+_SLOWS_NOTHING = ("intel_powerclamp", "hot-surface-alert")
+"""Cooling devices whose state is no throttling: Intel's says -1 at rest, Orin's is a notice that its case is hot."""
+
+
 def _cooling(root: Path) -> Iterator[Sensor]:
     """A cooling device other than a fan cools by slowing something down: a state above that of before is throttling."""
     for folder in matching(root, "sys/class/thermal/cooling_device*"):
         kind = text_of(folder / "type").strip()
-        if "fan" not in kind.lower() and kind != "intel_powerclamp":
+        if "fan" not in kind.lower() and kind not in _SLOWS_NOTHING:
             yield f"cooling/{folder.name[len('cooling_device') :]}:{kind}", _scaled(folder / "cur_state", 1)
 
 

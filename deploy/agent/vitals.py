@@ -39,9 +39,10 @@ def describe(root: Path) -> Json:
 def clocks(root: Path) -> Json:
     """Hz of the CPUs (one a frequency domain) and the GPU: now, lowest and highest allowed; `locked` where these meet.
 
-    `jetson_clocks` locks by raising the lowest to the highest.
+    `jetson_clocks` locks by raising the lowest to the highest; not of CPUs that the power mode switched off.
     """
-    cpus = [_frequencies(path, "scaling_{}_freq", 1000) for path in matching(root, "sys/devices/system/cpu/cpufreq/*")]
+    domains = [path for path in matching(root, "sys/devices/system/cpu/cpufreq/*") if not _is_off(path)]
+    cpus = [_frequencies(path, "scaling_{}_freq", 1000) for path in domains]
     gpus = [_frequencies(path, "{}_freq", 1) for path in _gpus(root)]
     known = [clock for clock in (*cpus, *gpus) if clock]
     return {
@@ -49,6 +50,12 @@ def clocks(root: Path) -> Json:
         "gpu": [clock for clock in gpus if clock],
         "locked": all(clock["min_hz"] == clock["max_hz"] for clock in known) if known else None,
     }
+
+
+def _is_off(domain: Path) -> bool:
+    """Whether none of a frequency domain's CPUs is online."""
+    online = domain / "affected_cpus"
+    return online.exists() and not text_of(online).strip()
 
 
 def _gpus(root: Path) -> list[Path]:

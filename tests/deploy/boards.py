@@ -67,8 +67,13 @@ JETPACK_6_2 = {
     "DATE: Wed Jan  8 01:49:37 UTC 2025\n# KERNEL_VARIANT: oot\nTARGET_USERSPACE_LIB_DIR=nvidia\n",
     "etc/os-release": 'PRETTY_NAME="Ubuntu 22.04.5 LTS"\n',
     "usr/local/cuda/version.json": '{"cuda": {"name": "CUDA SDK", "version": "12.6.11"}}',
-    # everything at its highest: jetson_clocks was here
+    # everything that is on at its highest: jetson_clocks was here; in MODE_30W a whole cluster is off
     "sys/devices/system/cpu/cpufreq/policy0/scaling_min_freq": "2201600\n",
+    "sys/devices/system/cpu/cpufreq/policy0/affected_cpus": "0 1 2 3\n",
+    "sys/devices/system/cpu/cpufreq/policy8/scaling_cur_freq": "729600\n",
+    "sys/devices/system/cpu/cpufreq/policy8/scaling_min_freq": "115200\n",
+    "sys/devices/system/cpu/cpufreq/policy8/scaling_max_freq": "2201600\n",
+    "sys/devices/system/cpu/cpufreq/policy8/affected_cpus": "\n",
 }
 
 JETPACK_7_2 = {
@@ -138,6 +143,9 @@ SENSORS_5 = {  # Orin Nano
     **hwmon(1, "soctherm_oc", oc1_event_cnt="0", oc3_event_cnt="4"),
     **hwmon(2, "pwmfan", pwm1="77"),
     **cooling(0, "cpufreq-cpu0", 0),
+    **cooling(1, "devfreq-17000000.ga10b", 0),
+    **cooling(2, "cpu-throttle-alert", 1),
+    **cooling(3, "hot-surface-alert", 1),  # a notice alone
 }
 
 SENSORS_6 = {  # AGX Orin: no rail feeds the whole module

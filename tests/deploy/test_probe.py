@@ -116,7 +116,10 @@ def test_a_busy_gpu_is_seen_whoever_keeps_it_so(tmp_path: Path) -> None:
 
 
 def test_locked_clocks_are_seen_on_every_generation(tmp_path: Path) -> None:
-    assert probe.probe({"root": str(laid_out(tmp_path / "6", JETPACK_6_2))})["clocks"]["locked"] is True
+    orin = laid_out(tmp_path / "6", JETPACK_6_2)
+    assert probe.probe({"root": str(orin)})["clocks"]["locked"] is True
+    laid_out(orin, {"sys/devices/system/cpu/cpufreq/policy8/affected_cpus": "8 9\n"})  # on again, and not locked
+    assert probe.probe({"root": str(orin)})["clocks"]["locked"] is False
     assert probe.probe({"root": str(laid_out(tmp_path / "7", JETPACK_7_2))})["clocks"]["locked"] is False
     assert probe.probe({"root": str(tmp_path)})["clocks"]["locked"] is None
 

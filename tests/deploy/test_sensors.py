@@ -50,6 +50,8 @@ def readings(root: Path, files: dict[str, str]) -> dict[str, float | None]:
                 "gpu_hz/17000000.ga10b": 306_000_000,
                 "cpu_hz/policy0": 729_600_000,
                 "cooling/0:cpufreq-cpu0": 0,
+                "cooling/1:devfreq-17000000.ga10b": 0,
+                "cooling/2:cpu-throttle-alert": 1,
                 "over_current/oc1": 0,
                 "over_current/oc3": 4,
                 "fan/hwmon2": 77,
