@@ -32,8 +32,14 @@ def layers_from_log(message: str) -> Json | None:
 
 
 def layers_from_inspector(text: str) -> Json | None:
-    """Count the layers of an `EngineInspector`'s JSON; None where it says no types (built without detail)."""
-    layers = json.loads(text).get("Layers", [])
+    """Count the layers of an `EngineInspector`'s JSON; None where it says no types (built without detail), or is none.
+
+    TensorRT 8.6 and 10.0 write control characters into its strings (NVIDIA/TensorRT issue 2779).
+    """
+    try:
+        layers = json.loads(text, strict=False).get("Layers", [])
+    except ValueError:
+        return None
     if not layers or isinstance(layers[0], str):
         return None
     return _counted((layer.get("LayerType", "unknown"), _formats(layer)) for layer in layers)

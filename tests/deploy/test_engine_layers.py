@@ -53,3 +53,12 @@ def test_an_inspector_says_the_same_in_the_words_of_each_release() -> None:
 def test_an_engine_built_without_detail_says_no_types() -> None:
     assert layers_from_inspector(json.dumps({"Layers": ["conv1 + relu1", "fc"]})) is None
     assert layers_from_inspector(json.dumps({"Layers": []})) is None
+
+
+def test_an_inspector_with_control_characters_is_read_and_one_that_is_no_json_says_nothing() -> None:
+    layers = [{"Name": "conv", "LayerType": "kgen", "Inputs": [{"Format/Datatype": "Half"}], "Metadata": "[A]?[B]"}]
+    text = json.dumps({"Layers": layers})
+    plain = layers_from_inspector(text)
+    assert plain is not None
+    assert layers_from_inspector(text.replace("?", "\x1e\x1f")) == plain
+    assert layers_from_inspector(text[:-1]) is None
