@@ -13,12 +13,13 @@ from deploy.machine_state import State
 
 LEAST_SECONDS, LEAST_SAMPLES = 10.0, 100
 _TOTALS = ("VDD_IN", "POM_5V_IN", "5V_IN", "VIN")
-"""Rails that feed the whole module, by generation."""
+"""Rails that feed the whole module, by generation; Thor's VIN feeds its carrier board, too."""
 
 _PART_OF_ANOTHER = ("VDDQ_VDD2_1V8AO",)
 """AGX Orin's: fed by VIN_SYS_5V0, which is counted."""
 
 _JETSON = "the sensors sit on the module's input: the carrier board, its peripherals and the power supply are not seen"
+_BOARD = "the sensor sits on the board's input: carrier board and peripherals are counted, the power supply is not seen"
 _SLOW = "sensors average over milliseconds and are read {:.0f} times a second: what is shorter is only seen on average"
 _CARD = "the card alone: the host's processor, memory and power supply are not seen"
 _PACKAGE = "processor packages (and memory where it has a counter) alone: a model of the processor's own, not a meter"
@@ -72,7 +73,9 @@ def _source(names: list[str]) -> _Source | None:
     parts = [name for name in rails if name.partition("/")[2] not in _PART_OF_ANOTHER and name not in cards]
     packages = [name for name in names if re.fullmatch(r"energy_j/intel-rapl:\d+(:\d+)?:(package-\d+|dram)", name)]
     if totals:
-        return _Source(totals[:1], False, f"rail {totals[0].partition('/')[2]}, which feeds the module", _JETSON)
+        rail = totals[0].partition("/")[2]
+        fed, blind = ("whole board", _BOARD) if rail == "VIN" else ("module", _JETSON)
+        return _Source(totals[:1], False, f"rail {rail}, which feeds the {fed}", blind)
     if parts:
         return _Source(parts, False, f"sum of {len(parts)} rails: no rail feeds the whole module", _JETSON)
     if cards:

@@ -41,7 +41,7 @@ class Facts:
     longest_share: float | None = None
     """Share of all time in calls that was spent in those 100 times longer than the median."""
     gpu_load_percent: float | None = None
-    """How busy the GPU was before anything of ours was loaded."""
+    """How busy the GPU was before anything of ours was loaded (Orin, Xavier)."""
     gpu_processes: Sequence[str] = ()
     """Others that had the GPU open before or after, `name (pid)`."""
     steal_cpus: float | None = None

@@ -63,7 +63,7 @@ def _gpus(root: Path) -> list[Path]:
 
 
 def _gpu_load_percent(root: Path) -> float | None:
-    """How busy a Jetson's GPU is just now, whoever keeps it so; its driver tells per mille."""
+    """How busy a Jetson's GPU is just now, whoever keeps it so; its driver tells per mille, that of Thor nothing."""
     loads = [number_of(path / "device" / "load") for path in _gpus(root)]
     return max((load / 10 for load in loads if load is not None), default=None)
 

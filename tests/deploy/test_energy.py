@@ -29,8 +29,16 @@ def test_net_energy_is_power_above_idle_over_the_window() -> None:
     assert (found["rails"], found["why_null"]) == (["VDD_IN"], None)
     assert found["rate_hz"] == pytest.approx(10, rel=0.02)
     assert found["window_s"] == 20
-    assert "carrier board" in found["blind_spots"][0]
+    assert found["method"] == "rail VDD_IN, which feeds the module"
+    assert "the carrier board, its peripherals and the power supply are not seen" in found["blind_spots"][0]
     assert "10 times a second" in found["blind_spots"][1]
+
+
+def test_thors_rail_for_all_counts_its_carrier_board_too() -> None:
+    found = told({"power_w/VDD_GPU": 12.0, "power_w/VIN_SYS_5V0": 6.0, "power_w/VIN": watts(20.0, 31.5)})
+    assert (found["rails"], found["mean_w"]) == (["VIN"], 31.5)
+    assert found["method"] == "rail VIN, which feeds the whole board"
+    assert "carrier board and peripherals are counted" in found["blind_spots"][0]
 
 
 def test_without_a_rail_for_all_the_others_are_summed_each_once() -> None:
