@@ -16,11 +16,16 @@ from typing import TYPE_CHECKING, Any
 from . import PROTOCOL, board, machine, vitals
 from .clocks import left_changed
 from .jobs import holder, listed
+from .kernel_files import matching
 from .runtimes import RUNTIMES
 from .store import free_bytes
 
 if TYPE_CHECKING:
     Json = dict[str, Any]
+
+
+_GPU_NODES = ("dev/nvmap", "dev/nvgpu/*/ctrl", "dev/nvhost-gpu", "dev/nvidia[0-9]*")
+"""What CUDA opens to compute: on Jetsons by generation, and on PCI cards."""
 
 
 def probe(document: Json) -> Json:
@@ -33,7 +38,7 @@ def probe(document: Json) -> Json:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "num_cpus": len(os.sched_getaffinity(0)),
-        **runtimes(system),
+        **runtimes(root, system),
         **vitals.describe(root),
         "disk_free_bytes": free_bytes(),
         "boot_id": machine.boot_id(),
@@ -44,11 +49,16 @@ def probe(document: Json) -> Json:
     }
 
 
-def runtimes(system: Json | None = None) -> Json:
-    """Give the version of numpy and of each runtime, `runtimes` that can be used, and `advice` on what is missing."""
+def runtimes(root: Path | None = None, system: Json | None = None) -> Json:
+    """Give the version of numpy and of each runtime, `runtimes` that can be used, and `advice` on what is missing.
+
+    root: as for `probe`; `system`: what `board` describes there.
+    """
+    root = root or Path("/")
     packages = {name: _module_version(name) for name in ("numpy", *RUNTIMES)}
     usable = [name for name in RUNTIMES if packages["numpy"] and packages[name]]
-    return {**packages, "runtimes": usable, "advice": _advice(system or board.describe(Path("/")), packages, usable)}
+    advice = [*_advice(system or board.describe(root), packages, usable), *_closed_gpu(root)]
+    return {**packages, "runtimes": usable, "advice": advice}
 
 
 def _module_version(name: str) -> str | None:
@@ -79,3 +89,11 @@ def _advice(system: Json, packages: Json, runtimes: list[str]) -> list[str]:
     if not runtimes:
         lines.append("nothing here can run a network: install TensorRT (on a Jetson by apt) or onnxruntime (by pip)")
     return lines
+
+
+def _closed_gpu(root: Path) -> list[str]:
+    """Say where the GPU is there, and not for this account: CUDA's own error would say something else."""
+    nodes = [path for pattern in _GPU_NODES for path in matching(root, pattern)]
+    closed = [str(path) for path in nodes if not os.access(str(path), os.R_OK | os.W_OK)]
+    told = "sudo usermod -aG video,render with this account's name, then log in again"
+    return [f"this account may not open {closed[0]}, which the GPU needs: {told}"] if closed else []

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 SOCKET = """\
 # systemctl --user link {root}/current/afpkd.socket {root}/current/afpkd@.service
-# systemctl --user start afpkd.socket
+# systemctl --user enable --now afpkd.socket
+# So that it outlives your last session, and begins at boot:
+# sudo loginctl enable-linger "$USER"
 [Unit]
 Description=Predictions of the deployed student
 

@@ -175,6 +175,24 @@ def test_what_is_missing_is_said_with_what_to_install(monkeypatch: pytest.Monkey
     assert advice(monkeypatch, board, tensorrt="10.3.0")["runtimes"] == []  # it needs numpy
 
 
+@pytest.mark.parametrize("node", ["nvmap", "nvgpu/igpu0/ctrl", "nvhost-gpu", "nvidia0"])
+def test_a_gpu_that_this_account_may_not_open_is_told(
+    node: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    board = laid_out(tmp_path, {**JETPACK_6_2, "dev/nvidiactl": "", f"dev/{node}": ""})
+    everything = {"numpy": "1.26", "tensorrt": "10.3.0"}
+    assert advice(monkeypatch, board, **everything)["advice"] == []
+
+    def may_read(path: str, mode: int) -> bool:
+        return mode == os.R_OK
+
+    monkeypatch.setattr(os, "access", may_read)
+    (told,) = advice(monkeypatch, board, **everything)["advice"]
+    assert told.startswith(
+        f"this account may not open {tmp_path}/dev/{node}, which the GPU needs: sudo usermod -aG video,"
+    )
+
+
 def test_what_was_left_changed_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / STORED_MODE).write_text("2")

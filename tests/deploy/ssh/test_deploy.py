@@ -233,7 +233,12 @@ def test_units_for_systemd_lie_beside_the_release(board: Board, bundle: HandMade
     unit = (board.work / "current" / "afpkd@.service").read_text()
     (command,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
     assert command == f'ExecStart="{sys.executable}" "-I" "{board.work}/current/agent.pyz" predict --stdin'
-    assert "Accept=yes" in (board.work / "current" / "afpkd.socket").read_text()
+    socket = (board.work / "current" / "afpkd.socket").read_text()
+    assert "Accept=yes" in socket
+    guide = (Path(deployment.__file__).parent.parent / "docs" / "jetson.md").read_text(encoding="utf-8")
+    for line in ("systemctl --user enable --now afpkd.socket", 'sudo loginctl enable-linger "$USER"'):
+        assert f"# {line}" in socket
+        assert f"\n{line} " in guide
 
 
 def afpkd(*arguments: str) -> subprocess.CompletedProcess[str]:
