@@ -112,9 +112,9 @@ def follow(document: Json) -> Json:
 
 
 def restore(document: Json) -> Json:
-    """Put back clocks and power mode that were left changed. AgentError as `clocks.put_back`, and E_BUSY while a job
+    """Put back clocks and power mode that were left changed. AgentError as `clocks.put_back`.
 
-    runs, which will do it itself.
+    E_BUSY while a job runs, which will do it itself.
     """
     del document
     running = holder()
