@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import sys
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -67,11 +66,12 @@ def _download(root: Path) -> None:
         sys.stderr.write(f"downloading {URL} (161 MB) to {root}\n")
         _fetch(archive)
     _check(archive)
-    with tempfile.TemporaryDirectory(dir=root) as scratch, tarfile.open(archive) as tar:
-        tar.extractall(scratch, filter="data")
-        for part in (Path(scratch) / FOLDER).iterdir():
-            (root / FOLDER).mkdir(exist_ok=True)
-            part.replace(root / FOLDER / part.name)
+    (root / FOLDER).mkdir(exist_ok=True)
+    with tarfile.open(archive) as tar:  # file by file: `extractall` has no filter before Python 3.11.4
+        for member in tar:
+            if (file := tar.extractfile(member)) is not None:
+                with atomic_path(root / FOLDER / Path(member.name).name) as part:
+                    part.write_bytes(file.read())
 
 
 def _fetch(archive: Path) -> None:

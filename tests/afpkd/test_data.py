@@ -1,3 +1,6 @@
+import hashlib
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +52,30 @@ def test_cifar100_reads_the_binary_layout(tmp_path: Path, monkeypatch: pytest.Mo
     assert data.train.labels.tolist() == records["train"][:, 1].tolist()  # byte 1: the fine label
     assert data.test.images[2, 1, 0, 5] == records["test"][2, 2 + 1024 + 5]  # planes R, G, B, row-major
     assert data.label_names == ["apple", "bear"]
+
+
+def test_cifar100_is_downloaded_checked_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As published: every file in a folder of its own."""
+    files = {"train.bin": bytes(3074 * 5), "test.bin": bytes(3074 * 3), "fine_label_names.txt": b"apple\nbee\n"}
+    published = tmp_path / "published.tar.gz"
+    with tarfile.open(published, "w:gz") as tar:
+        folder = tarfile.TarInfo(f"{cifar100.FOLDER}/")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"{cifar100.FOLDER}/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    monkeypatch.setattr(cifar100, "_NUM_RECORDS", {"train": 5, "test": 3})
+    monkeypatch.setattr(cifar100, "URL", published.as_uri())
+    root = tmp_path / "data"
+    root.mkdir()
+    with pytest.raises(UserError, match="is not the official"):
+        DATASETS["cifar100"].load(root)
+    monkeypatch.setattr(cifar100, "MD5", hashlib.md5(published.read_bytes(), usedforsecurity=False).hexdigest())
+    data = DATASETS["cifar100"].load(root)
+    assert (len(data.train.labels), len(data.test.labels), data.label_names) == (5, 3, ["apple", "bee"])
+    assert {path.name: path.read_bytes() for path in (root / cifar100.FOLDER).iterdir()} == files
 
 
 def test_a_truncated_cifar100_is_refused(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_as_many_devices_at_once_as_there_are(folder: Path, board: Board, monkey
 def test_ctrl_c_cancels_the_job_on_the_device(folder: Path, board: Board) -> None:
     write(folder, "mlperf")  # ten minutes, of which it gets none
     run = start(folder, "profile", "--device", "board")
-    wait_until(lambda: run.poll() is not None or list(board.work.glob("jobs/*/heartbeat")), "a job runs there", 120)
+    wait_until(lambda: run.poll() is not None or list(board.work.glob("jobs/*/heartbeat")), "a job runs there", 300)
     assert run.poll() is None, (folder / "stderr").read_text()
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does
     assert run.wait() == 130
