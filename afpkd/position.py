@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+NARROW = 64
+"""Channels of the widest level on which the numbers were measured: more are brought to what so many compute."""
+
 
 class PositionWeight(nn.Module):
     """Weights omega of the `channels` of one level, from its own map and the next deeper one.
@@ -35,7 +38,7 @@ class PositionWeight(nn.Module):
         relation = position_relation(feature, self.psi(next_feature))
         if self.standardise:
             channels = relation.shape[-1]
-            eps = 1e-5 * min(1.0, 64 / channels) ** 2  # with more channels a softmax's variance falls with their square
+            eps = 1e-5 * min(1.0, NARROW / channels) ** 2  # a softmax's variance falls with the square of its channels
             relation = F.layer_norm(relation, (channels,), eps=eps)
         return unit_mean(self.gate(relation).squeeze(-1))
 

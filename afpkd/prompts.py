@@ -32,15 +32,11 @@ from torch import Tensor, nn
 from afpkd.errors import UserError
 from afpkd.losses import token_overlap
 from afpkd.models.outputs import Refine, Shapes
-from afpkd.position import PositionWeight
+from afpkd.position import NARROW, PositionWeight
 from afpkd.wavelet import haar_dwt, haar_idwt, num_scales
 
 PROMPT_STD = 0.01  # FreeKD's released code
 START_LOGIT = 1.0  # two united tokens start with w = 0.93, where the sigmoid still moves
-
-GATE_CHANNELS = 64
-"""So many channels the gate sums; of more, so many times their mean. Adam's first steps move the weights of all
-channels alike, and the sum by their number: over 512 the second step leaves no pixel of any mask, and no gradient."""
 
 Change = Callable[[list[Tensor]], list[Tensor]]
 """The pixel masks of a level, N, O, h, w a group -> what takes their place."""
@@ -96,7 +92,9 @@ class BandPrompts(nn.Module):
         num, (orientations, tokens, _) = len(bands), self.prompts.shape
         offset = bands.new_zeros(num, orientations, tokens)
         if self.gate_weight is not None:
-            energy = bands.abs().mean(dim=(-2, -1)) / self.amplitude * min(1.0, GATE_CHANNELS / bands.shape[1])
+            # Adam's first steps move all channels' weights alike, and a sum by their number: over 512 the second leaves
+            # no pixel of any mask, and no gradient
+            energy = bands.abs().mean(dim=(-2, -1)) / self.amplitude * min(1.0, NARROW / bands.shape[1])
             offset = offset + torch.einsum("otc,nco->not", self.gate_weight, energy)
         return offset if self.gate_bias is None else offset + self.gate_bias
 

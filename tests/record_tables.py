@@ -17,7 +17,12 @@ def untold(record: Json, told: Mapping[str, str]) -> list[str]:
 def missing(record: Json, told: Mapping[str, str]) -> list[str]:
     """Keys of the table that the record does not have, though every one should."""
     found = set(_keys(record, {name.rpartition(".")[0] for name in told}))
-    return [key for key, meaning in told.items() if key not in found and not meaning.startswith(_NOT_IN_ALL)]
+    return [key for key in told if key not in found | optional(told)]
+
+
+def optional(told: Mapping[str, str]) -> set[str]:
+    """Keys of the table that only some records have."""
+    return {key for key, meaning in told.items() if meaning.startswith(_NOT_IN_ALL)}
 
 
 def _keys(record: Json, tables: set[str]) -> Iterator[str]:

@@ -66,7 +66,6 @@ def _download(root: Path) -> None:
         sys.stderr.write(f"downloading {URL} (161 MB) to {root}\n")
         _fetch(archive)
     _check(archive)
-    (root / FOLDER).mkdir(exist_ok=True)
     with tarfile.open(archive) as tar:  # file by file: `extractall` has no filter before Python 3.11.4
         for member in tar:
             if (file := tar.extractfile(member)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,13 @@ def test_a_sweep_is_a_row_a_power_mode_and_names_those_it_had_to_leave_out(
     bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The board's answers are made up, and that mode 0 is taken; the jobs are real, and this machine has no mode 3."""
-    asked, run = sweeping(monkeypatch), jobs.run_job
 
-    def taken(target: Any, work: Any, progress: Any) -> Any:
-        asked.append(work.clocks)
+    def taken(work: Any, run: Callable[[Any], Any]) -> Any:
         if work.clocks != "mode:0":
-            return run(target, work, progress)
-        return {**run(target, dataclasses.replace(work, clocks="as-is"), progress), "clocks": "mode:0"}
+            return run(work)
+        return {**run(dataclasses.replace(work, clocks="as-is")), "clocks": "mode:0"}
 
-    monkeypatch.setattr("deploy.turns.run_job", taken)
+    asked = sweeping(monkeypatch, taken)
     told: list[tuple[str, int, int]] = []
     (record,) = profiled(bundle, tmp_path, ["fp32"], progress=lambda *event: told.append(event))
     assert asked == ["as-is"] * 3 + ["mode:0"] * 3 + ["mode:3"]  # as it is first: it may not come back
@@ -116,15 +115,13 @@ def test_a_sweep_is_a_row_a_power_mode_and_names_those_it_had_to_leave_out(
 def test_a_sweep_ends_with_any_other_failure(
     bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, run = sweeping(monkeypatch), jobs.run_job
 
-    def failing(target: Any, work: Any, progress: Any) -> Any:
-        asked.append(work.clocks)
-        if len(asked) == 2:
+    def failing(work: Any, run: Callable[[Any], Any]) -> Any:
+        if work.clocks != "as-is":
             raise DeviceError("local", "E_OOM", "killed")
-        return run(target, work, progress)
+        return run(work)
 
-    monkeypatch.setattr("deploy.turns.run_job", failing)
+    asked = sweeping(monkeypatch, failing)
     with pytest.raises(DeviceError, match="killed"):
         profiled(bundle, tmp_path, ["fp32"], preset="instant")
     assert asked == ["as-is", "mode:0"]
@@ -138,13 +135,28 @@ def test_a_sweep_of_a_machine_without_power_modes_is_refused(
         profiled(bundle, tmp_path, ["fp32"], preset="quick")
 
 
-def sweeping(monkeypatch: pytest.MonkeyPatch, modes: tuple[int, ...] = (0, 2, 3)) -> list[str]:
-    """This machine as a board in power mode 2 of `modes` that is to be swept; a list for what it is asked."""
+def sweeping(
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[Any, Callable[[Any], Any]], Any] = lambda work, run: run(work),
+    modes: tuple[int, ...] = (0, 2, 3),
+) -> list[str]:
+    """This machine as a board in power mode 2 of `modes` that is to be swept; give what clocks its jobs ask for.
+
+    answer: (job, how to run one) -> its answer.
+    """
+    asked: list[str] = []
+    real = jobs.run_job
+
+    def run_job(target: Any, work: Any, progress: Any) -> Any:
+        asked.append(work.clocks)
+        return answer(work, lambda one: real(target, one, progress))
+
+    monkeypatch.setattr("deploy.turns.run_job", run_job)
     facts = {"power_modes": [{"id": mode, "name": f"M{mode}"} for mode in modes], "power_mode": {"id": 2, "name": "M2"}}
     monkeypatch.setattr("deploy.measure.probe", lambda target: facts)
     found = find_device("local")
     monkeypatch.setattr("deploy.measure.find_device", lambda name: dataclasses.replace(found, clocks="sweep"))
-    return []
+    return asked
 
 
 def test_the_order_changes_from_turn_to_turn() -> None:

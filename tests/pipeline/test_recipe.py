@@ -14,6 +14,7 @@ from afpkd.wavelet import haar_dwt
 from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_prompts import start_area
 from pipeline.recipe_reader import load_recipe, recipe_names, teacher_weights
+from pipeline.stages import reads_masks
 from tests.pipeline.recipe_files import written
 
 SHIPPED = [
@@ -198,3 +199,12 @@ def test_reading_a_recipe_needs_no_torch() -> None:
     program = "load_recipe('default'); sys.exit('torch' in sys.modules)"
     code = f"import sys; from pipeline.recipe_reader import load_recipe; {program}"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "read"),
+    [({}, True), ({"mask": "shuffled"}, True), ({"mask": "constant"}, False), ({"mask": "untrained"}, False)],
+)
+def test_masks_must_choose_where_a_loss_reads_them(changed: dict[str, str], *, read: bool) -> None:
+    assert reads_masks({"mu": 5.0, **changed}) == read
+    assert not reads_masks({"mu": 0.0, **changed})

@@ -1,11 +1,10 @@
-"""What a record says of the machine that trained."""
+"""What trains, and what a record says of it."""
 
 import pytest
 import torch
 
 from afpkd.record import provenance
 from pipeline.report.how_measured import environment_words
-from pipeline.stages import reads_masks
 from pipeline.train_device import machine_with, torch_device
 
 
@@ -26,12 +25,3 @@ def test_float32_is_float32_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch_device("cpu", 0, 1) == torch.device("cpu")
     assert torch.backends.cudnn.allow_tf32 is False
     assert torch.backends.cuda.matmul.allow_tf32 is False
-
-
-@pytest.mark.parametrize(
-    ("changed", "read"),
-    [({}, True), ({"mask": "shuffled"}, True), ({"mask": "constant"}, False), ({"mask": "untrained"}, False)],
-)
-def test_masks_must_choose_where_a_loss_reads_them(changed: dict[str, str], *, read: bool) -> None:
-    assert reads_masks({"mu": 5.0, **changed}) == read
-    assert not reads_masks({"mu": 0.0, **changed})

@@ -16,10 +16,10 @@ from afpkd.record import read_record
 from bench.loopback import Board
 from pipeline.recipe_networks import ForeignTeacher
 from pipeline.recipe_reader import load_recipe
-from pipeline.record_keys import EPOCH, NETWORK, PROMPTS
+from pipeline.record_keys import EPOCH, NETWORK, PROFILE, PROMPTS
 from pipeline.report.tradeoff import Place
 from tests import stories
-from tests.record_tables import missing, untold
+from tests.record_tables import missing, optional, untold
 from tests.tiny import FEW, FP32, tiny_recipe
 
 PAGE = "tutorial.md"
@@ -111,7 +111,7 @@ def _told_keys(record: str) -> set[str]:
     page = (stories.DOCS / "records.md").read_text(encoding="utf-8")
     (told,) = re.findall(rf"^- `{re.escape(record)}`:(.*?)(?=^- |^$)", page, re.MULTILINE | re.DOTALL)
     words = {part for word in re.findall(r"`(.+?)`", told) for part in re.split(r"[.,{}]+", word) if part}
-    return words - {"null", "npz", "left_out"}  # the last: of a sweep alone
+    return words - {"null", "npz"} - optional(PROFILE)
 
 
 def _words_of(value: Any) -> Iterator[str]:
