@@ -29,6 +29,7 @@ epochs = 1
 epochs = 1
 [distill]
 epochs = 2
+lr = 1e-3
 """
 
 
