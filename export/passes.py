@@ -36,7 +36,7 @@ def outputs_of(forward: Forward, images: NDArray[np.uint8], rule: Json, *, on_di
     return _on_disk(answers, len(images)) if on_disk else np.concatenate(list(answers))
 
 
-def in_passes(forward: Forward, inputs: NDArray[np.float32]) -> Logits:
+def outputs_of_preprocessed(forward: Forward, inputs: NDArray[np.float32]) -> Logits:
     """The same for images that are preprocessed already."""
     size = images_a_pass(inputs.shape[-2:])
     return np.concatenate([forward(inputs[start : start + size]) for start in range(0, len(inputs), size)])

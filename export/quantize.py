@@ -28,7 +28,7 @@ from afpkd.names import unknown
 from afpkd.record import Json
 from export.calibration import Method, Ranges, ranges_of, tied_ranges
 from export.half import half_from_quantized, sorted_graph
-from export.passes import in_passes
+from export.passes import outputs_of_preprocessed
 from export.verify import compare, graph_forward
 
 OP_TYPES = ("Conv", "Gemm", "MatMul")
@@ -151,11 +151,11 @@ def sensitivity(proto: onnx.ModelProto, ranges: Ranges, inputs: NDArray[np.float
 
     sqnr_db is that of the logits; None where they do not change at all.
     """
-    reference = in_passes(graph_forward(proto), inputs)
+    reference = outputs_of_preprocessed(graph_forward(proto), inputs)
     rows = []
     for name, nodes in _by_layer(proto).items():
-        logits = in_passes(graph_forward(with_qdq(proto, ranges, only=[node.name for node in nodes])), inputs)
-        found = compare(reference, logits)
+        forward = graph_forward(with_qdq(proto, ranges, only=[node.name for node in nodes]))
+        found = compare(reference, outputs_of_preprocessed(forward, inputs))
         kept = {key: found[key] for key in ("sqnr_db", "max_abs_error")}
         rows.append({"layer": name, "node": nodes[0].name, **kept})
     return sorted(rows, key=lambda row: np.inf if row["sqnr_db"] is None else row["sqnr_db"])

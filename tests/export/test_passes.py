@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from afpkd import evaluate
 from export import calibration
 from export.calibration import kept_bytes, ranges_of
-from export.passes import MOST_PIXELS, in_passes, outputs_of
+from export.passes import MOST_PIXELS, outputs_of, outputs_of_preprocessed
 from export.quantize import OP_TYPES
 from export.verify import compare, golden_tolerances
 from pipeline.evaluation import evaluate_path
@@ -40,7 +40,7 @@ def test_a_pass_takes_fewer_images_the_larger_they_are(side: int, num: int) -> N
     assert max(seen) == min(num, len(images))
     assert sum(seen) == len(images) == len(whole)
     del seen[:]
-    in_passes(forward, images[:300].astype(np.float32))
+    outputs_of_preprocessed(forward, images[:300].astype(np.float32))
     assert max(seen) == min(num, len(images))
     assert MOST_PIXELS == evaluate.MOST_PIXELS
 
