@@ -39,9 +39,9 @@ def load_weights(
     new_classes: tensors that have so many rows here and another number in the file keep their own values: the last
     layer of a network that learns other classes.
     """
-    state, notes = _tidied(_under(_read(path), key, path), path, strip_prefix)
-    _require_plain(state, path)
     own = module.state_dict()
+    state, notes = _tidied(_under(_read(path), key, path), path, strip_prefix, own)
+    _require_plain(state, path)
     for name in sorted(own.keys() & state.keys()) if new_classes else ():
         rows, wanted = state[name].shape, own[name].shape
         if rows != wanted and len(rows) == len(wanted) and wanted[0] == new_classes and rows[1:] == wanted[1:]:
@@ -124,11 +124,12 @@ def _under(loaded: Any, key: str, path: Path) -> Any:
     return loaded
 
 
-def _tidied(loaded: Any, path: Path, strip_prefix: str) -> tuple[State, str]:
+def _tidied(loaded: Any, path: Path, strip_prefix: str, own: State) -> tuple[State, str]:
     notes = ""
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded, notes = loaded[key], f"{notes} (key '{key}')"
+            averaged = "".join(f", not '{name}'" for name in loaded if isinstance(name, str) and "ema" in name.lower())
+            loaded, notes = loaded[key], f"{notes} (key '{key}'{averaged})"
     if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
         raise UserError("E_WEIGHTS_FILE", f"{path}: holds no state dict: a mapping from names to tensors was expected")
     prefix = strip_prefix or "module."
@@ -137,7 +138,9 @@ def _tidied(loaded: Any, path: Path, strip_prefix: str) -> tuple[State, str]:
         raise UserError(
             "E_WEIGHTS_FILE", f"{path}: {others[0]} does not begin with '{prefix}': mend weights.strip_prefix"
         )
-    if loaded and not others:
+    if (
+        loaded and not others and (strip_prefix or own.keys().isdisjoint(loaded))
+    ):  # a network may have a `module` itself
         loaded, notes = {name.removeprefix(prefix): t for name, t in loaded.items()}, f"{notes} (without '{prefix}')"
     return loaded, notes
 

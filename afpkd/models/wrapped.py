@@ -213,10 +213,14 @@ def _final_map(calls: list[Call], classifier: str) -> str | None:
 
 
 def _strip_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
-    for name in [name for name in state if name.startswith(prefix + PREFIX)]:
-        state[prefix + name.removeprefix(prefix + PREFIX)] = state.pop(name)
+    _rename(state, prefix + PREFIX, prefix)
 
 
 def _add_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for name in [name for name in state if name.startswith(prefix)]:
-        state[prefix + PREFIX + name.removeprefix(prefix)] = state.pop(name)
+    _rename(state, prefix, prefix + PREFIX)
+
+
+def _rename(state: dict[str, Any], old: str, new: str) -> None:
+    """All of them at once: a network may have a `network` of its own, and one name's new form be another's old one."""
+    moved = {new + name.removeprefix(old): state.pop(name) for name in list(state) if name.startswith(old)}
+    state.update(moved)

@@ -27,6 +27,8 @@ def test_foreign_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
     other = network(seed=5)
     assert "(key 'state_dict') (without 'module.')" in load_weights(other, path)
     assert state_sha256(other) == state_sha256(net)
+    torch.save({"state_dict": state, "state_dict_ema": state}, path)
+    assert load_weights(other, path).endswith("(key 'state_dict', not 'state_dict_ema')")
     cases: dict[str, Json] = {
         "1 missing": {name: tensor for name, tensor in state.items() if name != "fc.bias"},
         "1 unexpected": {**state, "extra": torch.zeros(1)},
@@ -40,6 +42,16 @@ def test_foreign_weights_load_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said):
             load_weights(third, path)
     assert state_sha256(third) == before
+
+
+def test_a_network_that_is_its_own_module_gets_its_weights_back(tmp_path: Path) -> None:
+    net, path = torch.nn.ModuleDict({"module": network()}), tmp_path / "w.pt"
+    other = torch.nn.ModuleDict({"module": network(seed=5)})
+    for prefix in ("", "module."):  # as it is, and from training in parallel
+        torch.save({prefix + name: tensor for name, tensor in net.state_dict().items()}, path)
+        other["module"] = network(seed=5)
+        assert load_weights(other, path).endswith("(without 'module.')") == bool(prefix)
+        assert state_sha256(other) == state_sha256(net)
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
