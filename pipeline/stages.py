@@ -157,10 +157,13 @@ def _train_plain(run: Run, role: str, settings: TrainedTeacher | TrainedDetector
 def _adopt_teacher(run: Run, weights: Path | None) -> Json:
     """Take the weights of a file, or (None) those that the network's library publishes."""
     from afpkd.checkpoint import load_weights, save_weights
+    from afpkd.models.foreign import require_published_classes
     from afpkd.tasks.task import model_scores
 
     started = time.monotonic()
     work, network = Workspace(run, "teacher"), network_of(run.recipe, "teacher")
+    if weights is None:
+        require_published_classes(network["arch"], len(work.label_names))
     model = work.empty_model(network, published=weights is None)
     if weights is not None:
         work.progress.say(load_weights(model, weights))

@@ -94,6 +94,20 @@ def published_normalisation(arch: str) -> Normalisation:
     )
 
 
+def require_published_classes(arch: str, num_classes: int) -> None:
+    """UserError where the weights that a library publishes tell other classes apart: a last layer starts at random."""
+    name = arch.partition(":")[2]
+    if arch.startswith("timm:"):
+        num = timm_library().get_pretrained_cfg(name).num_classes
+    else:
+        import torchvision
+
+        num = len(torchvision.models.get_model_weights(name).DEFAULT.meta["categories"])
+    if num != num_classes:
+        told = f"{arch}: weights = 'default' know {num} classes, the data have {num_classes}"
+        raise UserError("E_NETWORK_FIT", f"{told}: the last layer starts at random: train it, teacher.epochs = 30")
+
+
 def _from_timm(arch: str, num_classes: int, in_channels: int, published: bool) -> nn.Module:
     timm, name = timm_library(), _timm_name(arch)
     options = {"num_classes": num_classes, "in_chans": in_channels}
