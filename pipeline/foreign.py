@@ -101,7 +101,7 @@ def _source(
 ) -> tuple[str, Source, dict[str, Path]]:
     """(name, the network, the files it comes from)."""
     from afpkd.checkpoint import load_weights
-    from afpkd.models.user_file import model_from_file
+    from afpkd.models.user_file import cause_of, model_from_file
     from export.foreign_graph import at_opset, graph_from_file
     from export.graph_cost import graph_cost
     from export.making import Source, source_from_model
@@ -117,7 +117,12 @@ def _source(
     model = model_from_file(arch).eval()
     progress.say(load_weights(model, weights, key=spec.weights.key, strip_prefix=spec.weights.strip_prefix))
     file, _, function = arch.rpartition(":")
-    return function, source_from_model(model, shape), {"weights": weights, "architecture": Path(file).expanduser()}
+    try:
+        source = source_from_model(model, shape)
+    except Exception as error:  # whatever a stranger's forward raises
+        told = f"{function}, on images of {'x'.join(map(str, shape))}, as the spec says: {cause_of(error)}"
+        raise UserError("E_NETWORK_FIT", told) from error
+    return function, source, {"weights": weights, "architecture": Path(file).expanduser()}
 
 
 def _calibration(spec: Spec, spec_file: Path, images: FolderSplit, progress: StageProgress) -> Calibration:

@@ -49,15 +49,18 @@ def read_folder(
 ) -> FolderSplit:
     """Read every image below `folder` as uint8, `channels` (1 or 3), `size` (H, W); subfolders of a class count too.
 
-    num: only so many, drawn at random (seeded), where there are more.
+    num: only so many, drawn at random (seeded), where there are more; for one that is unreadable another is drawn.
     An image of that size keeps its pixels; another is scaled (its shorter side, relative to `size`) and cropped at the
     centre. EXIF rotation is applied. UserError: no classes, an empty class, or more than 1 % of the files unreadable.
     """
     label_names, files = listed(folder)
-    chosen = range(len(files)) if num is None or num >= len(files) else _drawn(len(files), num, seed)
-    images, labels, ids, unreadable = [], [], [], []
+    wanted = len(files) if num is None else min(num, len(files))
+    images: list[Images] = []
+    labels, ids, unreadable = [], [], []
     with bombs_are_errors():
-        for index in chosen:
+        for index in _drawn(len(files), wanted, seed):
+            if len(images) == wanted:
+                break
             path, label = files[index]
             image = try_read_image(path, folder, size=size, channels=channels)
             if isinstance(image, str):
@@ -66,9 +69,10 @@ def read_folder(
             images.append(image)
             labels.append(label)
             ids.append(index)
-    require_mostly_readable(folder, unreadable, len(chosen))
+    require_mostly_readable(folder, unreadable, len(images) + len(unreadable))
     split = Split(np.stack(images), np.asarray(labels, dtype=np.int64))
-    return FolderSplit(split, ids, label_names, unreadable, not_read(folder / name for name in label_names))
+    others = [*not_read(folder / name for name in label_names), *of_no_class(folder)]
+    return FolderSplit(split, ids, label_names, unreadable, others)
 
 
 def require_mostly_readable(folder: Path, unreadable: list[str], num: int) -> None:
@@ -185,6 +189,12 @@ def not_read(folders: Iterable[Path]) -> list[str]:
     return [printable(f"left out, not read: {told}")]
 
 
+def of_no_class(folder: Path) -> list[str]:
+    """A note on images that lie beside the folders of the classes."""
+    found = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return [printable(f"left out, in no class: {len(found)} images (such as {found[0]})")] if found else []
+
+
 def _left_out(path: Path) -> str:
     """What kind of thing is not read; empty: an image, or a folder that is entered."""
     if path.is_dir():
@@ -195,8 +205,15 @@ def _left_out(path: Path) -> str:
     return "" if suffix in _SUFFIXES else suffix or "without a suffix"
 
 
-def _drawn(num_files: int, num: int, seed: int) -> list[int]:
-    return sorted(np.random.Generator(np.random.PCG64(seed)).choice(num_files, size=num, replace=False).tolist())
+def _drawn(num_files: int, num: int, seed: int) -> Iterator[int]:
+    """`num` of all files in their order, then the others at random."""
+    if num == num_files:
+        yield from range(num)
+        return
+    generator = np.random.Generator(np.random.PCG64(seed))
+    first = sorted(generator.choice(num_files, size=num, replace=False).tolist())
+    yield from first
+    yield from generator.permutation(sorted(set(range(num_files)) - set(first))).tolist()
 
 
 def _image_files(folder: Path) -> Iterator[Path]:

@@ -240,6 +240,17 @@ def test_some_images_are_drawn_without_reading_the_others(tmp_path: Path) -> Non
     assert read_folder(tmp_path, size=(8, 8), channels=3, num=5, seed=1).unreadable == []
 
 
+def test_for_an_unreadable_image_another_is_drawn(tmp_path: Path) -> None:
+    _tree(tmp_path, num=100)
+    drawn = read_folder(tmp_path, size=(8, 8), channels=3, num=200, seed=1).ids
+    files = sorted(tmp_path.rglob("*.png"), key=lambda path: path.relative_to(tmp_path).parts)
+    files[drawn[7]].write_text("broken")
+    found = read_folder(tmp_path, size=(8, 8), channels=3, num=200, seed=1)
+    assert (len(set(found.ids)), len(found.unreadable)) == (200, 1)
+    assert found.ids[:-1] == drawn[:7] + drawn[8:]
+    assert found.ids[-1] not in drawn
+
+
 def test_one_file_in_a_hundred_may_be_broken_and_no_more(tmp_path: Path) -> None:
     _tree(tmp_path, num=33)
     (tmp_path / "ant" / "broken.png").write_bytes(b"no image")

@@ -182,6 +182,11 @@ def test_impossible_options_are_one_line(changed: Json, said: str, home: Path) -
         ('"module."', '"model."', "does not begin with 'model.'"),
         ('path = "images"', 'path = "pictures"', "no such folder"),
         ('calibration_split = "train"', 'calibration_split = "test"', "has 48 images, int8 takes 512"),
+        (
+            "mean = [0.45, 0.5, 0.55]\nstd = [0.2, 0.25, 0.3]",
+            "mean = [0.5]\nstd = [0.2]",
+            "net, on images of 1x16x16, as",
+        ),
         ("size = 16", "size = 20", ""),  # the network pools whatever it is given: another size works
     ],
 )
