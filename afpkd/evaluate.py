@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from afpkd.data.batches import Pixels
+from afpkd.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
 """Normalised images N, C, H, W -> logits N, K."""
@@ -35,6 +36,9 @@ def predict(forward: Forward, pixels: Pixels) -> Tensor:
 
 
 def top1(forward: Forward, pixels: Pixels) -> float:
-    """Top-1 accuracy in percent, 0-100."""
-    correct = int((predict(forward, pixels).argmax(dim=1) == pixels.labels).sum())
+    """Top-1 accuracy in percent, 0-100; UserError where an answer is NaN or infinite: it would count as class 0."""
+    logits = predict(forward, pixels)
+    if lost := int((~logits.isfinite()).any(dim=1).sum()):
+        raise UserError("E_WEIGHTS_NAN", f"the network answers NaN or infinity to {lost} of {len(logits)} images")
+    correct = int((logits.argmax(dim=1) == pixels.labels).sum())
     return correct * 100 / len(pixels.labels)

@@ -29,6 +29,7 @@ from afpkd.settings import TrainSettings, learning_rate, require_equal_parts
 
 CHECKPOINT_SECONDS = 60.0
 MOST_TRIED = 8  # batches that a loss has to teach something: no box of a detector's first ones may hold a location
+NOTHING = 1e-7  # share of the largest loss's gradient that float32 does not tell from none beside it
 
 
 @dataclass(frozen=True)
@@ -210,10 +211,11 @@ class Fitting:
         taught: set[str] = set()
         for step in range(tried := min(MOST_TRIED, self.total_steps)):
             found = self._gradient_norms(step, 1.0)
+            largest = max((gradient for _, gradient in found.values()), default=0.0)
             for name, (value, gradient) in found.items():
                 if not math.isfinite(value):
                     raise UserError("E_TRAIN_LOSS", f"loss '{name}' is {value:g} before step 1: it would teach nothing")
-                taught |= {name} if value and gradient else set()
+                taught |= {name} if value and gradient > NOTHING * largest else set()
             idle = [name for name in found if name not in taught]
             if not idle:
                 return

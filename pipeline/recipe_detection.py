@@ -76,6 +76,8 @@ class CocoData:
             raise ValueError(f"scales: a smaller and a larger factor between 0.1 and 10, got {self.scales}")
         if isinstance(self.heldout, int) and self.heldout < 1:
             raise ValueError(f"heldout: at least one training image, got {self.heldout}")
+        if isinstance(self.heldout, Split) and self.heldout.annotations == self.test.annotations:
+            raise ValueError("heldout: the file of test: epochs would be chosen on what judges them: give a number")
         bounds = (("score", 0, 1), ("iou", 0, 1), ("most", 1, 1000), ("repeat", 1, 1000), ("range_divisor", 1, 16))
         for key, least, most in bounds:
             require_between(key, getattr(self, key), least, most)

@@ -70,6 +70,7 @@ class FolderData:
             require_between(key, getattr(self, key), least, most)
         if (self.train is None) != (self.test is None) or (self.val is not None and self.train is None):
             raise ValueError("train: train and test name folders together (val is optional), or none of them is given")
+        self._refuse_what_would_be_ignored()
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean: give mean and std, or neither: then both are measured on the training images")
         for key in ("mean", "std"):
@@ -78,6 +79,13 @@ class FolderData:
                 raise ValueError(f"{key}: the images have {self.channels} channel(s), got {len(values)}")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std: must be positive, got {self.std}")
+
+    def _refuse_what_would_be_ignored(self) -> None:
+        if self.test is not None and self.val is not None and Path(self.test) == Path(self.val):
+            raise ValueError("val: the folder of test: epochs would be chosen on what judges them: leave val out")
+        for key, other in (("test_share", "train"), ("split_seed", "train"), ("heldout_share", "val")):
+            if getattr(self, other) is not None and getattr(self, key) != type(self).__dataclass_fields__[key].default:
+                raise ValueError(f"{key}: would do nothing beside {other}, which names a folder: leave one of them out")
 
     @property
     def size(self) -> tuple[int, int]:

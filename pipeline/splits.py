@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from afpkd.distillers.options import OPTIONS
 from afpkd.errors import UserError
 from pipeline.recipe import Data, Recipe
 from pipeline.recipe_detection import CocoData
@@ -43,7 +44,7 @@ def splits_of(recipe: Recipe, recipe_file: Path, device: torch.device) -> Splits
     if isinstance(recipe.data, CocoData):
         found = _scenes(recipe, recipe.data, recipe_file, device)
     else:
-        found = _pixels(recipe, recipe.data, device)
+        found = _pixels(recipe, recipe.data, recipe_file, device)
     if told := recipe.too_large_batch(found.train.num_images):  # of any section: not after the teacher's training
         raise UserError("E_DATA_LITTLE", told)
     return found
@@ -58,13 +59,14 @@ def augmentation_of(data: Data | FolderData | CocoData) -> Augmentation:
     return Augmentation(data.crop_padding, data.flip, data.crop_scale, data.rotation)
 
 
-def _pixels(recipe: Recipe, wanted: Data | FolderData, device: torch.device) -> Splits:
+def _pixels(recipe: Recipe, wanted: Data | FolderData, recipe_file: Path, device: torch.device) -> Splits:
     from afpkd.data.batches import pixels_from_split
     from afpkd.data.dataset import channel_statistics, data_root, hold_out
     from afpkd.learners import CLASSIFICATION
 
     spec = wanted.spec
     data = spec.load(data_root())
+    _require_taught(recipe, len(data.label_names), recipe_file)
     exported, num_train = recipe.export, len(data.train.labels)
     if "int8" in exported.precisions and num_train < exported.calibration_images:  # not after hours of training
         raise UserError(
@@ -78,9 +80,24 @@ def _pixels(recipe: Recipe, wanted: Data | FolderData, device: torch.device) -> 
         rest, heldout = data.train, data.heldout
     given = wanted.mean and wanted.std and (wanted.mean, wanted.std)
     normalisation = given or channel_statistics(data.train.images)
+    _require_spread(normalisation, recipe_file)
     train, held, test = (pixels_from_split(split, *normalisation, device) for split in (rest, heldout, data.test))
     found = CLASSIFICATION, train, held, test, data.label_names, spec.in_channels, spec.image_size
     return Splits(*found, normalisation, data.sha256(), [*data.notes, *untaught(rest.labels, data.label_names)])
+
+
+def _require_taught(recipe: Recipe, num_classes: int, recipe_file: Path) -> None:
+    """UserError where a loss of the recipe's method has nothing to teach about so many classes."""
+    method = OPTIONS[recipe.distill.method](**recipe.distill.options())
+    if num_classes == 2 and (idle := method.idle_with_two_classes()):
+        raise UserError("E_METHOD_FIT", f"{recipe_file.name}: distill.{idle}")
+
+
+def _require_spread(normalisation: Normalisation, recipe_file: Path) -> None:
+    """UserError where a measured channel has none: nothing can be divided by it."""
+    if 0 in normalisation[1]:
+        told = f"channel {normalisation[1].index(0)} is the same in all training images and has no spread"
+        raise UserError("E_RECIPE_VALUE", f"{recipe_file.name}: data.std: {told}: give data.mean and data.std")
 
 
 def untaught(labels: Labels, names: Sequence[str]) -> list[str]:

@@ -74,7 +74,9 @@ def _header(scene: Scene) -> _Header:
 
 
 def with_repeats_told(train: CocoSplit, *others: CocoSplit) -> Iterator[CocoSplit]:
-    """The splits, with remarks on pictures that are listed twice, and on those of others that are training images.
+    """The splits, with remarks on pictures that are listed twice, and on those that an earlier split has, too.
+
+    others: the held-out split, then test.
 
     A picture: a file, and in splits of up to `MOST_OPENED` images its bytes, whatever the file is called.
     """
@@ -82,14 +84,14 @@ def with_repeats_told(train: CocoSplit, *others: CocoSplit) -> Iterator[CocoSpli
     small = [split for split in splits if len(split.scenes) <= MOST_OPENED]
     known = _pictures({scene.path for split in small for scene in split.scenes})
     seen = [[known.get(scene.path, str(scene.path)) for scene in split.scenes] for split in splits]
-    for split, pictures in zip(splits, seen, strict=True):
-        again = len(pictures) - len(set(pictures))
-        shared = 0 if split is train else len(set(seen[0]) & set(pictures))
+    for place, (split, pictures) in enumerate(zip(splits, seen, strict=True)):
+        taught, chosen = (len(set(earlier) & set(pictures)) for earlier in (seen[0], set().union(*seen[1:place])))
         yield _with_remarks(
             split,
             {
-                "images that are listed twice": again,
-                "images that are training images, too: the score flatters": shared,
+                "images that are listed twice": len(pictures) - len(set(pictures)),
+                "images that are training images, too: the score flatters": taught if place else 0,
+                "images that are held-out images, too: epochs are chosen on them": chosen,
             },
         )
 

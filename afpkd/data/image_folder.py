@@ -14,7 +14,7 @@ import numpy as np
 
 from afpkd.data.dataset import Dataset, DatasetSpec, Split
 from afpkd.data.decoded import Decoded, decode, file_hashes
-from afpkd.data.folder import class_names, has_images, listed, not_read
+from afpkd.data.folder import class_names, has_images, listed, not_read, of_no_class
 from afpkd.errors import UserError
 from afpkd.record import digest
 
@@ -78,20 +78,24 @@ def _part(found: Decoded, files: Listed, start: int, end: int) -> Split:
 
 
 def _others(layout: Layout) -> list[str]:
-    """A note a split on what lies in its classes and is not read."""
+    """Notes on what lies in the folder of a split and is not read."""
     roots = [layout.path / split for split in (layout.train, layout.val, layout.test) if split is not None]
-    return [note for root in roots or [layout.path] for note in not_read(root / name for name in class_names(root))]
+    return [
+        note
+        for root in roots or [layout.path]
+        for note in (*not_read(root / name for name in class_names(root)), *of_no_class(root))
+    ]
 
 
 def _shared(layout: Layout, splits: dict[str, Listed]) -> list[str]:
-    """A note where files of test or val are files of train: their accuracy flatters."""
+    """A note where files of test or val are files of train, or of each other: their accuracy flatters."""
     hashes = file_hashes(layout.path, [path for files in splits.values() for path, _ in files])
     of = {name: [hashes[str(path.relative_to(layout.path))] for path, _ in files] for name, files in splits.items()}
-    train, notes = set(of["train"]), []
-    for name in sorted(of.keys() - {"train"}):
-        num = sum(found in train for found in of[name])
+    sets, notes = {name: set(found) for name, found in of.items()}, []
+    for name, other, known in (("test", "train", "training"), ("val", "train", "training"), ("test", "val", "val")):
+        num = sum(found in sets.get(other, ()) for found in of.get(name, ()))
         if num:
-            notes.append(f"{num} of {len(of[name])} {name} images are also training images: their accuracy flatters")
+            notes.append(f"{num} of {len(of[name])} {name} images are also {known} images: their accuracy flatters")
     return notes
 
 

@@ -28,6 +28,12 @@ class Options:
     def require_prompts(cls, *, united: bool, gate: bool) -> None:
         """ValueError where prompts of this form would not make the method of its name."""
 
+    def idle_with_two_classes(self) -> str:
+        """Which option would teach nothing where there are two classes, and what to do; empty: none."""
+        if getattr(self, "standardise", False):
+            return "standardise: of two classes the standardised logits are the same two numbers: leave it out"
+        return ""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoOptions(Options):
@@ -66,6 +72,13 @@ class DkdOptions(Options):
     """Compare standardised logits (Sun et al. 2024)."""
     warm_up: float = WARM_UP
     """Fraction of the schedule over which both weights rise from 0."""
+
+    def idle_with_two_classes(self) -> str:
+        """Its second term is one of the classes that are not the target."""
+        told = (
+            "beta: of two classes one alone is not the target, and nothing is left to compare: set it to 0, or take kd"
+        )
+        return super().idle_with_two_classes() or (told if self.beta else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from afpkd import learners
 from afpkd.acceptance import CHANGES, banded, constant, mask_statistics, phase_one_report, shuffled, why_not_accepted
 from afpkd.data.batches import Pixels
+from afpkd.errors import UserError
 from afpkd.evaluate import in_passes, top1
 from afpkd.prompts import BandPrompts, FrequencyPrompts
 from afpkd.record import Json
@@ -136,6 +137,12 @@ def test_a_split_is_scored_in_batches_that_memory_can_hold(size: int, batches: l
 
     assert top1(forward, pixels) == 100.0
     assert seen == batches
+
+
+def test_answers_that_are_no_numbers_are_no_class() -> None:
+    pixels = Pixels(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), (0.0,), (1.0,))
+    with pytest.raises(UserError, match="the network answers NaN or infinity to 4 of 4 images"):
+        top1(lambda inputs: inputs[:, 0, 0, :3] / 0, pixels)
 
 
 def _report(own: float, agreement: float, others: float, spread: float = 0.5) -> Json:

@@ -19,6 +19,7 @@ from tests.scenes import CANVAS, write_scenes
 
 TURNED, TWICE = "images that their EXIF turns, used as stored", "images that are listed twice"
 TAUGHT = "images that are training images, too: the score flatters"
+CHOSEN = "images that are held-out images, too: epochs are chosen on them"
 
 
 @pytest.fixture(name="split")
@@ -83,7 +84,7 @@ def test_a_picture_that_is_listed_twice_is_told_whatever_it_is_called(split: Coc
     taught, scored, other = with_repeats_told(
         train, split._replace(scenes=[copied, *rest]), split._replace(scenes=rest[:1])
     )
-    assert (taught.remarks, scored.remarks, other.remarks) == ({TWICE: 2}, {TAUGHT: 1}, {})
+    assert (taught.remarks, scored.remarks, other.remarks) == ({TWICE: 2}, {TAUGHT: 1}, {CHOSEN: 1})
     assert [split.scenes for split in (taught, scored)] == [train.scenes, [copied, *rest]]
 
 

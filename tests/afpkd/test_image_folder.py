@@ -154,6 +154,10 @@ def test_images_that_are_also_training_images_are_noted(tmp_path: Path) -> None:
         _image(tmp_path / "test" / name / "x.png", 5 if name == "bee" else 6)
     (note,) = _loaded(_layout(tmp_path, "train", None, "test")).notes
     assert note.startswith("1 of 3 test images are also training images")
+    for name in CLASSES:
+        _image(tmp_path / "val" / name / "x.png", 6 if name == "cow" else 7)
+    notes = _loaded(_layout(tmp_path, "train", "val", "test")).notes
+    assert [said.split(":")[0] for said in notes] == [note.split(":")[0], "2 of 3 test images are also val images"]
 
 
 def test_a_broken_file_is_left_out_and_named_and_no_label_moves(photos: Path) -> None:

@@ -60,6 +60,17 @@ def test_a_loss_that_teaches_nothing_stops_the_run(extra: float, said: str, tmp_
         _begin(learner, tmp_path)
 
 
+def test_a_gradient_that_rounding_alone_makes_is_none(tmp_path: Path) -> None:
+    plain = _learner()
+
+    def losses(images: Tensor, target: Any, progress: float) -> dict[str, Tensor]:
+        task = plain.losses(images, target, progress)["task"]
+        return {"task": task, "tiny": 1e-9 * task}
+
+    with pytest.raises(UserError, match="loss 'tiny' sends no gradient to what is trained on the first batches"):
+        _begin(dataclasses.replace(plain, losses=losses), tmp_path)
+
+
 @pytest.mark.parametrize(("first", "asked"), [(1, 1), (2, 2), (8, 8)])
 def test_a_loss_may_teach_nothing_on_the_very_first_batches(first: int, asked: int, tmp_path: Path) -> None:
     seen: list[int] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from afpkd.record import Json, write_record
 from pipeline.report import KINDS
@@ -212,3 +213,14 @@ def bundle_manifest(sha256: str, note: str | None = None) -> Json:
         "macs": {"macs": 12_500_000, "fvcore": 12_500_000, "torch": 12_500_000, "agree": note is None, "note": note},
         "evaluation": {"images": "eval.npy", "labels": "eval_labels.npy", "num": 1234},
     }
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `photos` of two classes, four images each: what `PHOTOS` of recipe_files reads."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("ant", "bee"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for value in range(4):
+            Image.new("RGB", (16, 8), (value,) * 3).save(tmp_path / "photos" / name / f"{value}.png")
+    return tmp_path

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+PHOTOS = 'extends = "default"\n[data]\nname = "folder"\npath = "photos"\nimage_size = [8, 16]\n'
+
 
 def written(folder: Path, text: str, name: str = "mine.toml") -> str:
     """Write a recipe; gives its path."""

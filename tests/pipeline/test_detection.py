@@ -106,6 +106,7 @@ def test_the_recipe_says_which_sizes_of_objects_a_level_has(mine: Path) -> None:
     assert asked == three != one
 
 
+PLACE = '{ annotations = "a.json", images = "photos" }'
 BAD = {
     "a method on logits": ('[distill]\nmethod = "kd"\n', "distill.method: kd compares a classifier's logits"),
     "the logit term": ("[distill]\nkappa = 1.0\n", "distill.kappa: the logit term is a classifier's"),
@@ -114,6 +115,10 @@ BAD = {
     "scales the wrong way": ("[data]\nscales = [1.2, 0.8]\n", "data.scales: a smaller and a larger factor"),
     "a canvas of nothing": ("[data]\nimage_size = [8, 8]\n", "data.image_size: height and width"),
     "no held-out": ("[data]\nheldout = 0\n", "heldout"),
+    "epochs chosen on test": (
+        f"[data]\ntest = {PLACE}\nheldout = {PLACE}\n",
+        "data: heldout: the file of test: epochs would",
+    ),
     "sizes that grow": ("[data]\nrange_divisor = 0.5\n", "data.range_divisor"),
     "a missing split": ('[data]\ntest = { annotations = "a.json" }\n', "data.test.images: missing"),
     "top-1 of a detector": ("[teacher]\nmin_top1 = 3.0\n", "teacher.min_top1: unknown key"),

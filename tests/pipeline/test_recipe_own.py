@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,22 +22,9 @@ from pipeline.networks import facts_beside_weights
 from pipeline.recipe_folder import FolderData, folder_in
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
-from pipeline.splits import splits_of, untaught
 from pipeline.stages import train_teacher, train_undistilled
 from pipeline.workspace import open_run
-from tests.pipeline.recipe_files import written
-
-PHOTOS = 'extends = "default"\n[data]\nname = "folder"\npath = "photos"\nimage_size = [8, 16]\n'
-
-
-@pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("ant", "bee"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for value in range(4):
-            Image.new("RGB", (16, 8), (value,) * 3).save(tmp_path / "photos" / name / f"{value}.png")
-    return tmp_path
+from tests.pipeline.recipe_files import PHOTOS, written
 
 
 def _digests(file: str) -> dict[str, str]:
@@ -190,24 +176,6 @@ def test_published_numbers_stay_with_their_pair(tmp_path: Path) -> None:
     assert list(load_recipe(written(tmp_path, own))[1].expected) == ["kd"]
 
 
-def test_too_few_images_for_int8_are_said_before_any_training(photos: Path) -> None:
-    run = open_run(written(photos, PHOTOS), photos / "runs")
-    with pytest.raises(UserError, match=r"int8 is calibrated on 512 training images, there are 6"):
-        train_undistilled(run)
-    assert not (photos / "runs").exists()
-
-
-@pytest.mark.parametrize("section", ["teacher", "prompts", "distill"])
-def test_a_batch_of_more_images_than_there_are_is_said_before_any_training(photos: Path, section: str) -> None:
-    sizes = {name: 64 if name == section else 2 for name in ("teacher", "prompts", "distill")}
-    changed = "".join(f"[{name}]\nbatch_size = {size}\n" for name, size in sizes.items())
-    more = PHOTOS + '[export]\nprecisions = ["fp32"]\n' + changed
-    run = open_run(written(photos, more), photos / "runs")
-    with pytest.raises(UserError, match=rf"^{section}\.batch_size: 64 is more than the \d images trained on"):
-        train_teacher(run)
-    assert not (photos / "runs").exists()
-
-
 @pytest.mark.parametrize(("more", "opsets"), [("", (18,)), ("opset = 20\nlegacy = true\n", (20, LEGACY_OPSET))])
 def test_every_opset_that_is_exported_is_tried_before_any_training(
     photos: Path, monkeypatch: pytest.MonkeyPatch, more: str, opsets: tuple[int, ...]
@@ -221,34 +189,6 @@ def test_every_opset_that_is_exported_is_tried_before_any_training(
     run = open_run(written(photos, f'{text}[export]\nprecisions = ["fp32"]\n{more}'), photos / "runs")
     with pytest.raises(UserError, match=re.escape(f"tried {opsets}")):
         train_undistilled(run)
-
-
-def test_a_class_whose_images_are_all_held_out_is_named(photos: Path) -> None:
-    """Two images a class, one of them for test: of the three that are left one is held out, and its class has none."""
-    (photos / "photos" / "cow").mkdir()
-    for value in range(2):
-        Image.new("RGB", (16, 8), (9, value, 0)).save(photos / "photos" / "cow" / f"{value}.png")
-        for name in ("ant", "bee"):
-            (photos / "photos" / name / f"{value + 2}.png").unlink()
-    sizes = "".join(f"[{name}]\nbatch_size = 2\n" for name in ("teacher", "prompts", "distill"))
-    text = f'{PHOTOS}{sizes}[export]\nprecisions = ["fp32"]\n'
-    file = written(photos, text)
-    splits = splits_of(load_recipe(file)[1], Path(file), torch.device("cpu"))
-    (note,) = [note for note in splits.notes if "to train on" in note]
-    (lost,) = set(splits.label_names) - {splits.label_names[label] for label in splits.train.labels.tolist()}
-    assert note.startswith(f"1 of 3 classes have no image to train on ({lost}): ")
-    assert untaught(np.array([0, 1, 1]), ["ant", "bee"]) == []
-    assert untaught(np.array([5]), list("abcdef"))[0].startswith(
-        "5 of 6 classes have no image to train on (a, b, c, d,"
-    )
-
-
-def test_a_class_without_images_is_said_before_anything_starts(photos: Path) -> None:
-    (photos / "photos" / "cow").mkdir()
-    command = [sys.executable, "-m", "pipeline", "run", "distill", "--recipe", written(photos, PHOTOS), "--runs"]
-    done = subprocess.run([*command, str(photos / "runs")], capture_output=True, text=True, check=False)
-    assert (done.returncode, "cow: no image in this class" in done.stderr) == (2, True)
-    assert not (photos / "runs").exists()
 
 
 def test_a_recipe_that_changes_while_its_run_goes_on_stops_it(tmp_path: Path) -> None:
