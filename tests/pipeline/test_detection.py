@@ -117,7 +117,7 @@ BAD = {
     "no held-out": ("[data]\nheldout = 0\n", "heldout"),
     "epochs chosen on test": (
         f"[data]\ntest = {PLACE}\nheldout = {PLACE}\n",
-        "data: heldout: the file of test: epochs would",
+        "data.heldout: the file of test: epochs would",
     ),
     "sizes that grow": ("[data]\nrange_divisor = 0.5\n", "data.range_divisor"),
     "a missing split": ('[data]\ntest = { annotations = "a.json" }\n', "data.test.images: missing"),
