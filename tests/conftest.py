@@ -11,6 +11,8 @@ HERE = Path(__file__).parent
 COVERING = ("afpkd", "export", "deploy")
 """Folders of tests whose lines count as covered: those of the layers that `make test` measures, the fast ones. What a
 layer's own tests do not reach is not reached; and tracing costs the others two fifths of their time."""
+LONGEST = ("tests/deploy/ssh/test_run.py", "tests/deploy/ssh/test_aarch64.py")
+"""Files of slow tests alone that take minutes: the longest first, which would be waited for at the end."""
 OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
 
 
@@ -32,8 +34,10 @@ def _one_thread() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first; of the slow ones the longest first, which would be waited for at the end."""
-    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.name != "test_bench_crash.py"))
+    """Fast tests first; of the slow ones the longest files first."""
+    ranks = {HERE.parent / name: rank for rank, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in ranks), ranks
+    items.sort(key=lambda item: (bool(item.get_closest_marker("slow")), ranks.get(item.path, len(ranks))))
     for item in items:
         if item.get_closest_marker("slow") or item.path.relative_to(HERE).parts[0] not in COVERING:
             item.add_marker("no_cover")
