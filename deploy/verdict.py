@@ -104,7 +104,8 @@ def _warn_reasons(facts: Facts) -> list[str]:
     if _DRIFT_WARN < _moved(facts) <= _DRIFT_INVALID:
         reasons.append(_drift_told(facts))
     wander = facts.wander_percent or 0.0
-    if _WANDER_WARN < wander <= _WANDER_INVALID and not _moved(facts):  # what moved one way is told as drift alone
+    beyond_drift = wander - _moved(facts)  # a drift takes the tenths as far apart by itself, and is told as drift alone
+    if beyond_drift > _WANDER_WARN and wander <= _WANDER_INVALID:
         reasons.append(_wander_told(facts))
     if facts.num_effective is not None and facts.num_effective < facts.min_count / _WORTH:
         reasons.append(
