@@ -121,7 +121,12 @@ def _is_machine(value: Any) -> bool:
 
 
 def _is_runtime(value: Any) -> bool:
-    return isinstance(value, dict) and {"name", "version"} <= value.keys() and _is_count(value.get("threads_asked", 0))
+    return (
+        isinstance(value, dict)
+        and {"name", "version"} <= value.keys()
+        and _is_count(value.get("threads_asked", 0))
+        and _or_null(_is_table)(value.get("cuda"))
+    )
 
 
 _NAMES = {"role", "precision", "arch", "recipe", "config_digest"}
@@ -155,6 +160,6 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("reasons", "left_out"), (lambda value: _is_list_of(_is_text, value), "a list of texts")),
     "rows": (lambda value: _is_list_of(_is_row, value) and bool(value), "a list of rows with their reasons"),
     "machine": (_is_machine, "system, processor and num_cpus"),
-    "runtime": (_is_runtime, "name, version and threads_asked"),
+    "runtime": (_is_runtime, "name, version, threads_asked and a table cuda"),
 }
 """Key of a record -> does a value fit, and what was expected."""

@@ -13,11 +13,18 @@ Conditions = Mapping[str, str]
 
 def conditions_of(profile: Json) -> Conditions:
     """Give those of a profile's quoted row. What an older record does not tell is unknown, and equal to the same."""
-    runtime = profile["runtime"]
+    runtime, machine = profile["runtime"], profile["machine"]
     told = {name: profile.get(name) for name in ("scenario", "batch", "threads", "preset")}
     told |= {"runtime": f"{runtime['name']} {runtime['version']}", "clocks": clocks_of(profile)}
     told["power mode"] = profile.get("power_mode")
+    told |= {"processor": machine["processor"], "CPUs": machine["num_cpus"], "GPU": _gpu(runtime.get("cuda") or {})}
     return {name: NONE if value is None else str(value) for name, value in told.items()}
+
+
+def _gpu(cuda: Json) -> str | None:
+    """What CUDA tells of the GPU that ran the file, without its software; None on a CPU."""
+    told = (("compute capability", "compute_capability"), ("SMs", "num_sms"))
+    return " ".join(f"{words} {cuda[key]}" for words, key in told if key in cuda) or None
 
 
 def clocks_of(row: Json) -> str:

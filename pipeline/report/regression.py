@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of, metric_of
-from pipeline.report.conditions import conditions_of, unlike
+from pipeline.report.conditions import Conditions, conditions_of, unlike
 from pipeline.report.findings import ratio_of
 from pipeline.report.records import read_profile
-from pipeline.report.wording import METRICS
+from pipeline.report.wording import METRICS, NONE
 
 _NORMAL_95 = 1.959964  # quantile 0.975 of the normal distribution
 
@@ -125,8 +125,16 @@ def _doubt(old: Json, new: Json) -> str:
     for words, record in (("before", old), ("after", new)):
         if record["verdict"] == "INVALID":
             return f"{words}: INVALID: {'; '.join(record['reasons'])}"
-    differing = unlike(conditions_of(old), conditions_of(new))
+    same_precision = old["precision"] == new["precision"]
+    differing = unlike(*(_rules(record, with_mode=same_precision) for record in (old, new)))
     return f"not measured by the same rules: {differing}" if differing else ""
+
+
+def _rules(profile: Json, *, with_mode: bool) -> Conditions:
+    """Its conditions, and what two records of a report have in common anyway; a mode belongs to its precision."""
+    entry = str(profile.get("device_digest") or NONE)[:8]
+    mode = {"mode": str(profile.get("mode") or NONE)} if with_mode else {}
+    return {"device": profile["device"], **conditions_of(profile), **mode, "entry in devices.toml": entry}
 
 
 def _latency_change(

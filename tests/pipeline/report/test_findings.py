@@ -89,6 +89,17 @@ def test_rows_measured_by_other_rules_do_not_compare(made: HandMadeRun, rule: st
     assert speedup["Reasons"].endswith(" against 7")
 
 
+def test_rows_of_two_machines_of_one_name_do_not_compare(made: HandMadeRun) -> None:
+    made.put_profile("teacher", machine={"system": "Linux", "processor": "Raspberry Pi 4", "num_cpus": 2})
+    report = made.report()
+    speedup = report.tables()["Speed-up"][0]
+    assert speedup["Verdict"] == "INVALID"
+    told = "not measured by the same rules: processor Example CPU @ 2 GHz against Raspberry Pi 4"
+    assert speedup["Reasons"] == told
+    teacher, student, twin = candidates_of([made.records()])
+    assert teacher.place != student.place == twin.place
+
+
 def test_a_profile_of_an_earlier_export_is_not_used(made: HandMadeRun) -> None:
     made.put_manifest("student", "ee" * 32)
     report = made.report()

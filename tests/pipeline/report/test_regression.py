@@ -98,6 +98,21 @@ def test_without_intervals_a_change_past_the_threshold_is_undecided(runs: tuple[
             {"runtime": {"name": "tensorrt", "version": "8.5.2"}},
             "not measured by the same rules: runtime onnxruntime 1.32.0 against tensorrt 8.5.2",
         ),
+        (
+            {"machine": {"system": "Linux", "processor": "Raspberry Pi 4", "num_cpus": 4}},
+            "not measured by the same rules: processor Example CPU @ 2 GHz against Raspberry Pi 4, CPUs 2 against 4",
+        ),
+        (
+            {
+                "runtime": {
+                    **{"name": "onnxruntime", "version": "1.32.0"},
+                    "cuda": {"compute_capability": "8.7", "num_sms": 8, "driver": "12.6"},
+                }
+            },
+            "not measured by the same rules: GPU - against compute capability 8.7 SMs 8",
+        ),
+        ({"mode": "precise"}, "not measured by the same rules: mode - against precise"),
+        ({"device_digest": "ab" * 32}, "not measured by the same rules: entry in devices.toml - against abababab"),
         ({"p50": None}, "too few samples on one side"),
     ],
 )
@@ -215,6 +230,20 @@ def test_two_records_compare_whatever_they_are(runs: tuple[Path, Path]) -> None:
     changes = compare_runs(first, second, threshold=5.0, max_drop=1.0)
     assert {change.name for change in changes} == {"teacher-fp32 -> student-fp32"}
     assert one(changes, "p50 (ms)", "teacher-fp32 -> student-fp32").outcome is Outcome.better
+
+
+def test_two_records_compare_by_the_clock_on_one_device_and_across_modes_of_two_precisions(
+    runs: tuple[Path, Path],
+) -> None:
+    first, second = (folder / "profiles" / "local" / "student-fp32.json" for folder in runs)
+    change_profile(runs[1], precision="int8", mode="precise")
+    assert {change.outcome for change in compare_runs(first, second, threshold=5.0, max_drop=1.0)} == {Outcome.same}
+    change_profile(runs[1], device="orin1")
+    found = one(compare_runs(first, second, threshold=5.0, max_drop=1.0), "p50 (ms)", "student-fp32 -> student-fp32")
+    assert (found.outcome, found.note) == (
+        Outcome.undecided,
+        "not measured by the same rules: device local against orin1",
+    )
 
 
 def test_a_record_without_role_and_accuracy_compares_by_the_clock(runs: tuple[Path, Path]) -> None:
