@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
+from pipeline.recorded import recorded
 from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of, metric_of
 from pipeline.report.conditions import Conditions, conditions_of, unlike
 from pipeline.report.findings import ratio_of
@@ -49,13 +50,20 @@ class Profile(NamedTuple):
     path: Path
     record: Json
 
+    @property
+    def role_folder(self) -> Path | None:
+        """Where its network and bundle lie, in a run's folder; None elsewhere."""
+        above = self.path.resolve().parents
+        return above[2] / str(self.record["role"]) if len(above) > 2 else None
+
 
 def compare_runs(before: Path, after: Path, *, threshold: float, max_drop: float) -> list[Change]:
     """Compare every file that `before` measured; each is a run's folder or a profile record.
 
     threshold: percent that p50, p90 and the file may grow; max_drop: points of top-1 that may be lost. Worse: past
     that, and the interval of the change leaves out 0. Undecided: past that but within chance or without an interval,
-    INVALID on a side, measured by other rules, or not measured any more. UserError: nothing to compare.
+    INVALID on a side, measured by other rules or on other test images, or not measured any more. UserError: nothing to
+    compare.
     """
     old, new = _profiles(before), _profiles(after)
     if before.is_file() and after.is_file():
@@ -97,10 +105,8 @@ def _key(record: Json) -> str:
 def _changes(key: str, old: Profile, new: Profile, threshold: float, max_drop: float) -> Iterator[Change]:
     name = key or f"{_name(old)} -> {_name(new)}"
     doubt = _doubt(old.record, new.record)
-    broken = any(not check["ok"] for check in new.record.get("golden", {}).values() if check)
-    if broken:
-        note = "golden mismatch: the file does not compute what was trained"
-        yield Change(name, "golden check", None, None, None, Outcome.worse, note)
+    if broken := _broken(new.record):
+        yield Change(name, "golden check", None, None, None, Outcome.worse, broken)
     for percentile in ("p50", "p90"):
         before, after = latency_of(old.record, percentile), latency_of(new.record, percentile)
         if before is None and after is None:
@@ -118,6 +124,14 @@ def _changes(key: str, old: Profile, new: Profile, threshold: float, max_drop: f
 
 def _name(profile: Profile) -> str:
     return profile.path.stem
+
+
+def _broken(new: Json) -> str:
+    """Say that the file does not compute what was trained, whichever process saw it; empty where none did."""
+    told = [reason for reason in new["reasons"] if reason.startswith(("golden mismatch", "not finite"))]
+    if any(not check["ok"] for check in new.get("golden", {}).values() if check):
+        told.append("golden mismatch: the file does not compute what was trained")
+    return next(iter(told), "")
 
 
 def _doubt(old: Json, new: Json) -> str:
@@ -153,12 +167,35 @@ def _latency_change(
 def _accuracy_change(
     name: str, old: Profile, new: Profile, scores: tuple[Estimate, Estimate], max_drop: float
 ) -> Change:
+    quantity, values = f"{METRICS[metric_of(old.record)]} (%)", (scores[0].value, scores[1].value)
+    if _on_other_images(old, new):
+        gap = Estimate(values[1] - values[0])
+        return Change(name, quantity, *values, gap, Outcome.undecided, "on other test images")
     paired = _paired_points(old, new)
     change = paired or _independent_points(*scores)
-    lost = change.negative()
     note = "on the same images" if paired else _note(change)
-    values = scores[0].value, scores[1].value
-    return Change(name, f"{METRICS[metric_of(old.record)]} (%)", *values, change, _outcome(lost, max_drop), note)
+    return Change(name, quantity, *values, change, _outcome(change.negative(), max_drop), note)
+
+
+def _on_other_images(old: Profile, new: Profile) -> bool:
+    """Whether the two are known to be of different test images; of different data, where only that is known."""
+    for first, second in zip(_hashes(old), _hashes(new), strict=True):
+        if first and second:
+            return first != second
+    return False
+
+
+def _hashes(profile: Profile) -> tuple[str | None, str | None]:
+    """Of the bundle's test images, and of the data set that its network saw; None of what is not known."""
+    if profile.role_folder is None:
+        return None, None
+    manifest, trained = profile.role_folder / "bundle" / "manifest.json", profile.role_folder / "record.json"
+    facts = read_record(manifest) if manifest.is_file() else {}
+    named, hashes = facts.get("evaluation"), facts.get("hashes")
+    images = None
+    if isinstance(named, dict) and isinstance(hashes, dict):  # it may be a stranger's
+        images = hashes.get(str(named.get("images")))
+    return images, recorded(trained).get("inputs", {}).get("data") if trained.is_file() else None
 
 
 def _outcome(growth: Estimate, limit: float) -> Outcome:
@@ -189,7 +226,7 @@ def _independent_points(old: Estimate, new: Estimate) -> Estimate:
 def _paired_points(old: Profile, new: Profile) -> Estimate | None:
     """Give the difference on the same images, of which most are right or wrong in both: much narrower.
 
-    None where logits or labels are not beside the records, or are of other images.
+    None where logits or labels are not beside the records, or of which images they are is not known.
     """
     first, second = _right(old), _right(new)
     if first is None or second is None or first[0] != second[0]:
@@ -212,9 +249,11 @@ def points_of_pairs(*, gained: int, lost: int, num: int) -> Estimate:
 
 def _right(profile: Profile) -> tuple[str, NDArray[np.bool_]] | None:
     """The evaluated images' hash, and which of them the file got right; None of a detector. UserError."""
-    bundle = profile.path.parents[2] / str(profile.record["role"]) / "bundle" if len(profile.path.parents) > 2 else None
     samples = profile.path.with_suffix(".npz")
-    if bundle is None or not (bundle / "manifest.json").is_file() or not samples.is_file():
+    if profile.role_folder is None:
+        return None
+    bundle = profile.role_folder / "bundle"
+    if not (bundle / "manifest.json").is_file() or not samples.is_file():
         return None
     manifest = read_record(bundle / "manifest.json")
     if manifest.get("task") == "detection":
