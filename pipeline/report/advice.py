@@ -132,13 +132,17 @@ def _against_others(choice: Candidate, candidates: Sequence[Candidate]) -> list[
     """Its teacher and its undistilled twin, same recipe, precision and device."""
     place = (choice.recipe, choice.device, choice.precision)
     beside = {c.role: c for c in candidates if (c.recipe, c.device, c.precision) == place}
-    words = []
-    if teacher := beside.get("teacher"):
-        gap = signed(choice.accuracy.value - teacher.accuracy.value)
-        words.append(f"Against its teacher ({teacher.arch}): {gap} points, {_speed_words(choice, teacher)}.")
-    if twin := beside.get("undistilled"):
-        words.append(_distillation_words(choice.accuracy, twin.accuracy))
-    return words
+    told = {"teacher": _teacher_words, "undistilled": _distillation_words}
+    return [
+        f"Not compared with {other.file}: {other.why_not_scored}." if other.why_not_scored else words(choice, other)
+        for role, words in told.items()
+        if (other := beside.get(role))
+    ]
+
+
+def _teacher_words(choice: Candidate, teacher: Candidate) -> str:
+    gap = signed(choice.accuracy.value - teacher.accuracy.value)
+    return f"Against its teacher ({teacher.arch}): {gap} points, {_speed_words(choice, teacher)}."
 
 
 def _speed_words(choice: Candidate, teacher: Candidate) -> str:
@@ -149,11 +153,12 @@ def _speed_words(choice: Candidate, teacher: Candidate) -> str:
     return f"{ratio} {relation}" + ("" if teacher.is_usable else ", but the teacher's time is INVALID")
 
 
-def _distillation_words(own: Estimate, twin: Estimate) -> str:
-    gap = f"{signed(own.value - twin.value)} points against the same network undistilled"
-    if own.value <= twin.value:
+def _distillation_words(choice: Candidate, twin: Candidate) -> str:
+    own, other = choice.accuracy, twin.accuracy
+    gap = f"{signed(own.value - other.value)} points against the same network undistilled"
+    if own.value <= other.value:
         return f"{gap}: here the teacher did not help."
-    if own.meets(twin):
+    if own.meets(other):
         return f"{gap}: less than a test set of this size tells apart for sure."
     return f"{gap}: more than chance in the test images."
 

@@ -14,6 +14,9 @@ from pipeline.report.wording import ROLES, method_words
 Key = tuple[str, str, str, str]
 """Recipe, device, role, precision."""
 
+BROKEN = ("golden mismatch", "not finite")
+"""How reasons begin that say a file computes something else than what was trained."""
+
 
 class Estimate(NamedTuple):
     """A number with its 95 % interval; None where the record has no interval, and then it separates from nothing."""
@@ -80,6 +83,11 @@ class Candidate:
     def is_usable(self) -> bool:
         """Whether its latency may be quoted at all."""
         return self.verdict != "INVALID"
+
+    @property
+    def why_not_scored(self) -> str:
+        """Say why not even its accuracy counts, which a disturbed clock leaves alone; empty where it counts."""
+        return next((reason for reason in self.reasons if reason.startswith(("outdated", *BROKEN))), "")
 
     @property
     def model(self) -> str:

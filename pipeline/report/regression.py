@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from pipeline.recorded import recorded
-from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of, metric_of
+from pipeline.report.candidates import BROKEN, Estimate, accuracy_of_profile, latency_of, metric_of
 from pipeline.report.conditions import Conditions, conditions_of, unlike
 from pipeline.report.findings import ratio_of
 from pipeline.report.records import read_profile
@@ -128,7 +128,7 @@ def _name(profile: Profile) -> str:
 
 def _broken(new: Json) -> str:
     """Say that the file does not compute what was trained, whichever process saw it; empty where none did."""
-    told = [reason for reason in new["reasons"] if reason.startswith(("golden mismatch", "not finite"))]
+    told = [reason for reason in new["reasons"] if reason.startswith(BROKEN)]
     if any(not check["ok"] for check in new.get("golden", {}).values() if check):
         told.append("golden mismatch: the file does not compute what was trained")
     return next(iter(told), "")

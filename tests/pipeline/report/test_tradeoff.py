@@ -179,6 +179,18 @@ def test_advice_compares_with_the_undistilled_twin(twin: float, words: str) -> N
     assert words in advice.why[1]
 
 
+@pytest.mark.parametrize("role", ["teacher", "undistilled"])
+@pytest.mark.parametrize(
+    "reason", ["outdated: the exported file has changed", "golden mismatch after", "not finite: 3"]
+)
+def test_advice_does_not_argue_with_what_is_outdated_or_broken(role: str, reason: str) -> None:
+    other = candidate(70.0, 9.0, role=role, verdict="INVALID", reasons=("drift: …", reason))
+    (advice,) = advise([candidate(79.5, 2.0), other], Budget())
+    assert advice.why[1] == f"Not compared with {other.file}: {reason}."
+    (advice,) = advise([candidate(79.5, 2.0), replace(other, reasons=("drift: …",))], Budget())
+    assert "+9.50 points" in advice.why[1], "a disturbed clock leaves an accuracy alone"
+
+
 def test_advice_names_what_is_as_fast_and_what_may_be_less_accurate() -> None:
     pool = [candidate(80.0, 2.0, right=2.0), candidate(79.5, 2.01, precision="fp16")]
     (advice,) = advise(pool, Budget(min_accuracy=79.0, max_latency_ms=5.0))
