@@ -110,6 +110,7 @@ def _why(choice: Candidate, candidates: Sequence[Candidate], budget: Budget) -> 
         f"Files of students: {', '.join(counts)}. {_rank_words(choice, fitting, budget)}",
         *_against_others(choice, candidates),
         *_equals(choice, fitting),
+        *_unlike_words(choice, fitting),
         *_caveats(choice, budget),
     ]
 
@@ -123,9 +124,10 @@ def _rank_words(choice: Candidate, fitting: Sequence[Candidate], budget: Budget)
         lost = best.accuracy.value - fastest.accuracy.value
         return f"A faster one ({fastest.file_there}) is {lost:.2f} points below the most accurate."
     gap = best.accuracy.value - choice.accuracy.value
+    fastest_words = "It is the fastest of them" + (", as each was measured" if _of_other_rules(choice, fitting) else "")
     if budget.min_accuracy is not None or not gap:
-        return "It is the fastest of them."
-    return f"It is the fastest of them, {gap:.2f} points below the most accurate ({best.file_there})."
+        return f"{fastest_words}."
+    return f"{fastest_words}, {gap:.2f} points below the most accurate ({best.file_there})."
 
 
 def _against_others(choice: Candidate, candidates: Sequence[Candidate]) -> list[str]:
@@ -164,12 +166,26 @@ def _distillation_words(choice: Candidate, twin: Candidate) -> str:
 
 
 def _equals(choice: Candidate, fitting: Sequence[Candidate]) -> list[str]:
-    """Those that may be as fast and that nothing tells apart."""
-    equals = [c for c in fitting if c is not choice and c.p50_ms.high is not None and c.p50_ms.meets(choice.p50_ms)]
-    if not equals:
-        return []
-    rest = f" and {len(equals) - _NAMED} more" if len(equals) > _NAMED else ""
-    return [f"As fast, as far as this was measured: {'; '.join(c.file for c in equals[:_NAMED])}{rest}."]
+    """Those that may be as fast and that nothing tells apart: by the same rules, both with an interval."""
+    beside = [c for c in fitting if c is not choice and c.place == choice.place]
+    known = [c for c in beside if choice.p50_ms.high is not None and c.p50_ms.high is not None]
+    equals = [c.file for c in known if c.p50_ms.meets(choice.p50_ms)]
+    return [f"As fast, as far as this was measured: {_listed(equals)}."] if equals else []
+
+
+def _unlike_words(choice: Candidate, fitting: Sequence[Candidate]) -> list[str]:
+    others = [f"{c.file} ({unlike(c.conditions, choice.conditions)})" for c in _of_other_rules(choice, fitting)]
+    return [f"On {choice.device}, but not measured by the same rules: {_listed(others)}."] if others else []
+
+
+def _of_other_rules(choice: Candidate, fitting: Sequence[Candidate]) -> list[Candidate]:
+    """Those on its device whose latencies do not compare with its own."""
+    return [c for c in fitting if c.device == choice.device and c.place != choice.place]
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{'; '.join(names[:_NAMED])}{rest}"
 
 
 def _caveats(choice: Candidate, budget: Budget) -> list[str]:

@@ -135,7 +135,9 @@ def _notes(runs: Sequence[Records], rows: Sequence[Mapping[str, str]]) -> list[s
         notes.append(f"Latency is that of one call with one image. {words}")
     places = [meaning for meaning in _PLACES.values() if any(row["place"] == meaning.partition(":")[0] for row in rows)]
     if places:
-        notes.append(f"Trade-off, within one device: {'; '.join(places)}. INVALID rows are not judged.")
+        notes.append(
+            f"Trade-off, within one device and one set of conditions: {'; '.join(places)}. INVALID rows are not judged."
+        )
     if any(p["latency_ms"]["p99"] is None and p["latency_ms"]["p50"] is not None for p in profiles):
         notes.append("p99 is “-” where n is too small to bound it: take a longer preset.")
     if any(p["latency_ms"]["p50"] is None for p in profiles):

@@ -56,12 +56,12 @@ def series_of(candidates: Sequence[Candidate]) -> dict[str, Series]:
 
 def front_lines(
     candidates: Sequence[Candidate], standing: Sequence[Standing]
-) -> dict[tuple[str, str], list[Candidate]]:
-    """Give the front of each (data set, device), from fast to slow."""
-    fronts: dict[tuple[str, str], list[Candidate]] = {}
+) -> dict[tuple[str, ...], list[Candidate]]:
+    """Give the front of each data set, device and conditions, in this order, from fast to slow."""
+    fronts: dict[tuple[str, ...], list[Candidate]] = {}
     for candidate, place in zip(candidates, standing, strict=True):
         if place.place is Place.front:
-            fronts.setdefault((candidate.data, candidate.device), []).append(candidate)
+            fronts.setdefault((candidate.data, *candidate.place), []).append(candidate)
     return {key: sorted(front, key=lambda c: c.p50_ms.value) for key, front in fronts.items()}
 
 

@@ -155,7 +155,7 @@ def _whisker(estimates: Sequence[Estimate]) -> Figure:
 
 
 def _front_traces(candidates: Sequence[Candidate], standing: Sequence[Standing]) -> list[Figure]:
-    """The front as steps: nothing lies above and left of them."""
+    """Each front as steps: nothing that compares lies above and left of them."""
     fronts = front_lines(candidates, standing)
     return [
         {
@@ -168,7 +168,7 @@ def _front_traces(candidates: Sequence[Candidate], standing: Sequence[Standing])
             "line": {"shape": "hv", "width": 1.5, "dash": "dot", "color": "#7d8590"},
             "hoverinfo": "skip",
         }
-        for (_, device), front in fronts.items()
+        for (_, device, *_), front in fronts.items()
     ]
 
 

@@ -87,6 +87,9 @@ def test_the_front_is_drawn_as_steps_and_the_recommended_is_ringed() -> None:
     (ring,) = named(figure, "recommended")
     assert (ring["x"], ring["y"]) == ([2.0], [80.0])
     assert named(scatter(pool), "recommended") == []
+    apart = [pool[0], candidate(82.0, 1.0, conditions={"threads": "8", "clocks": "as-is"})]
+    fronts = named(scatter(apart), "front, local")
+    assert [front["x"] for front in fronts] == [[2.0], [1.0]], "no line joins what was measured by other rules"
 
 
 def test_latencies_far_apart_get_a_logarithmic_axis() -> None:

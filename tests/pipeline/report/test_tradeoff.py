@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afpkd.record import Json
 from pipeline.report.advice import advise, devices_table
 from pipeline.report.candidates import Candidate, Estimate
 from pipeline.report.macs_ranks import macs_table, misled
@@ -197,6 +198,33 @@ def test_advice_names_what_is_as_fast_and_what_may_be_less_accurate() -> None:
     assert "Files of students: 2 measured, 2 within the budget. It is the fastest of them." in advice.why
     assert "As fast, as far as this was measured: distilled net (afpkd), fp16." in advice.why
     assert "on another it may be 78.00 %." in advice.why[-1]
+
+
+@pytest.mark.parametrize(
+    ("choice", "other"),
+    [
+        ({}, {"device": "orin1"}),
+        ({}, {"conditions": LOCKED}),
+        ({"p50_ms": Estimate(2.0)}, {}),
+        ({}, {"p50_ms": Estimate(2.01)}),
+    ],
+)
+def test_nothing_is_as_fast_by_other_rules_or_without_an_interval(choice: Json, other: Json) -> None:
+    pool = [candidate(80.0, 2.0, **choice), candidate(79.9, 2.01, **{"precision": "int8", **other})]
+    (advice,) = advise(pool, Budget())
+    assert advice.choice is pool[0]
+    assert "As fast" not in " ".join(advice.why)
+
+
+def test_advice_says_where_the_fastest_was_measured_by_other_rules() -> None:
+    pool = [candidate(80.2, 1.5, conditions=LOCKED), candidate(80.0, 2.0), candidate(80.0, 9.0, device="orin1")]
+    (advice,) = advise(pool, Budget())
+    assert advice.why == [
+        "Files of students: 3 measured. It is the fastest of them, as each was measured.",
+        "On local, but not measured by the same rules: distilled net (afpkd), fp32 (clocks as-is against locked).",
+    ]
+    (advice,) = advise([pool[0], pool[2]], Budget())
+    assert advice.why == ["Files of students: 2 measured. It is the fastest of them."], "a device is named anyway"
 
 
 def test_advice_when_nothing_fits_names_the_nearest() -> None:
