@@ -12,6 +12,9 @@ from afpkd.record import Json
 from deploy.machine_state import State
 
 LEAST_SECONDS, LEAST_SAMPLES = 10.0, 100
+_IDLE_READ = 0.9
+"""Share of the idle rounds in which power must have been read: what is left may have been another idle."""
+
 _TOTALS = ("VDD_IN", "POM_5V_IN", "5V_IN", "VIN")
 """Rails that feed the whole module, by generation; Thor's VIN feeds its carrier board, too."""
 
@@ -34,32 +37,42 @@ class _Source(NamedTuple):
     blind: str
 
 
+class _Power(NamedTuple):
+    """Mean power over a window, if it is known; how often it was read whole, in how many rounds."""
+
+    watts: float | None
+    num_readings: int
+    num_rounds: int
+
+
 def energy(state: State, num_inferences: int) -> Json | None:
     """Give joules an inference of the timed window; None where the machine tells no power.
 
     `j_per_inference`: net of the idle power read before the load; `j_gross_per_inference`: all of it. Both None, with
-    `why_null`, under 10 s or 100 readings. `method`, `rails`, `rate_hz`: how; `blind_spots`: what is not in it.
+    `why_null`, under 10 s or 100 readings; net alone where idle was not read all through, or took no less. `method`,
+    `rails`, `rate_hz`: how; `blind_spots`: what is not in it.
     """
     source = _source(state.names)
     if source is None:
         return None
     begin, end = state.windows.get("timed", (0, 0))
-    seconds, num_samples = (end - begin) / 1e9, int(state.during("timed").sum())
-    rate = num_samples / seconds if seconds else 0.0
-    watts, idle = (_mean_watts(state, source, window) for window in ("timed", "idle"))
-    why = _why_null(seconds, num_samples, watts, num_inferences)
-    gross = None if why or watts is None else watts * seconds / num_inferences
-    net = None if gross is None or watts is None or idle is None else gross * (watts - idle) / watts
+    seconds = (end - begin) / 1e9
+    load, idle = (_power(state, source, window) for window in ("timed", "idle"))
+    rate = load.num_readings / seconds if seconds else 0.0
+    why = _why_null(seconds, load, num_inferences)
+    why_not_net = why or _why_not_net(load, idle)
+    gross = None if why else _joules(load, seconds, num_inferences)
+    net = None if why_not_net or gross is None else gross - _joules(idle, seconds, num_inferences)
     return {
         "j_per_inference": net,
         "j_gross_per_inference": gross,
-        "why_null": why or (None if net is not None else "no idle power was read before the load"),
-        "mean_w": watts,
-        "idle_w": idle,
+        "why_null": why_not_net,
+        "mean_w": load.watts,
+        "idle_w": idle.watts,
         "rails": [name.partition("/")[2] for name in source.names],
         "method": source.method,
         "rate_hz": rate,
-        "num_samples": num_samples,
+        "num_samples": load.num_readings,
         "window_s": seconds,
         "blind_spots": [source.blind, _SLOW.format(rate), "idle power is what the machine took just before, once"],
     }
@@ -85,16 +98,22 @@ def _source(names: list[str]) -> _Source | None:
     return None
 
 
-def _mean_watts(state: State, source: _Source, window: str) -> float | None:
-    """Mean power over a window; None without two readings of every sensor there, or where a counter wrapped."""
+def _power(state: State, source: _Source, window: str) -> _Power:
+    """Read a window; watts None without two readings of every sensor there, or where a counter wrapped."""
     inside = state.during(window)
     columns = state.values[inside][:, [state.names.index(name) for name in source.names]]
     times = state.times[inside, 0]
     whole = ~np.isnan(columns).any(axis=1)
     columns, times = columns[whole], times[whole]
-    if len(columns) < 2:
-        return None
-    return _counted_watts(columns, times) if source.counts else float(columns.sum(axis=1).mean())
+    watts = None
+    if len(columns) >= 2:
+        watts = _counted_watts(columns, times) if source.counts else float(columns.sum(axis=1).mean())
+    return _Power(watts, len(columns), int(inside.sum()))
+
+
+def _joules(power: _Power, seconds: float, num_inferences: int) -> float:
+    assert power.watts is not None, "what was not read has a reason"
+    return power.watts * seconds / num_inferences
 
 
 def _counted_watts(joules: NDArray[np.float64], times: NDArray[np.int64]) -> float | None:
@@ -102,11 +121,21 @@ def _counted_watts(joules: NDArray[np.float64], times: NDArray[np.int64]) -> flo
     return None if (growth < 0).any() else float(growth.sum() / ((times[-1] - times[0]) / 1e9))
 
 
-def _why_null(seconds: float, num_samples: int, watts: float | None, num_inferences: int) -> str | None:
+def _why_null(seconds: float, load: _Power, num_inferences: int) -> str | None:
     if seconds < LEAST_SECONDS:
         return f"timed for {seconds:.1f} s, {LEAST_SECONDS:g} s are needed"
-    if num_samples < LEAST_SAMPLES:
-        return f"{num_samples} readings, {LEAST_SAMPLES} are needed"
-    if watts is None or num_inferences == 0:
+    if load.num_readings < LEAST_SAMPLES:
+        return f"{load.num_readings} readings, {LEAST_SAMPLES} are needed"
+    if load.watts is None or num_inferences == 0:
         return "no sensor of power answered all through"
+    return None
+
+
+def _why_not_net(load: _Power, idle: _Power) -> str | None:
+    if idle.watts is None or load.watts is None:
+        return "no idle power was read before the load"
+    if idle.num_readings < _IDLE_READ * idle.num_rounds:
+        return f"idle power was read in {idle.num_readings} of {idle.num_rounds} rounds alone"
+    if idle.watts >= load.watts:
+        return f"the idle machine took {idle.watts:.3g} W, under load {load.watts:.3g} W: no less"
     return None

@@ -87,5 +87,33 @@ def test_without_an_idle_reading_only_the_gross_is_told() -> None:
     assert found["why_null"] == "no idle power was read before the load"
 
 
+def test_readings_are_rounds_in_which_power_answered() -> None:
+    """A board's I2C bus may be busy: the sampler's other sensors answer all the same."""
+    rounds = np.arange(310)
+    rare = np.where((rounds < 102) | (rounds > 297), watts(4, 10), np.nan)
+    found = told({"power_w/VDD_IN": rare, "temperature_c/cpu": 40.0})
+    assert found["num_samples"] == np.isfinite(rare[100:300]).sum() == 4
+    assert found["rate_hz"] == pytest.approx(0.2)
+    assert found["why_null"] == "4 readings, 100 are needed"
+    assert found["j_per_inference"] is found["j_gross_per_inference"] is None
+
+
+def test_idle_power_that_was_hardly_read_is_not_taken_off() -> None:
+    rounds = np.arange(310)
+    for unread, why in ((9, None), (97, "idle power was read in 2 of 99 rounds alone")):
+        found = told({"power_w/VDD_IN": np.where(rounds < unread, np.nan, watts(4, 10)), "temperature_c/cpu": 40.0})
+        assert found["why_null"] == why
+        assert (found["j_per_inference"] is None) == (why is not None)
+        assert found["j_gross_per_inference"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("busy", [4.9, 5.0])
+def test_a_load_that_takes_no_more_than_idle_has_no_net_energy(busy: float) -> None:
+    found = told({"power_w/VDD_IN": watts(5.0, busy)})
+    assert found["j_per_inference"] is None
+    assert found["j_gross_per_inference"] == pytest.approx(busy * 20 / 2000)
+    assert found["why_null"] == f"the idle machine took 5 W, under load {busy:.3g} W: no less"
+
+
 def test_a_machine_that_tells_no_power_has_no_energy() -> None:
     assert energy(state({"temperature_c/cpu": np.zeros(300)}, timed=(10, 30)), 2000) is None
