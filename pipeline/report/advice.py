@@ -197,6 +197,8 @@ def _caveats(choice: Candidate, budget: Budget) -> list[str]:
         )
     if budget.max_latency_ms is not None and choice.p90_ms is None:
         words.append("p90 is not known (too few samples): its median was held against the budget.")
+    elif budget.max_latency_ms is not None and choice.p90_ms and choice.p90_ms.high is None:
+        words.append("How far p90 may reach is not known (too few samples): p90 itself was held against the budget.")
     if choice.p50_ms.high is None:
         words.append("Its latency has no interval: profile it again before small differences are believed.")
     return words

@@ -47,7 +47,10 @@ class Budget(NamedTuple):
         return self.max_latency_ms is None and self.min_accuracy is None
 
     def admits(self, candidate: Candidate) -> bool:
-        """Whether the upper end of p90 (of p50, where p90 is not known) and the measured accuracy keep to it."""
+        """Whether the upper end of p90 (of p50, where p90 is not known) and the measured accuracy keep to it.
+
+        An end that is not known is its number itself: who shows the choice says so.
+        """
         slowest = upper_end(candidate.p90_ms or candidate.p50_ms)
         fast = self.max_latency_ms is None or slowest <= self.max_latency_ms
         return fast and (self.min_accuracy is None or candidate.accuracy.value >= self.min_accuracy)

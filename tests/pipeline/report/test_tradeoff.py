@@ -201,6 +201,23 @@ def test_advice_names_what_is_as_fast_and_what_may_be_less_accurate() -> None:
 
 
 @pytest.mark.parametrize(
+    ("p90", "words"),
+    [
+        (
+            Estimate(3.0),
+            "How far p90 may reach is not known (too few samples): p90 itself was held against the budget.",
+        ),
+        (None, "p90 is not known (too few samples): its median was held against the budget."),
+        (Estimate(3.0, 2.9, 3.1), "It is the only one."),
+    ],
+)
+def test_advice_says_what_was_held_against_the_budget(p90: Estimate | None, words: str) -> None:
+    (advice,) = advise([candidate(80.0, 2.0, p90_ms=p90)], Budget(max_latency_ms=3.5))
+    assert advice.why[-1].endswith(words)
+    assert not advise([candidate(80.0, 2.0, p90_ms=p90)], Budget())[0].why[-1].endswith("against the budget.")
+
+
+@pytest.mark.parametrize(
     ("choice", "other"),
     [
         ({}, {"device": "orin1"}),
