@@ -23,6 +23,9 @@ from deploy.turns import measured_in_turns, passed
 from export.bundle import read_manifest
 from export.sealed import sealed_file
 
+_SWEPT = "power_mode_"
+"""How the runs of a sweep's other power modes are named, their numbers behind it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -130,7 +133,7 @@ def _by_mode(measured: dict[str, dict[str, list[Run]]]) -> dict[str, list[Run]]:
     measured: the same of each setting, by its clocks.
     """
     (_, first), *others = measured.items()
-    return first | {f"power_{clocks.replace(':', '_')}": next(iter(runs.values())) for clocks, runs in others}
+    return first | {f"{_SWEPT}{clocks.partition(':')[2]}": next(iter(runs.values())) for clocks, runs in others}
 
 
 def record_of(job: ProfileJob, measured: dict[str, list[Run]], remarks: Sequence[str] = ()) -> Json:
@@ -167,13 +170,14 @@ def _interval(top1: float | None, num: int) -> list[float] | None:
 
 
 def _remarks(job: ProfileJob, entry: Json, runs: Sequence[Run], failed: list[str]) -> list[str]:
-    """What must be said beside the numbers; failed: the modes whose golden check failed here."""
+    """What must be said beside the numbers; failed: modes and power modes in which the golden check failed here."""
     remarks = [f"over budget: {entry['reason']}"] if entry.get("status") == "over budget" else []
-    if passed(runs) and failed:
-        mode = runs[0].answer["mode"]
-        remarks.append(
-            f"mode {mode}: in mode {failed[0]} this processor's int8 sums saturate and the golden check fails"
-        )
+    if passed(runs):
+        if runs[0].answer["mode"] == "precise" and "default" in failed:
+            told = "in mode default this processor's int8 sums saturate and the golden check fails"
+            remarks.append(f"mode precise: {told}")
+        swept = [name.removeprefix(_SWEPT) for name in failed if name.startswith(_SWEPT)]
+        remarks += [f"power mode: the golden check fails in power mode {number}" for number in swept]
     if runs[0].preset != job.preset:
         seconds = runs[0].preset.min_seconds
         remarks.append(f"a comparison: timed for {seconds:g} s, not {job.preset.min_seconds:g} s")

@@ -47,7 +47,7 @@ def facts_of(runs: Sequence[Run], preset: Preset, threads: int) -> Json:
         "peak_memory_bytes": answer["memory"]["peak_bytes"],
         "memory": {**answer["memory"], "includes": _memory_includes(answer["runtime"])},
         "runtime": {**answer["runtime"], "threads_asked": threads},
-        "protocol": _protocol(preset),
+        "protocol": _protocol(preset, len(runs)),
         "timing": {**answer["timing"], **courses[0]},
         "golden": {"before": None, "after": None, **answer["golden"]},
         "clocks": answer["clocks"],
@@ -82,8 +82,9 @@ def _memory_includes(runtime: Json) -> str:
     return "the whole process: interpreter, numpy, runtime, weights, activations, 64 prepared inputs"
 
 
-def _protocol(preset: Preset) -> Json:
+def _protocol(preset: Preset, num_runs: int) -> Json:
     """The rules the row was made by: rows of different rules are never drawn in one series."""
+    several = f"{num_runs} fresh ones, files taking turns; the median process, the envelope of their intervals"
     return {
         "version": 1,
         "agent": PROTOCOL,
@@ -92,7 +93,7 @@ def _protocol(preset: Preset) -> Json:
         "percentiles": "nearest rank; null below the count of MLPerf's early-stopping rule",
         "intervals": "95 %, distribution-free, by ranks; the moving-block bootstrap's where calls depend on each other",
         "bounds": "99 %, MLPerf's early-stopping estimate",
-        "processes": "fresh ones, files taking turns; the median process, the envelope of their intervals",
+        "processes": several if num_runs > 1 else "a single fresh one, and its interval",
         "periodic": "latency from when a frame was due; deadline: when the next one is",
         "outliers": "none removed",
         "preset": asdict(preset),

@@ -89,7 +89,8 @@ def _plain(candidate: Candidate) -> Json:
 def _csv_row(run: Records, profile: Json, row: Json, places: Mapping[Key, Standing]) -> Json:
     record = run.records.get(profile["role"], {})
     found = places.get((run.name, profile["device"], profile["role"], profile["precision"]))
-    low, high = profile.get("top1_interval") or (None, None)
+    interval = profile.get("top1_interval") if row["top1"] == profile["top1"] else None  # it is the quoted mode's
+    low, high = interval or (None, None)
     flat = {
         "recipe": run.name,
         **{f"latency_{name}_ms": row["latency_ms"].get(name) for name in _LATENCY},

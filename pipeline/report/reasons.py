@@ -28,7 +28,7 @@ _MEANINGS = {  # how a reason begins -> what happened, what helps
     ),
     "too few samples": ("The run was shorter than its preset asks.", "Profile again and let it finish."),
     "drift": ("The machine got slower or faster while it was measured: the median depends on when one looks.", _QUIET),
-    "unsteady": ("The speed went up and down during the run, more than chance explains.", _QUIET),
+    "unsteady": ("The speed was not the same from one tenth of the run to another.", _QUIET),
     "not steady": ("The warm-up ended before its timings agreed.", "Lock the clocks, or take a longer preset."),
     "dependent samples": (
         "Calls resemble the ones before them, so that many calls say as little as a few independent ones.",
@@ -61,6 +61,10 @@ _MEANINGS = {  # how a reason begins -> what happened, what helps
     "mode ": (
         "The usual way to add up int8 is wrong on this processor; this is the other.",
         "Nothing: this one is right.",
+    ),
+    "power mode": (
+        "In one of the power modes that were swept the file computes something else.",
+        "Do not use it in that power mode; update the board's runtime.",
     ),
     "a comparison": ("A shorter run that is only there to be compared.", "Quote the other row."),
 }

@@ -203,6 +203,15 @@ def test_what_peak_memory_leaves_out_on_a_gpu_is_said_and_when_the_last_process_
     assert written["finished_at"] == "1970-01-03T00:00:00+00:00"
 
 
+def test_the_protocol_says_how_many_processes_there_were() -> None:
+    run = run_of(steady(1.0))
+    run.answer.update(memory={"peak_bytes": 1}, clock=None)
+    run.answer["timing"] |= {"cold_load_ms": 1.0, "first_inference_ms": 1.0}
+    told = [facts_of([run] * num, run.preset, 0)["protocol"]["processes"] for num in (1, 3)]
+    assert told[0] == "a single fresh one, and its interval"
+    assert told[1].startswith("3 fresh ones, files taking turns")
+
+
 def test_one_process_is_not_enough_to_be_quoted() -> None:
     run = run_of(steady(1.0))
     (row,) = rows_of(ABOUT, [run._replace(preset=dataclasses.replace(run.preset, repeats=1))], [])

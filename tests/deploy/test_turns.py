@@ -127,6 +127,24 @@ def test_a_sweep_ends_with_any_other_failure(
     assert asked == ["as-is", "mode:0"]
 
 
+@pytest.mark.usefixtures("instant")
+def test_a_power_mode_in_which_the_file_breaks_is_named_and_no_mode_of_the_runtime_is_blamed(
+    bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def breaking(work: Any, run: Callable[[Any], Any]) -> Any:
+        answer = run(dataclasses.replace(work, clocks="as-is"))
+        if work.clocks == "mode:0":
+            answer["golden"]["before"]["ok"] = False
+        return answer
+
+    sweeping(monkeypatch, breaking, modes=(0, 2))
+    (record,) = profiled(bundle, tmp_path, ["fp32"], preset="instant")
+    assert "power mode: the golden check fails in power mode 0" in record["rows"][0]["reasons"]
+    assert "saturate" not in str(record["rows"])
+    assert record["rows"][1]["reasons"][0].startswith("golden mismatch")
+
+
 def test_a_sweep_of_a_machine_without_power_modes_is_refused(
     bundle: HandMadeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

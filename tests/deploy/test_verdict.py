@@ -38,7 +38,11 @@ def test_a_good_row_is_valid_without_a_reason() -> None:
         ({"drift": Drift(3.1, 1, 5)}, "WARN", "drift: latency moved by +3.1 %"),
         ({"drift": Drift(3.1, 1, 5), "wander_percent": 6.0}, "WARN", "drift: latency moved by +3.1 %"),
         ({"wander_percent": 5.1}, "WARN", "unsteady: the medians of the run's tenths lie 5.1 % apart"),
-        ({"drift": Drift(1.0, 0.8, 1.2), "wander_percent": 20.0}, "WARN", "unsteady: the medians of the run's tenths lie 20"),
+        (
+            {"drift": Drift(1.0, 0.8, 1.2), "wander_percent": 20.0},
+            "WARN",
+            "unsteady: the medians of the run's tenths lie 20",
+        ),
         ({"drift": Drift(19, -4, 42), "wander_percent": 19.0}, "WARN", "unsteady: the medians"),
         ({"wander_percent": 25.1}, "INVALID", "unsteady: the medians of the run's tenths lie 25.1 % apart"),
         ({"num_effective": 49.9}, "WARN", "dependent samples: 300 calls are worth 50 independent ones, 50 are wanted"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,17 @@ def test_rows_of_two_machines_of_one_name_do_not_compare(made: HandMadeRun) -> N
     assert speedup["Reasons"] == told
     teacher, student, twin = candidates_of([made.records()])
     assert teacher.place != student.place == twin.place
+
+
+def test_csv_gives_an_interval_to_the_accuracy_that_it_is_of(made: HandMadeRun) -> None:
+    made.put_profile("student", top1_interval=[85.9, 86.9])
+    path = made.folder / "profiles" / "local" / "student-fp32.json"
+    record = read_record(path)
+    other = {**record["rows"][0], "mode": "default", "top1": 41.0, "verdict": "INVALID"}
+    write_record(path, {**record, "rows": [*record["rows"], other]})
+    rows = [row for row in csv.DictReader(made.report().csv.splitlines()) if row["role"] == "student"]
+    ends = [(row["top1_percent"], row["top1_low_percent"], row["top1_high_percent"]) for row in rows]
+    assert ends == [("86.4", "85.9", "86.9"), ("86.4", "85.9", "86.9"), ("41.0", "", "")]
 
 
 def test_a_profile_of_an_earlier_export_is_not_used(made: HandMadeRun) -> None:
