@@ -106,7 +106,8 @@ def shared(run: Run, role: str, place: Path, make: Callable[[Run], Json]) -> Non
     """Make a run's teacher or prompts at `place`, once, and link them into its folder."""
     link, place = run.role(role), place.resolve()
     place.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
+    if link.resolve() != place:  # of an earlier recipe: what is made would overwrite another's and not lie at `place`
+        link.unlink(missing_ok=True)
         link.symlink_to(place)
     if not (place / "record.json").exists():
         make(run)

@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 
 from afpkd.distillers.options import OPTIONS
 from afpkd.models import build_model
-from afpkd.record import Json
+from afpkd.record import Json, write_record
 from bench import accuracy, rows, variants
 from pipeline.recipe_reader import load_recipe
 from pipeline.stages import train_student
+from pipeline.workspace import Run
 from tests.tiny import tiny_recipe
 
 TINY = tiny_recipe(heldout=3800, epochs=0.5)
@@ -147,3 +148,18 @@ def test_a_method_that_was_trained_as_a_control_alone_does_not_stand_beside_publ
     assert "`afpkd`" not in first
     assert "| 54.00 |" in here
     assert "64.00" not in here
+
+
+def test_a_teacher_of_another_recipe_is_left_alone(protocol: variants.Protocol, tmp_path: Path) -> None:
+    run = accuracy.written_run("none", variants.VARIANTS["none"], 1, tmp_path, protocol.recipe)
+
+    def made(run: Run) -> Json:
+        write_record(run.role("teacher") / "record.json", {})
+        return {}
+
+    places = [tmp_path / name for name in ("teacher-1", "teacher-2")]
+    for place in (*places, places[0]):
+        accuracy.shared(run, "teacher", place, made)
+        assert run.role("teacher").resolve() == place
+    written = [(place / "record.json").stat().st_mtime_ns for place in places]
+    assert written == sorted(written)  # none is made twice
