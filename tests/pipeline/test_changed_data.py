@@ -48,7 +48,9 @@ def _run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name in ("ant", "bee"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for value in range(4):
-            Image.new("RGB", (16, 16), (value, ord(name[0]), 7)).save(tmp_path / "photos" / name / f"{value}.png")
+            Image.new("RGB", (16, 16), (value, ord(name[0]), 9 - value)).save(
+                tmp_path / "photos" / name / f"{value}.png"
+            )
     model = build_model("resnet8", num_classes=2, in_channels=3, image_size=(16, 16))
     save_weights(tmp_path / "mine.safetensors", model.state_dict())
     run = open_run(written(tmp_path, RECIPE), tmp_path / "runs", device="cpu")
