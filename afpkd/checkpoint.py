@@ -128,8 +128,11 @@ def _tidied(loaded: Any, path: Path, strip_prefix: str, own: State) -> tuple[Sta
     notes = ""
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            averaged = "".join(f", not '{name}'" for name in loaded if isinstance(name, str) and "ema" in name.lower())
-            loaded, notes = loaded[key], f"{notes} (key '{key}'{averaged})"
+            averaged = [
+                name for name, value in loaded.items() if isinstance(value, dict) and "ema" in str(name).lower()
+            ]
+            beside = "".join(f", not '{name}'" for name in averaged)
+            loaded, notes = loaded[key], f"{notes} (key '{key}'{beside})"
     if not isinstance(loaded, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in loaded.items()):
         raise UserError("E_WEIGHTS_FILE", f"{path}: holds no state dict: a mapping from names to tensors was expected")
     prefix = strip_prefix or "module."
@@ -138,9 +141,8 @@ def _tidied(loaded: Any, path: Path, strip_prefix: str, own: State) -> tuple[Sta
         raise UserError(
             "E_WEIGHTS_FILE", f"{path}: {others[0]} does not begin with '{prefix}': mend weights.strip_prefix"
         )
-    if (
-        loaded and not others and (strip_prefix or own.keys().isdisjoint(loaded))
-    ):  # a network may have a `module` itself
+    has_it_itself = not strip_prefix and not own.keys().isdisjoint(loaded)  # a network may have a part called `module`
+    if loaded and not others and not has_it_itself:
         loaded, notes = {name.removeprefix(prefix): t for name, t in loaded.items()}, f"{notes} (without '{prefix}')"
     return loaded, notes
 

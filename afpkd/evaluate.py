@@ -39,6 +39,7 @@ def top1(forward: Forward, pixels: Pixels) -> float:
     """Top-1 accuracy in percent, 0-100; UserError where an answer is NaN or infinite: it would count as class 0."""
     logits = predict(forward, pixels)
     if lost := int((~logits.isfinite()).any(dim=1).sum()):
-        raise UserError("E_WEIGHTS_NAN", f"the network answers NaN or infinity to {lost} of {len(logits)} images")
+        told = f"the network answers NaN or infinity to {lost} of {len(logits)} images"
+        raise UserError("E_WEIGHTS_NAN", f"{told}: take other weights, or train with a lower lr")
     correct = int((logits.argmax(dim=1) == pixels.labels).sum())
     return correct * 100 / len(pixels.labels)

@@ -65,8 +65,8 @@ def _pixels(recipe: Recipe, wanted: Data | FolderData, recipe_file: Path, device
     from afpkd.learners import CLASSIFICATION
 
     spec = wanted.spec
+    _require_taught(recipe, spec.num_classes, recipe_file)
     data = spec.load(data_root())
-    _require_taught(recipe, len(data.label_names), recipe_file)
     exported, num_train = recipe.export, len(data.train.labels)
     if "int8" in exported.precisions and num_train < exported.calibration_images:  # not after hours of training
         raise UserError(

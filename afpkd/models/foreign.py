@@ -80,32 +80,32 @@ def _require_copyable(network: nn.Module) -> None:
 
 def published_normalisation(arch: str) -> Normalisation:
     """What the weights that a library publishes under `arch` want to see. UserError: unknown, none published."""
-    kind = arch.partition(":")[0]
-    if kind == "timm":
-        found = timm_library().get_pretrained_cfg(_timm_name(arch))
-        return tuple(found.mean), tuple(found.std)
-    if kind == "torchvision":
-        import torchvision
-
-        transforms = torchvision.models.get_model_weights(_torchvision_name(arch)).DEFAULT.transforms()
-        return tuple(transforms.mean), tuple(transforms.std)
-    raise UserError(
-        "E_WEIGHTS_PUBLISHED", f"{arch}: weights = 'default': timm and torchvision publish weights: name a file"
-    )
+    return _published(arch)[0]
 
 
 def require_published_classes(arch: str, num_classes: int) -> None:
-    """UserError where the weights that a library publishes tell other classes apart: a last layer starts at random."""
-    name = arch.partition(":")[2]
-    if arch.startswith("timm:"):
-        num = timm_library().get_pretrained_cfg(name).num_classes
-    else:
-        import torchvision
-
-        num = len(torchvision.models.get_model_weights(name).DEFAULT.meta["categories"])
+    """UserError where those weights tell another number of classes apart: the last layer would start at random."""
+    _, num = _published(arch)
     if num != num_classes:
         told = f"{arch}: weights = 'default' know {num} classes, the data have {num_classes}"
         raise UserError("E_NETWORK_FIT", f"{told}: the last layer starts at random: train it, teacher.epochs = 30")
+
+
+def _published(arch: str) -> tuple[Normalisation, int]:
+    """(normalisation, number of classes) of a library's weights, without fetching them."""
+    kind = arch.partition(":")[0]
+    if kind == "timm":
+        found = timm_library().get_pretrained_cfg(_timm_name(arch))
+        return (tuple(found.mean), tuple(found.std)), found.num_classes
+    if kind == "torchvision":
+        import torchvision
+
+        weights = torchvision.models.get_model_weights(_torchvision_name(arch)).DEFAULT
+        transforms = weights.transforms()
+        return (tuple(transforms.mean), tuple(transforms.std)), len(weights.meta["categories"])
+    raise UserError(
+        "E_WEIGHTS_PUBLISHED", f"{arch}: weights = 'default': timm and torchvision publish weights: name a file"
+    )
 
 
 def _from_timm(arch: str, num_classes: int, in_channels: int, published: bool) -> nn.Module:

@@ -59,6 +59,8 @@ def test_published_weights_that_cannot_be_fetched_are_one_line(arch: str, tmp_pa
 def test_what_publishes_no_weights_says_so_where_its_normalisation_is_asked_for(arch: str, said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
         published_normalisation(arch)
+    with pytest.raises(UserError, match=re.escape(said)):
+        require_published_classes(arch, 1000)
 
 
 def test_the_normalisation_of_published_weights_is_that_of_their_tag() -> None:
