@@ -93,12 +93,14 @@ def test_what_is_not_read_is_counted_by_kind(tmp_path: Path) -> None:
     (ant / "8.png").symlink_to(tmp_path / "elsewhere" / "x.png")
     (tmp_path / "data" / "zebra" / "deep").mkdir()
     (tmp_path / "data" / "zebra" / "deep" / "a\x1b.svg").write_text("<svg/>")
+    Image.new("RGB", (8, 8)).save(tmp_path / "data" / "stray.png")
     found = read_folder(tmp_path / "data", size=(8, 8), channels=3)
     assert len(found.split.labels) == 10  # a linked file is one
     assert found.others == [
         r"left out, not read: 2 .heic (such as ant/1.heic), 1 .svg (such as zebra/deep/a\x1b.svg), "
         "1 link to nothing (such as ant/9.png), 1 linked folder (such as ant/linked), "
-        "1 without a suffix (such as ant/notes)"
+        "1 without a suffix (such as ant/notes)",
+        "left out, in no class: 1 images (such as stray.png)",
     ]
 
 

@@ -61,6 +61,8 @@ def test_one_folder_is_split_class_by_class_the_same_every_time(photos: Path) ->
     assert (data.heldout, data.notes) == (None, ())
     (photos / "ant" / "x.heic").write_text("not read")
     assert _loaded(_layout(photos)).notes == ("left out, not read: 1 .heic (such as ant/x.heic)",)
+    _image(photos / "stray.png", 1)
+    assert _loaded(_layout(photos)).notes[1:] == ("left out, in no class: 1 images (such as stray.png)",)
     assert _numbers(_loaded(_layout(photos)).test) == _numbers(data.test)
     assert _numbers(_loaded(_layout(photos, seed=1)).test) != _numbers(data.test)
     for image, label in zip(data.test.images[:, 0, 0, 0], data.test.labels, strict=True):

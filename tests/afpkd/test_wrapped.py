@@ -83,9 +83,9 @@ HOLDERS = {
 @pytest.mark.parametrize("holder", HOLDERS)
 def test_a_network_may_have_a_part_called_network(holder: str, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
-        "from torch import nn\n"
-        "def net(k):\n    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 8, 3, 2), nn.ReLU(), "
-        "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, k))\n"
+        "from collections import OrderedDict\nfrom torch import nn\n"
+        "def net(k):\n    return nn.Sequential(OrderedDict(a=nn.Conv2d(3, 4, 3, 2), b=nn.ReLU(), "
+        "c=nn.Conv2d(4, 8, 3, 2), d=nn.ReLU(), e=nn.AdaptiveAvgPool2d(1), f=nn.Flatten(), fc=nn.Linear(8, k)))\n"
         "class Net(nn.Module):\n    def __init__(self, num_classes):\n        super().__init__()\n"
         f"        {HOLDERS[holder]}\n    def forward(self, x):\n        return self.fc(self.network(x))\n"
     )
