@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -132,9 +133,14 @@ def shuffled(masks: list[Tensor]) -> list[Tensor]:
     Neither the choice of bands nor that of pixels is left; an equal share *of each band* keeps `banded`.
     """
     flat = torch.cat([mask.flatten(1) for mask in masks], dim=1)
-    order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(0)).to(flat.device)
-    parts = torch.split(flat[:, order], [mask[0].numel() for mask in masks], dim=1)
+    parts = torch.split(flat[:, _order(flat.shape[1], flat.device)], [mask[0].numel() for mask in masks], dim=1)
     return [part.view_as(mask) for part, mask in zip(parts, masks, strict=True)]
+
+
+@functools.cache
+def _order(num: int, device: torch.device) -> Tensor:
+    """One random order of `num` values, copied to the device once."""
+    return torch.randperm(num, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def constant(masks: list[Tensor]) -> list[Tensor]:

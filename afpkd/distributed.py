@@ -30,11 +30,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from afpkd.data.batches import generator_for
+from afpkd.losses import Progress
 
 _LONGEST_WAIT = datetime.timedelta(days=7)
 """While the first process reads data or scores the held-out split; when one dies, torchrun ends the others."""
 
-Losses = Callable[[Tensor, Any, float], dict[str, Tensor]]
+Losses = Callable[[Tensor, Any, Progress], dict[str, Tensor]]
 """(normalised images, target, progress) -> named losses."""
 
 
@@ -172,5 +173,5 @@ class _Step(nn.Module):
         self.trained = trained
         self._losses = losses
 
-    def forward(self, images: Tensor, target: Any, progress: float) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, target: Any, progress: Progress) -> dict[str, Tensor]:
         return self._losses(images, target, progress)

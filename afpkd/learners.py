@@ -18,6 +18,7 @@ from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.distributed import averaged
 from afpkd.evaluate import MOST_PIXELS, in_passes
 from afpkd.fusion import FeatureFusion, LevelAdapters
+from afpkd.losses import Progress
 from afpkd.prompts import Change, FrequencyPrompts, Refined, moments, pooled
 from afpkd.tasks.classification import Classification
 from afpkd.tasks.task import Forward, Task, model_scores
@@ -39,7 +40,7 @@ class Learner:
 
     trained: nn.Module
     product: nn.Module
-    losses: Callable[[Tensor, Any, float], Losses]
+    losses: Callable[[Tensor, Any, Progress], Losses]
     metric: Callable[[], float]
     frozen: FrozenTeacher | None = None
     metric_name: str = "top1"
@@ -70,7 +71,7 @@ class FrozenTeacher:
 def plain_learner(model: nn.Module, heldout: Samples, task: Task = CLASSIFICATION) -> Learner:
     """A network and the task loss: a teacher, or the undistilled student."""
 
-    def losses(images: Tensor, target: Any, progress: float) -> Losses:
+    def losses(images: Tensor, target: Any, progress: Progress) -> Losses:
         return task.losses(model, model(images).in_float32(), target)
 
     return Learner(model, model, losses, heldout_score(task, model, heldout), metric_name=task.metric)
@@ -89,7 +90,7 @@ def student_learner(
     levels: which of the student's features imitates each of the teacher's (`matched_levels`); without, one by one.
     """
 
-    def losses(images: Tensor, target: Any, progress: float) -> Losses:
+    def losses(images: Tensor, target: Any, progress: Progress) -> Losses:
         outputs = student(images).in_float32()
         seen = outputs if levels is None else outputs._replace(features=[outputs.features[i] for i in levels])
         own = task.losses(student, outputs, target) if distiller.task_weight else {}
@@ -126,7 +127,7 @@ def prompt_learner(
     none. A weight of 0 is no loss rather than a zero one.
     """
 
-    def losses(images: Tensor, target: Any, progress: float) -> Losses:
+    def losses(images: Tensor, target: Any, progress: Progress) -> Losses:
         clean = teacher(images)
         outputs, reports = prompted(prompts, teacher, images, clean)
         named: Losses = {}

@@ -37,14 +37,15 @@ def decoupled_losses(
     distributions (p_target, 1 - p_target); NCKD the distributions over the other classes alone. Means over the batch.
     Logits N, K; target N class indices.
     """
-    is_target = F.one_hot(target, student_logits.shape[1]).bool()
+    column = target[:, None]
+    rest = torch.arange(student_logits.shape[1] - 1, device=target.device)
+    rest = rest + (rest >= column)  # the columns of the other classes, N, K - 1: gathered, no step waits for the device
     binary, others = [], []
     for logits in (student_logits, teacher_logits):
         log_p = F.log_softmax(logits / temperature, dim=1)
-        log_target = log_p[is_target]
-        log_rest = torch.logsumexp(log_p.masked_fill(is_target, -torch.inf), dim=1)
-        binary.append(torch.stack([log_target, log_rest], dim=1))
-        others.append(F.log_softmax(log_p[~is_target].view(len(log_p), -1), dim=1))
+        log_others = log_p.gather(1, rest)
+        binary.append(torch.cat([log_p.gather(1, column), log_others.logsumexp(dim=1, keepdim=True)], dim=1))
+        others.append(F.log_softmax(log_others, dim=1))
 
     def divergence(pair: list[Tensor]) -> Tensor:
         return temperature**2 * F.kl_div(pair[0], pair[1], reduction="batchmean", log_target=True)
@@ -133,9 +134,16 @@ def _masked_distance(difference: Tensor, mask: Tensor, channel_weight: Tensor) -
     return (over_channels * mask).mean(dim=(-2, -1)) / difference.shape[1]
 
 
-def warm_up(progress: float, fraction: float) -> float:
+Progress = float | Tensor
+"""0..1 of the schedule; a tensor where the step is recorded as a CUDA graph, which would keep a number for ever."""
+
+
+def warm_up(progress: Progress, fraction: float) -> Progress:
     """Linear ramp of a distillation weight, 0 -> 1 over the first `fraction` of the schedule; `progress` in 0..1.
 
     ReviewKD ramps over 20 of 240 epochs; as a fraction, short recipes reach full weight too.
     """
-    return min(progress / fraction, 1.0) if fraction > 0 else 1.0
+    if fraction <= 0:
+        return 1.0
+    ramp = progress / fraction
+    return ramp.clamp_max(1.0) if isinstance(ramp, Tensor) else min(ramp, 1.0)

@@ -20,10 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from afpkd import distributed
+from afpkd.amp import amp_dtype
 from afpkd.checkpoint import State, load_training_state, save_training_state
+from afpkd.cuda_graph import RecordedPass
 from afpkd.data.batches import Augmentation, Samples, epoch_order, generator_for
 from afpkd.errors import UserError
 from afpkd.learners import Learner
+from afpkd.losses import Progress
 from afpkd.record import Json
 from afpkd.settings import TrainSettings, learning_rate, require_equal_parts
 
@@ -65,8 +68,11 @@ class Fitting:
         seed: int,
         checkpoint: Path,
         digest: str,
+        recorded: bool = False,
     ) -> None:
-        """Check the losses, then restore what `checkpoint` holds of an unfinished run of the same `digest`."""
+        """Check the losses, then restore what `checkpoint` holds of an unfinished run of the same `digest`.
+
+        recorded: replay each step as a CUDA graph (`afpkd.cuda_graph`): on a GPU, and not with fp16's loss scale."""
         if train.num_images < settings.batch_size:
             told = f"batch_size: {settings.batch_size} is more than the {train.num_images} training images"
             raise UserError("E_DATA_LITTLE", told)
@@ -79,7 +85,7 @@ class Fitting:
         self.steps_per_epoch = train.num_images // settings.batch_size
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.optimizer = _optimizer(learner.trained, settings)
-        self.amp_dtype = _amp_dtype(self.device, settings)
+        self.amp_dtype = amp_dtype(self.device, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)
         self.step = 0
         self.sums: dict[str, Tensor] = {}
@@ -92,6 +98,8 @@ class Fitting:
         if saved is not None:
             self._restore(saved)
         self._shared_losses = distributed.shared(learner.losses, learner.trained, has_unused=self._has_unused())
+        self.recorded = recorded and not self.scaler.is_enabled()
+        self._pass = RecordedPass(self._both_passes, self.device) if self.recorded else self._both_passes
 
     def run(self, report: Report) -> Fitted:
         """All remaining steps."""
@@ -137,9 +145,7 @@ class Fitting:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step, self.total_steps)
         distributed.seed_step(self.seed, self.step)
-        losses = self._losses(self.step, self.step / self.total_steps, self._shared_losses)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.scaler.scale(_total(losses)))
+        losses = self._pass(*self._batch(self.step), self.step / self.total_steps)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         for name, loss in distributed.averaged_losses(losses).items():
@@ -147,6 +153,14 @@ class Fitting:
         self.step += 1
         if self.step == 1 and self.learner.frozen is not None:
             self.learner.frozen.assert_unchanged()
+
+    def _both_passes(self, images: Tensor, target: Any, progress: Progress) -> dict[str, Tensor]:
+        """Forward and backward: the losses; gradients are left at the parameters."""
+        with self.autocast():
+            losses = self._shared_losses(images, target, progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(self.scaler.scale(_total(losses)))
+        return losses
 
     def _at_epoch_end(self) -> bool:
         """True after the last step of an epoch, and of the run."""
@@ -254,7 +268,7 @@ class Fitting:
         self.learner.trained.load_state_dict(before)
         return any(gradient is None for gradient in gradients)
 
-    def _losses(self, step: int, progress: float, losses: distributed.Losses) -> dict[str, Tensor]:
+    def _losses(self, step: int, progress: Progress, losses: distributed.Losses) -> dict[str, Tensor]:
         images, target = self._batch(step)
         with self.autocast():
             return losses(images, target, progress)
@@ -275,20 +289,6 @@ def _optimizer(trained: nn.Module, settings: TrainSettings) -> torch.optim.Optim
     if settings.optimizer == "adam":
         return torch.optim.Adam(parameters, **common)
     return torch.optim.SGD(parameters, momentum=settings.momentum, nesterov=settings.nesterov, **common)
-
-
-def _amp_dtype(device: torch.device, settings: TrainSettings) -> torch.dtype | None:
-    if device.type == "cuda" and settings.amp != "never":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if device.type == "cpu" and settings.amp == "gpu+cpu" and _cpu_computes_in_bfloat16():
-        return torch.bfloat16
-    return None
-
-
-def _cpu_computes_in_bfloat16() -> bool:
-    """True where this CPU multiplies in bf16; elsewhere it is emulated, slower than fp32."""
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 def _total(losses: dict[str, Tensor]) -> Tensor:

@@ -41,8 +41,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="*", help="of those that the protocol has")
     parser.add_argument("--variants", nargs="*", help="the same")
     parser.add_argument("--folder", type=Path, help="where runs and their states lie")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all of it is trained")
     chosen = parser.parse_args(arguments)
     protocol = PROTOCOLS[chosen.protocol]
+    if chosen.device == "cuda":
+        protocol = protocol.on_gpu()
     for name in chosen.variants or ():
         look_up("E_UNKNOWN_NAME", "variant", name, protocol.variants)
     if chosen.run:
@@ -51,7 +54,8 @@ def main(arguments: list[str]) -> None:
             missing = missing_variants(seed, protocol)
             wanted = [name for name in missing if chosen.variants is None or name in chosen.variants]
             if wanted:
-                train_seed(wanted, seed, chosen.folder or Path("runs") / protocol.folder, protocol)
+                folder = chosen.folder or Path("runs") / protocol.folder
+                train_seed(wanted, seed, folder, protocol, chosen.device)
     found = rows.read(protocol.result)
     sys.stdout.write(rows.comparison(found))
     if found and protocol == MAIN:
@@ -64,9 +68,9 @@ def missing_variants(seed: int, protocol: Protocol = MAIN) -> list[str]:
     return [name for name in protocol.variants if seed in protocol.seeds[name] and name not in found]
 
 
-def train_seed(variants: list[str], seed: int, folder: Path, protocol: Protocol = MAIN) -> None:
+def train_seed(variants: list[str], seed: int, folder: Path, protocol: Protocol = MAIN, device: str = "cpu") -> None:
     """Train these variants of one seed side by side, and append a row each."""
-    runs = [run_of(name, protocol.variants[name], seed, folder, protocol.recipe) for name in variants]
+    runs = [run_of(name, protocol.variants[name], seed, folder, protocol.recipe, device) for name in variants]
     works = [Workspace(run, "student") for run in runs]
     for name, (work, learner_product, fitted) in zip(variants, train_side_by_side(works), strict=True):
         distill = work.run.recipe.distill
@@ -78,9 +82,9 @@ def train_seed(variants: list[str], seed: int, folder: Path, protocol: Protocol 
         rows.append(f"{protocol.result}_curves", [rows.curve_of(work.run.folder, row)])
 
 
-def run_of(name: str, variant: Json, seed: int, folder: Path, recipe: str = MAIN.recipe) -> Run:
+def run_of(name: str, variant: Json, seed: int, folder: Path, recipe: str = MAIN.recipe, device: str = "cpu") -> Run:
     """The run of a variant: its recipe written out, its teacher and prompts made once and shared by symbolic links."""
-    run = written_run(name, variant, seed, folder, recipe)
+    run = written_run(name, variant, seed, folder, recipe, device)
     shared(run, "teacher", folder / teacher_folder(run.recipe), train_teacher)
     if run.recipe.distill.uses_prompts:
         digest = run.recipe.stage_digest("prompts")[:8]
@@ -129,7 +133,7 @@ class SharedTeacher(FrozenTeacher):
 def train_side_by_side(works: list[Workspace]) -> list[tuple[Workspace, torch.nn.Module, Fitted]]:
     """Train each workspace's student; all of one seed take each step on one forward pass of the teacher."""
     frozen, shapes = works[0].teacher()
-    teacher = SharedTeacher(frozen.model)
+    teacher = SharedTeacher(frozen.model) if works[0].device.type == "cpu" else frozen  # a recorded step has its own
     learners, fittings = [], []
     for work in works:
         work.inputs["teacher"] = works[0].inputs["teacher"]
@@ -148,8 +152,9 @@ def _advance_together(fittings: list[Fitting], teacher: FrozenTeacher, names: li
     first = step = min(fitting.step for fitting in fittings)
     while step < total:
         due = [(name, fitting) for name, fitting in zip(names, fittings, strict=True) if fitting.step == step]
-        with due[0][1].autocast():  # outside of the students' clocks: cpu_s is a student's own cost
-            teacher(due[0][1].next_images())
+        if isinstance(teacher, SharedTeacher):
+            with due[0][1].autocast():  # outside of the students' clocks: cpu_s is a student's own cost
+                teacher(due[0][1].next_images())
         for name, fitting in due:
             row = fitting.advance()
             if row is not None:

@@ -96,7 +96,7 @@ def try_weights(methods: list[str], folder: Path, device: str = "cpu") -> None:
         last = {key: fitted.history[-1][key] for key in ("losses", "gradient_norms")}
         settings, digest = run.recipe.distill, run.recipe.stage_digest("student")
         found = rows.trial_of({"lr": settings.lr, **trial}, seed=0, epochs=epochs, fitted=fitted, metric="ap")
-        on = name_of(machine_with(works[0].device))
+        on = rows.machine_of({"machine": machine_with(works[0].device)})
         rows.append(TUNING, [{"method": settings.method, **found, **last, "config_digest": digest, "machine": on}])
 
 
@@ -183,15 +183,9 @@ def row_of(run: Run, record: Json, seed: int) -> Json:
         "teacher_ap50": teacher_ap50(run),
         "prompts": judged and {key: judged[key] for key in ("accepted", "own", "shuffled", "constant")},
         **{key: record[key] for key in ("epochs", "wall_s", "cpu_s", "precision", "config_digest")},
-        "machine": name_of(record["machine"]),
+        "machine": rows.machine_of(record),
         "commit": record["git_commit"],
     }
-
-
-def name_of(machine: Json) -> str:
-    """What trained: the GPU, or the processor."""
-    name: str = machine.get("gpu") or machine["processor"]
-    return name
 
 
 def trials_table(found: list[Json]) -> str:

@@ -38,11 +38,18 @@ def row_of(run: Path, role: str, variant: str = "default") -> Json:
         "wall_s": record["wall_s"],
         "cpu_s": record.get("cpu_s"),
         "precision": record.get("precision"),
-        "processor": record.get("machine", {}).get("processor"),
+        "processor": machine_of(record),
         "commit": record["git_commit"],
         "config_digest": record["config_digest"],
         "finished_at": record["finished_at"],
     }
+
+
+def machine_of(record: Json) -> str | None:
+    """What trained: the GPU, or the processor."""
+    machine = record.get("machine", {})
+    name: str | None = machine.get("gpu") or machine.get("processor")
+    return name
 
 
 def curve_of(run: Path, row: Json) -> Json:

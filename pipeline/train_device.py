@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from afpkd.errors import UserError
+from afpkd.models import is_foreign
 from afpkd.record import Json, provenance
+from pipeline.networks import arch_of
+from pipeline.recipe import Recipe
+from pipeline.recipe_detection import CocoData
 
 if TYPE_CHECKING:
     import torch
+
+GRAPH_VARIABLE = "AFPKD_CUDA_GRAPH"
+"""0: no step is recorded as a CUDA graph."""
 
 
 def machine_with(device: torch.device) -> Json:
@@ -17,6 +25,16 @@ def machine_with(device: torch.device) -> Json:
 
     machine: Json = provenance()["machine"]
     return machine if device.type != "cuda" else {**machine, "gpu": torch.cuda.get_device_name(device)}
+
+
+def records_steps(device: torch.device, recipe: Recipe, *, compiled: bool, processes: int) -> bool:
+    """Whether each step is recorded once and replayed as a CUDA graph: where all that it does is known to be the same.
+
+    On one GPU, for classifiers of ours; a network of somebody else's may decide in Python what it does next.
+    """
+    ours = not any(is_foreign(arch_of(recipe, role)) for role in ("teacher", "student"))
+    usual = device.type == "cuda" and processes == 1 and not compiled
+    return usual and ours and not isinstance(recipe.data, CocoData) and os.environ.get(GRAPH_VARIABLE) != "0"
 
 
 def torch_device(wanted: str, threads: int, processes: int) -> torch.device:

@@ -25,7 +25,7 @@ from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe, recipe_path
 from pipeline.recorded import BUILT_FROM, recorded
 from pipeline.splits import augmentation_of, splits_of
-from pipeline.train_device import machine_with, torch_device
+from pipeline.train_device import machine_with, records_steps, torch_device
 
 if TYPE_CHECKING:
     import torch
@@ -203,7 +203,12 @@ class Workspace:
             checkpoint=self.folder / "checkpoint.pt",
             # which unfinished run a checkpoint belongs to: the stage's identity and the content of its inputs
             digest=json.dumps([self.run.recipe.stage_digest(self.stage), self.inputs], sort_keys=True),
+            recorded=records_steps(
+                self.device, self.run.recipe, compiled=settings.compile, processes=self.run.processes
+            ),
         )
+        if fitting.recorded:
+            self.progress.say("each step is recorded once, and replayed as a CUDA graph")
         if fitting.step:
             self.progress.say(f"continues at step {fitting.step} of {fitting.total_steps}")
         return fitting

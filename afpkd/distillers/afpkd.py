@@ -18,7 +18,7 @@ from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.distillers.frequency import FrequencyTerm
 from afpkd.distillers.reviewkd import spatial_loss
 from afpkd.fusion import FeatureFusion, LevelAdapters
-from afpkd.losses import soft_target_loss, standardised, warm_up
+from afpkd.losses import Progress, soft_target_loss, standardised, warm_up
 from afpkd.models.outputs import AnyOutputs, Shapes
 from afpkd.prompts import FrequencyPrompts
 
@@ -50,7 +50,7 @@ class AFPKD(Distiller):
         self.fusion = fused
         self.frequency = FrequencyTerm(prompts, **frequency)
 
-    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: Progress) -> Losses:
         """{"frequency", "spatial", "kd"}, each where its weight is not 0."""
         fused = self.fusion(student.imitated())
         losses = {}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.errors import UserError
-from afpkd.losses import class_map_loss
+from afpkd.losses import Progress, class_map_loss
 from afpkd.models.outputs import Outputs, Shapes
 
 
@@ -18,7 +18,7 @@ class CATKD(Distiller):
         super().__init__()
         self.beta, self.pooled_size, self.normalise = beta, pooled_size, normalise
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: Progress) -> Losses:
         """{"class_maps"}."""
         maps = class_maps(student), class_maps(teacher)
         return {"class_maps": self.beta * class_map_loss(*maps, self.pooled_size, normalise=self.normalise)}

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from afpkd.losses import Progress
+
 Losses = dict[str, Tensor]
 
 
@@ -21,9 +23,10 @@ class Distiller(nn.Module):
     uses_teacher: ClassVar[bool] = True
     """Whether it looks at the teacher's outputs: else no step takes a pass of it."""
 
-    def forward(self, student: Any, teacher: Any, target: Any, progress: float) -> Losses:
+    def forward(self, student: Any, teacher: Any, target: Any, progress: Progress) -> Losses:
         """Weighted losses by name, of the `Outputs` of both (of `Detections`, where it only looks at features).
 
-        `target` is what the task compares with, `progress` in 0..1 of the schedule.
+        `target` is what the task compares with. `progress`: 0..1 of the schedule, a tensor where steps are recorded
+        (`afpkd.cuda_graph`): compute with it, and ask it nothing.
         """
         raise NotImplementedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from afpkd.distillers.distiller import Distiller, Losses
-from afpkd.losses import decoupled_losses, standardised, warm_up
+from afpkd.losses import Progress, decoupled_losses, standardised, warm_up
 from afpkd.models.outputs import Outputs, Shapes
 
 
@@ -27,7 +27,7 @@ class DKD(Distiller):
         self.temperature, self.alpha, self.beta, self.warm_up = temperature, alpha, beta, warm_up
         self.standardise = standardise
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: Progress) -> Losses:
         """{"target_class", "other_classes"}, each where its weight is not 0."""
         logits = student.logits, teacher.logits
         ours, theirs = map(standardised, logits) if self.standardise else logits

@@ -25,7 +25,7 @@ from typing import Any
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.distillers.frequency import FrequencyTerm
 from afpkd.fusion import LevelAdapters
-from afpkd.losses import warm_up
+from afpkd.losses import Progress, warm_up
 from afpkd.models.outputs import AnyOutputs, Shapes
 from afpkd.prompts import FrequencyPrompts
 
@@ -41,7 +41,7 @@ class FreeKD(Distiller):
         self.adapters = LevelAdapters(student.channels, teacher.channels, teacher.sizes)
         self.frequency = FrequencyTerm(prompts, normalise="none")
 
-    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: Progress) -> Losses:
         """{"frequency"}."""
         weight = self.mu * warm_up(progress, self.warm_up)
         return {"frequency": weight * self.frequency(self.adapters(student.features), teacher.features)}

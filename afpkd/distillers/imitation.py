@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.fusion import LevelAdapters
-from afpkd.losses import warm_up
+from afpkd.losses import Progress, warm_up
 from afpkd.models.outputs import AnyOutputs, Shapes
 
 
@@ -25,7 +25,7 @@ class Imitation(Distiller):
         self.gamma, self.warm_up = gamma, warm_up
         self.adapters = LevelAdapters(student.channels, teacher.channels, teacher.sizes)
 
-    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: Progress) -> Losses:
         """{"spatial"}."""
         pairs = zip(self.adapters(student.features), teacher.features, strict=True)
         first, *others = [F.mse_loss(ours, theirs) for ours, theirs in pairs]

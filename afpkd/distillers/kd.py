@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from afpkd.distillers.distiller import Distiller, Losses
-from afpkd.losses import soft_target_loss, standardised
+from afpkd.losses import Progress, soft_target_loss, standardised
 from afpkd.models.outputs import Outputs, Shapes
 
 
@@ -26,7 +26,7 @@ class KD(Distiller):
         self.standardise = standardise
         self.temperature, self.kd_weight, self.task_weight = temperature, kd_weight, task_weight
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: float) -> Losses:
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, progress: Progress) -> Losses:
         """{"kd"}."""
         logits = student.logits, teacher.logits
         ours, theirs = map(standardised, logits) if self.standardise else logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from afpkd.distillers.distiller import Distiller, Losses
+from afpkd.losses import Progress
 from afpkd.models.outputs import AnyOutputs, Shapes
 
 
@@ -16,6 +17,6 @@ class NoDistillation(Distiller):
     def __init__(self, student: Shapes, teacher: Shapes) -> None:
         super().__init__()
 
-    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: Progress) -> Losses:
         """No losses."""
         return {}

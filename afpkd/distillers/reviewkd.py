@@ -8,7 +8,7 @@ from torch import Tensor
 
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.fusion import FeatureFusion
-from afpkd.losses import hierarchical_context_loss, warm_up
+from afpkd.losses import Progress, hierarchical_context_loss, warm_up
 from afpkd.models.outputs import AnyOutputs, Shapes
 
 
@@ -22,7 +22,7 @@ class ReviewKD(Distiller):
         channels = student.imitated_channels(), teacher.imitated_channels()
         self.fusion = FeatureFusion(*channels, teacher.imitated_sizes(), local_branch=False)
 
-    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: Progress) -> Losses:
         """{"spatial"}."""
         fused = self.fusion(student.imitated())
         return {"spatial": self.gamma * warm_up(progress, self.warm_up) * spatial_loss(fused, teacher)}

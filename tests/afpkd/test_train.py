@@ -139,14 +139,14 @@ def test_a_run_continues_on_a_device_that_scales_its_losses_and_on_one_that_does
     dtypes: tuple[torch.dtype | None, torch.dtype | None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CPU and a GPU without bf16, which a CPU in fp16 stands for."""
-    monkeypatch.setattr(training, "_amp_dtype", lambda device, settings: dtypes[0])
+    monkeypatch.setattr(training, "amp_dtype", lambda device, settings: dtypes[0])
     with pytest.raises(_KilledError):
         _fit(_student_learner("kd"), tmp_path / "c.pt", kill_at=4)
     state = torch.load(tmp_path / "c.pt", weights_only=True)
     if dtypes[0] is not None:
         state["scaler"]["scale"] = 1024.0
         torch.save(state, tmp_path / "c.pt")
-    monkeypatch.setattr(training, "_amp_dtype", lambda device, settings: dtypes[1])
+    monkeypatch.setattr(training, "amp_dtype", lambda device, settings: dtypes[1])
     fitting = _fitting(_student_learner("kd"), tmp_path / "c.pt")
     assert fitting.step == 3
     assert fitting.scaler.get_scale() == {(None, HALF): 65536.0, (HALF, None): 1.0, (HALF, HALF): 1024.0}[dtypes]
