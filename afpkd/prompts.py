@@ -23,6 +23,7 @@ token says so, and P_2 = -P_1 then marks large details of either sign. Both star
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -83,7 +84,7 @@ class BandPrompts(nn.Module):
         offset = self._offset(bands)
         if self.united:
             tokens = torch.sigmoid(logits + offset[..., None, None])
-            return Marked(tokens, 1 - (1 - tokens).prod(dim=2))
+            return Marked(tokens, 1 - functools.reduce(torch.mul, (1 - tokens).unbind(dim=2)))  # prod's gradient asks the device
         tokens = torch.sigmoid(logits)
         return Marked(tokens, torch.einsum("not,nothw->nohw", torch.softmax(offset, dim=-1), tokens))
 
