@@ -28,7 +28,7 @@ class RecordedPass:
         self._run, self._left = run, UNRECORDED
         self._graph = torch.cuda.CUDAGraph()
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
-        self._progress = torch.zeros((), device=device)
+        self._progress = torch.zeros((), dtype=torch.float64, device=device)  # as exact as a number
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._losses: dict[str, Tensor] = {}
 
@@ -39,7 +39,7 @@ class RecordedPass:
             self._left -= 1
             return self._unrecorded(images, target)
         if self._inputs is None:
-            self._inputs = torch.empty_like(images), torch.empty_like(target)
+            self._inputs = images.clone(), target.clone()
             with torch.cuda.graph(self._graph, stream=self._stream):
                 self._losses = self._run(*self._inputs, self._progress)
         for fixed, given in zip(self._inputs, (images, target), strict=True):

@@ -84,7 +84,8 @@ class BandPrompts(nn.Module):
         offset = self._offset(bands)
         if self.united:
             tokens = torch.sigmoid(logits + offset[..., None, None])
-            return Marked(tokens, 1 - functools.reduce(torch.mul, (1 - tokens).unbind(dim=2)))  # prod's gradient asks the device
+            missed = functools.reduce(torch.mul, (1 - tokens).unbind(dim=2))  # the gradient of prod waits for a GPU
+            return Marked(tokens, 1 - missed)
         tokens = torch.sigmoid(logits)
         return Marked(tokens, torch.einsum("not,nothw->nohw", torch.softmax(offset, dim=-1), tokens))
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from bench import clones, coverage, crash, default_seeds, default_tuning, findings, fleet, quantizers, rtx_builds, scale
+from bench import (
+    clones,
+    coverage,
+    crash,
+    default_seeds,
+    default_tuning,
+    findings,
+    fleet,
+    gpu_steps,
+    quantizers,
+    rtx_builds,
+    scale,
+)
 from bench.command import run
 
 BENCHES: dict[str, Callable[[], None]] = {
@@ -16,6 +28,7 @@ BENCHES: dict[str, Callable[[], None]] = {
     "default_tuning": default_tuning.main,
     "findings": findings.main,
     "fleet": fleet.main,
+    "gpu_steps": gpu_steps.main,
     "quantizers": quantizers.main,
     "rtx_builds": rtx_builds.main,
     "scale": scale.main,

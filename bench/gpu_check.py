@@ -1,9 +1,9 @@
 """`make gpu-check`: do training and TensorRT on this machine's NVIDIA GPU do what the CPU does, and how fast?
 
 The first AFPKD step of the default pair in fp32, with mixed precision and compiled, each against the CPU's losses; then
-one epoch, in images/s, and again: is it the same to the bit? Then the card itself (gpu_card.py). Then TensorRT: an
-engine a precision, built here, held to torch's logits, timed as by `make profile`. Exit code 1 where a check fails, 2
-where there is no GPU.
+one epoch, in images/s, again, and recorded as a CUDA graph: is it the same to the bit? Then the card itself
+(gpu_card.py). Then TensorRT: an engine a precision, built here, held to torch's logits, timed as by `make profile`.
+Exit code 1 where a check fails, 2 where there is no GPU.
 """
 
 from __future__ import annotations
@@ -79,6 +79,9 @@ def main() -> None:
     sys.stdout.write(table(checks, speed, torch.cuda.get_device_name()))
     again = distil(gpu, epochs=1.0, amp="gpu", compiled=False)
     sys.stdout.write(f"the same epoch again: {told_difference(whole['cuda'].last, again.last)}\n")
+    recorded = distil(gpu, epochs=1.0, amp="gpu", compiled=False, recorded=True)
+    told = f"{recorded.history[-1]['images_per_s']:,.0f} images/s, {told_difference(again.last, recorded.last)}"
+    sys.stdout.write(f"the same epoch, each step recorded once and replayed: {told}\n")
     libraries = copies()
     sys.stdout.write(card_table(libraries))
     engines = measured_engines("local-gpu", "quick")
@@ -102,7 +105,15 @@ def told_difference(one: State, other: State) -> str:
     return f"not equal to the bit: weights differ by {apart:.1e} at most"
 
 
-def distil(device: torch.device, *, epochs: float, amp: Amp, compiled: bool, images: int = DATA.num_train) -> Fitted:
+def distil(
+    device: torch.device,
+    *,
+    epochs: float,
+    amp: Amp,
+    compiled: bool,
+    images: int = DATA.num_train,
+    recorded: bool = False,
+) -> Fitted:
     """Distil ResNet-20 into ResNet-8 (both untrained) on `device`."""
     split = DATA.load(Path()).train
     train = pixels_from_split(type(split)(split.images[:images], split.labels[:images]), (0.286,), (0.353,), device)
@@ -127,6 +138,7 @@ def distil(device: torch.device, *, epochs: float, amp: Amp, compiled: bool, ima
             seed=0,
             checkpoint=Path(folder) / "checkpoint.pt",
             digest="gpu-check",
+            recorded=recorded,
         ).run(lambda done, total, row: None)
 
 

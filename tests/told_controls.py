@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench import rows
-from bench.variants import MAIN
+from bench.variants import MAIN, PROTOCOLS
 
 MASKS = ("no mask", "shuffled masks", "band means")
 SEEDS = (0, 1, 2)
@@ -44,7 +44,34 @@ def of_results() -> Iterator[str]:
     curves = {rows.name_of(row): row for row in rows.read(f"{MAIN.result}_curves") if row["seed"] == 0}
     norms = [curves[name]["epochs"][0]["gradient_norms"]["frequency"] for name in (*MASKS, "afpkd")]
     *others, ours = (f"{norm:.2f}" for norm in norms)
+    yield from of_gpu()
     yield f"after the first epoch of seed 0 ({_listed(others)}; {ours})"
+
+
+def of_gpu() -> Iterator[str]:
+    """docs/results.md, of the rows that a GPU trained."""
+    found = {rows.name_of(row): row for row in rows.read(MAIN.on_gpu().result) if row["seed"] == 0}
+    forms = [row[TEST] for name, row in found.items() if row["method"] == "afpkd" and name != "reviewkd + local branch"]
+    assert max(forms) == found["bare bands"][TEST]
+    yield f"{len(forms)} forms of"
+    yield f"reach {min(forms):.2f} to {max(forms):.2f} on test, {rows.mean_and_std(forms)}."
+    yield f"AFPKD as it is has {found['afpkd'][TEST]:.2f},"
+    yield f"ReviewKD {found['reviewkd'][TEST]:.2f}, `bare bands` {max(forms):.2f}"
+    missing = [name for name in MAIN.variants if name not in found]
+    yield f"{_listed([f'`{name}`' for name in missing])} are still to be trained"
+    cross: dict[str, dict[int, float]] = {}
+    for row in rows.read(PROTOCOLS["cross"].on_gpu().result):
+        cross.setdefault(rows.name_of(row), {})[row["seed"]] = row[TEST]
+    for name in ("kd", "reviewkd"):
+        yield f"`{name}` {rows.mean_and_std(list(cross[name].values()))}"
+    yield f"undistilled {rows.mean_and_std(list(cross['none'].values()))}"
+    above = cross["afpkd"][0] - cross["reviewkd"][0]
+    yield f"`afpkd` {cross['afpkd'][0]:.2f} with seed 0, {above:.2f} above ReviewKD with that seed"
+    lines = [line.split() for line in (rows.RESULTS / "gpu_steps.txt").read_text().splitlines()]
+    steps = {words[0]: words[1:] for words in lines if len(words) == 4}
+    for method, name in (("afpkd", "AFPKD's takes"), ("reviewkd", "ReviewKD's"), ("kd", "KD's")):
+        launched, recorded = map(float, steps[method][:2])
+        yield f"{name} {recorded:.1f}{' ms' if method == 'afpkd' else ''} instead of {launched:.1f}"
 
 
 def of_method() -> Iterator[str]:

@@ -1,6 +1,9 @@
 """What a recorded step (CUDA graph) asks of the losses: no wait for the device, nothing that Python decides anew."""
 
-from collections.abc import Callable
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,19 +11,20 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from afpkd.data.batches import Pixels
+from afpkd.data.batches import Augmentation, Pixels
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, student_learner
-from afpkd.models import build_model, probe_shapes
+from afpkd.models import MODELS, build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
+from afpkd.settings import TrainSettings
+from afpkd.train import Fitting
 
 CLASSES, SIZE, BATCH = 6, 16, 4
 PAIR = ("resnet8", "resnet20")
 HELDOUT = Pixels(torch.zeros(2, 3, SIZE, SIZE, dtype=torch.uint8), torch.zeros(2, dtype=torch.long), (0.5,), (0.3,))
-PROMPTS = {"overlap_weight": 1.0, "area": 0.25, "area_weight": 30.0}
-AFPKD = (
-    {},
+PROMPTS: dict[str, Any] = {"overlap_weight": 1.0, "area": 0.25, "area_weight": 30.0}
+AFPKD: tuple[dict[str, Any], ...] = (
     {"mask": "untrained"},
     {"mask": "shuffled"},
     {"mask": "banded"},
@@ -29,20 +33,21 @@ AFPKD = (
     {"kappa": 1.0, "local_branch": True},
 )
 METHODS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in ("none", "kd", "dkd", "reviewkd", "catkd", "freekd", "imitation")),
+    *((name, {}) for name in OPTIONS),
     *(("kd", {"standardise": True}), ("catkd", {"normalise": True})),
     *(("afpkd", changed) for changed in AFPKD),
 ]
 
 
-class _Waits(TorchDispatchMode):
-    """Notes each operator that a CUDA graph cannot hold: what reads the device, or sizes its result by what it read."""
+class _Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
+    """Notes each operator that a CUDA graph cannot hold: what reads the device, or sizes its result by what it read.
 
-    READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "randperm", "bincount")
+    (The gradient of prod does, though not while somebody looks on, as here.)
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
+    READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "randperm", "bincount", "prod")
+
+    found: list[str]
 
     def __torch_dispatch__(self, operator: Any, types: Any, given: Any = (), named: Any = None) -> Any:
         name = operator.__name__.split(".")[0]
@@ -85,9 +90,16 @@ def _waits(learner: Learner) -> list[str]:
         torch.autograd.backward(torch.stack(list(losses.values())).sum())
 
     both_passes()  # the passes before the recording, in which something may be made once and kept
-    with _Waits() as waits:
-        both_passes()
-    return waits.found
+    return _found(both_passes)
+
+
+def _found(run: Callable[[], object]) -> list[str]:
+    waits: Any = _Waits()  # type: ignore[no-untyped-call]  # torch's
+    waits.found = []
+    with waits:
+        run()
+    found: list[str] = waits.found
+    return found
 
 
 @pytest.mark.parametrize(("method", "changed"), METHODS, ids=str)
@@ -102,7 +114,7 @@ def test_no_step_of_phase_one_waits_for_the_device(objective: Any) -> None:
     assert _waits(prompt_learner(prompts, teacher, HELDOUT, objective=objective, **PROMPTS)) == []
 
 
-@pytest.mark.parametrize("arch", ["resnet20", "wrn-16-2", "vgg8", "mobilenetv2", "shufflenetv1", "shufflenetv2"])
+@pytest.mark.parametrize("arch", list(MODELS))
 def test_no_step_of_a_network_waits_for_the_device(arch: str) -> None:
     torch.manual_seed(0)
     assert _waits(plain_learner(build_model(arch, num_classes=CLASSES, in_channels=3), HELDOUT)) == []
@@ -114,13 +126,12 @@ def test_no_step_of_a_network_waits_for_the_device(arch: str) -> None:
         lambda values: values[values > 0],
         lambda values: values * float(values.mean()),
         lambda values: values * torch.tensor(2.0),
+        lambda values: values.prod(dim=0),
         lambda values: values if values.mean() > 0 else -values,
     ],
 )
 def test_what_reads_the_device_is_seen(reading: Callable[[Tensor], Tensor]) -> None:
-    with _Waits() as waits:
-        reading(torch.randn(8))
-    assert waits.found
+    assert _found(lambda: reading(torch.randn(8)))
 
 
 @pytest.mark.parametrize(("method", "changed"), METHODS, ids=str)
@@ -132,3 +143,76 @@ def test_progress_as_a_tensor_is_progress_as_a_number(method: str, changed: dict
         assert as_number.keys() == as_tensor.keys()
         for name, loss in as_number.items():
             torch.testing.assert_close(as_tensor[name], loss, rtol=1e-6, atol=1e-9)
+
+
+class _Graph:
+    """Stands for a CUDA graph on a CPU: it launches again what ran while it recorded, from the same tensors."""
+
+    fitting: Fitting
+
+    def replay(self) -> None:
+        recorded: Any = self.fitting._pass
+        for name, loss in recorded._run_(*recorded._inputs, recorded._progress).items():
+            recorded._losses[name].detach().copy_(loss.detach())
+
+
+@contextlib.contextmanager
+def _recording(graph: _Graph, stream: object) -> Iterator[None]:
+    """Nothing that is launched while a graph records is computed."""
+    trained = graph.fitting.learner.trained
+    before = copy.deepcopy(trained.state_dict())
+    yield
+    trained.load_state_dict(before)
+
+
+class _Stream:
+    def __init__(self, device: torch.device | None = None) -> None: ...
+
+    def wait_stream(self, other: object) -> None: ...
+
+
+def _fitting(folder: Path, *, recorded: bool) -> Fitting:
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (24, 3, SIZE, SIZE), dtype=torch.uint8, generator=generator)
+    train = Pixels(images, torch.randint(0, CLASSES, (24,), generator=generator), (0.5,), (0.3,))
+    settings = TrainSettings(epochs=3, batch_size=BATCH, lr=0.02, schedule="cosine")
+    return Fitting(
+        _student("afpkd", {"warm_up": 0.7}),
+        train,
+        settings,
+        augmentation=Augmentation(padding=1),
+        seed=3,
+        checkpoint=folder / f"{recorded}.pt",
+        digest="one",
+        recorded=recorded,
+    )
+
+
+def test_a_recorded_training_is_the_launched_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, fake in {
+        "CUDAGraph": _Graph,
+        "Stream": _Stream,
+        "current_stream": _Stream,
+        "stream": contextlib.nullcontext,
+        "graph": _recording,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    launched, recorded = (_fitting(tmp_path, recorded=way) for way in (False, True))
+    assert (launched.recorded, recorded.recorded) == (False, True)
+    graph: Any = recorded._pass
+    graph._graph.fitting, graph._run_ = recorded, graph._run
+    passes: list[int] = []
+
+    def counted(*given: Tensor) -> dict[str, Tensor]:
+        passes.append(recorded.step)
+        found: dict[str, Tensor] = graph._run_(*given)
+        return found
+
+    graph._run = counted
+    for _ in range(launched.total_steps):
+        rows = launched.advance(), recorded.advance()
+        if rows[0] and rows[1]:
+            assert rows[0]["losses"] == pytest.approx(rows[1]["losses"], rel=1e-6)
+    assert passes == [0, 1, 2, 3]  # three before it is recorded, and the one that is
+    weights = [fitting.fitted().last for fitting in (launched, recorded)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())

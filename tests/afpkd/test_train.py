@@ -17,6 +17,7 @@ from afpkd.distillers.none import NoDistillation
 from afpkd.distillers.options import OPTIONS
 from afpkd.errors import UserError
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, student_learner
+from afpkd.losses import Progress
 from afpkd.models import build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import Json
@@ -244,7 +245,7 @@ def test_the_losses_of_a_long_epoch_in_bf16_are_their_mean(tmp_path: Path) -> No
     network = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(network.weight)
 
-    def losses(images: Tensor, target: Tensor, progress: float) -> dict[str, Tensor]:
+    def losses(images: Tensor, target: Tensor, progress: Progress) -> dict[str, Tensor]:
         return {"task": network.weight.bfloat16().sum()}
 
     settings = TrainSettings(epochs=1, batch_size=2, lr=1e-9)

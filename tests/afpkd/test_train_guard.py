@@ -13,6 +13,7 @@ from afpkd.checkpoint import state_sha256
 from afpkd.data.batches import Augmentation, Pixels
 from afpkd.errors import UserError
 from afpkd.learners import Learner, plain_learner
+from afpkd.losses import Progress
 from afpkd.models import build_model
 from afpkd.settings import TrainSettings
 from afpkd.train import Fitting
@@ -37,7 +38,7 @@ def _with_a_rare_loss(seen: list[int], first: int, before: float = 0.0) -> Learn
     """A loss that teaches from the `first` time on that it is asked, and is `before` until then; counts in `seen`."""
     plain = _learner()
 
-    def losses(images: Tensor, target: Any, progress: float) -> dict[str, Tensor]:
+    def losses(images: Tensor, target: Any, progress: Progress) -> dict[str, Tensor]:
         seen.append(1)
         task = plain.losses(images, target, progress)["task"]
         return {"task": task, "rare": 0 * task + before if len(seen) < first else 2 * task}
@@ -63,7 +64,7 @@ def test_a_loss_that_teaches_nothing_stops_the_run(extra: float, said: str, tmp_
 def test_a_gradient_that_rounding_alone_makes_is_none(tmp_path: Path) -> None:
     plain = _learner()
 
-    def losses(images: Tensor, target: Any, progress: float) -> dict[str, Tensor]:
+    def losses(images: Tensor, target: Any, progress: Progress) -> dict[str, Tensor]:
         task = plain.losses(images, target, progress)["task"]
         return {"task": task, "tiny": 1e-9 * task}
 

@@ -1,11 +1,14 @@
 """What trains, and what a record says of it."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from afpkd.record import provenance
+from pipeline.recipe_reader import load_recipe
 from pipeline.report.how_measured import environment_words
-from pipeline.train_device import machine_with, torch_device
+from pipeline.train_device import GRAPH_VARIABLE, machine_with, records_steps, torch_device
 
 
 def test_a_gpu_that_trains_is_named_in_the_record_and_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +28,25 @@ def test_float32_is_float32_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch_device("cpu", 0, 1) == torch.device("cpu")
     assert torch.backends.cudnn.allow_tf32 is False
     assert torch.backends.cuda.matmul.allow_tf32 is False
+
+
+@pytest.mark.parametrize(
+    ("recipe", "device", "changed", "recorded"),
+    [
+        ("default", "cuda", {}, True),
+        ("cifar100-vgg13-mobilenetv2", "cuda", {}, True),
+        ("default", "cpu", {}, False),
+        ("default", "cuda", {"processes": 2}, False),
+        ("default", "cuda", {"compiled": True}, False),
+        ("bccd-fcos-cpu", "cuda", {}, False),  # boxes differ in number
+        ("tinyimagenet-cpu", "cuda", {}, False),  # torchvision's networks
+    ],
+)
+def test_steps_are_recorded_where_all_that_they_do_is_known(
+    recipe: str, device: str, changed: dict[str, Any], recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual: dict[str, Any] = {"compiled": False, "processes": 1}
+    monkeypatch.delenv(GRAPH_VARIABLE, raising=False)
+    assert records_steps(torch.device(device), load_recipe(recipe)[1], **(usual | changed)) is recorded
+    monkeypatch.setenv(GRAPH_VARIABLE, "0")
+    assert not records_steps(torch.device(device), load_recipe(recipe)[1], **(usual | changed))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.fusion import LevelAdapters
-from afpkd.losses import warm_up
+from afpkd.losses import Progress, warm_up
 from afpkd.models.outputs import AnyOutputs, Shapes
 
 
@@ -24,7 +24,7 @@ class Hint(Distiller):
         ours, theirs = (shapes.at([self.level]) for shapes in (student, teacher))
         self.regressor = LevelAdapters(ours.channels, theirs.channels, theirs.sizes)
 
-    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: float) -> Losses:
+    def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: Progress) -> Losses:
         """{"hint"}."""
         (adapted,) = self.regressor([student.features[self.level]])
         distance = F.mse_loss(adapted, teacher.features[self.level]) / 2
