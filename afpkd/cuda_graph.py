@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from afpkd.errors import UserError
+
 Pass = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 """(normalised images, target, progress, one value) -> named losses; gradients are left at the parameters."""
 
@@ -40,12 +42,21 @@ class RecordedPass:
             return self._unrecorded(images, target)
         if self._inputs is None:
             self._inputs = images.clone(), target.clone()
-            with torch.cuda.graph(self._graph, stream=self._stream):
-                self._losses = self._run(*self._inputs, self._progress)
+            self._losses = self._record(*self._inputs)
         for fixed, given in zip(self._inputs, (images, target), strict=True):
             fixed.copy_(given)
         self._graph.replay()
         return self._losses
+
+    def _record(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+        try:
+            with torch.cuda.graph(self._graph, stream=self._stream):
+                return self._run(images, target, self._progress)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            told = f"this training's step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]})"
+            raise UserError("E_TRAIN_GRAPH", f"{told}: set AFPKD_CUDA_GRAPH=0") from error
 
     def _unrecorded(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
         """On the stream that will record: autograd remembers on which it met a parameter."""

@@ -68,6 +68,10 @@ CATALOGUE: dict[str, Entry] = {
         "a disk is full, here or on the device that the line names",
         "make room and give the same command again: what was finished stays, and training continues",
     ),
+    "E_MEMORY": Entry(
+        "the memory of the GPU, or of this machine, ran out",
+        "lower the `batch_size` of what was trained, end what else uses the memory, or take a larger GPU",
+    ),
     "E_PACKAGE": Entry(
         "a Python package is missing, or it failed",
         "install what the line names; `afpkd doctor` looks at all packages, and `make clean setup` installs anew",
@@ -179,6 +183,10 @@ CATALOGUE: dict[str, Entry] = {
     "E_TRAIN_DEVICE": Entry(
         "training was asked for on a GPU, and torch finds none",
         "use TRAIN_DEVICE=cpu or auto; `afpkd doctor` looks at GPU and driver",
+    ),
+    "E_TRAIN_GRAPH": Entry(
+        "a training's step cannot be recorded as a CUDA graph: something in it waits for the GPU",
+        "set AFPKD_CUDA_GRAPH=0: its kernels are then launched one by one",
     ),
     "E_TRAIN_PROCESSES": Entry(
         "TRAIN_PROCESSES does not fit the recipe's batches or the GPUs of this machine",

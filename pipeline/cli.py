@@ -253,7 +253,7 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(error)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, MemoryError) as error:
         from pipeline.disk import explained
 
         told = explained(error, Path(getattr(error, "filename", None) or "."))

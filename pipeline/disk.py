@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from afpkd.errors import UserError
+from pipeline.memory import is_out_of_memory, words_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _WORDS = re.compile(  # of libraries that keep the kernel's number to themselves: safetensors, torch.save, numpy
@@ -39,9 +40,11 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def explained(error: Exception, folder: Path) -> Exception:
-    """The error; a UserError where it says that a disk is full (that of `folder`), or that a path is refused."""
+    """The error; a UserError where a disk (that of `folder`) or memory is full, or a path is refused."""
     if is_full(error):
         return full(folder)
+    if is_out_of_memory(error):
+        return UserError("E_MEMORY", f"memory ran out: {words_of(error)}: lower batch_size, or end what else uses it")
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
         return UserError("E_FILE", f"{error.filename}: {error.strerror}: {_REFUSED[error.errno]}")
     return error

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from afpkd.data.batches import Augmentation, Pixels
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
+from afpkd.errors import UserError
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, student_learner
 from afpkd.models import MODELS, build_model, probe_shapes
 from afpkd.prompts import FrequencyPrompts
@@ -188,7 +189,8 @@ def _fitting(folder: Path, *, recorded: bool) -> Fitting:
     )
 
 
-def test_a_recorded_training_is_the_launched_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, fake in {
         "CUDAGraph": _Graph,
         "Stream": _Stream,
@@ -197,6 +199,10 @@ def test_a_recorded_training_is_the_launched_one(tmp_path: Path, monkeypatch: py
         "graph": _recording,
     }.items():
         monkeypatch.setattr(torch.cuda, name, fake)
+
+
+@pytest.mark.usefixtures("_fakes")
+def test_a_recorded_training_is_the_launched_one(tmp_path: Path) -> None:
     launched, recorded = (_fitting(tmp_path, recorded=way) for way in (False, True))
     assert (launched.recorded, recorded.recorded) == (False, True)
     graph: Any = recorded._pass
@@ -216,3 +222,30 @@ def test_a_recorded_training_is_the_launched_one(tmp_path: Path, monkeypatch: py
     assert passes == [0, 1, 2, 3]  # three before it is recorded, and the one that is
     weights = [fitting.fitted().last for fitting in (launched, recorded)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.usefixtures("_fakes")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("CUDA error: operation not permitted\nwhen capturing"),
+            r"\(CUDA error: operation not permitted\)",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory."), "^CUDA out of memory.$"),
+    ],
+)
+def test_a_step_that_cannot_be_recorded_is_one_line(
+    error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def refused(graph: _Graph, stream: object) -> Iterator[None]:
+        yield
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "graph", refused)
+    fitting = _fitting(tmp_path, recorded=True)
+    for _ in range(3):
+        fitting.advance()
+    with pytest.raises((UserError, torch.OutOfMemoryError), match=told):
+        fitting.advance()
