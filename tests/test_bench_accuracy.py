@@ -163,3 +163,21 @@ def test_a_teacher_of_another_recipe_is_left_alone(protocol: variants.Protocol, 
         assert run.role("teacher").resolve() == place
     written = [(place / "record.json").stat().st_mtime_ns for place in places]
     assert written == sorted(written)  # none is made twice
+
+
+def test_rows_of_a_gpu_have_tables_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    on_gpu = {name: protocol.on_gpu() for name, protocol in variants.PROTOCOLS.items()}
+    assert [one.result for one in on_gpu.values()] == [
+        "cifar100_gpu",
+        "cifar100_cross_gpu",
+        "tinyimagenet_gpu",
+        "cifar100_half_gpu",
+    ]
+    assert set(on_gpu["cifar100"].seeds.values()) == {variants.ALL}
+    assert set(on_gpu["tinyimagenet"].seeds.values()) == {variants.ONE}
+    accuracy.main(["--device", "cuda"])
+    shown = capsys.readouterr().out
+    assert shown == rows.comparison(rows.read("cifar100_gpu"))
+    processors = [{row["processor"] for row in rows.read(name)} for name in ("cifar100_gpu", "cifar100_cpu")]
+    assert processors[0] == {"NVIDIA H200"}
+    assert not any("NVIDIA" in str(name) for name in processors[1])
