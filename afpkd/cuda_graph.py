@@ -26,43 +26,46 @@ UNRECORDED = 3
 class RecordedPass:
     """A pass as a CUDA graph. Its losses are those of the last call: the next one overwrites them."""
 
-    def __init__(self, run: Pass, device: torch.device) -> None:
-        self._run, self._left = run, UNRECORDED
+    def __init__(self, device: torch.device) -> None:
+        self._left = UNRECORDED
         self._graph = torch.cuda.CUDAGraph()
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
         self._progress = torch.zeros((), dtype=torch.float64, device=device)  # as exact as a number
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._losses: dict[str, Tensor] = {}
 
-    def __call__(self, images: Tensor, target: Tensor, progress: float) -> dict[str, Tensor]:
-        """The losses of this batch, always of one size."""
+    def __call__(self, run: Pass, images: Tensor, target: Tensor, progress: float) -> dict[str, Tensor]:
+        """The losses of this batch, always of one size, by `run`, always the same. (It is not kept: who holds this
+        object may be what `run` belongs to, and the memory of a cycle is not freed when it is let go.)"""
         self._progress.fill_(progress)
         if self._left:
             self._left -= 1
-            return self._unrecorded(images, target)
+            return self._unrecorded(run, images, target)
         if self._inputs is None:
             self._inputs = images.clone(), target.clone()
-            self._losses = self._record(*self._inputs)
+            self._losses = self._record(run, *self._inputs)
         for fixed, given in zip(self._inputs, (images, target), strict=True):
             fixed.copy_(given)
         self._graph.replay()
         return self._losses
 
-    def _record(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _record(self, run: Pass, images: Tensor, target: Tensor) -> dict[str, Tensor]:
         try:
             with torch.cuda.graph(self._graph, stream=self._stream):
-                return self._run(images, target, self._progress)
-        except torch.OutOfMemoryError:
-            raise
+                losses = run(images, target, self._progress)
         except RuntimeError as error:
-            told = f"this training's step cannot be recorded as a CUDA graph ({str(error).splitlines()[0]})"
-            raise UserError("E_TRAIN_GRAPH", f"{told}: set AFPKD_CUDA_GRAPH=0") from error
+            cause = error.__context__ or error  # the end of a recording that failed fails, too, and says less
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            told = f"this training's step cannot be recorded as a CUDA graph ({str(cause).splitlines()[0]})"
+            raise UserError("E_TRAIN_GRAPH", f"{told}: set AFPKD_CUDA_GRAPH=0") from cause
+        return {name: loss.detach() for name, loss in losses.items()}  # with gradients they would keep what made them
 
-    def _unrecorded(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _unrecorded(self, run: Pass, images: Tensor, target: Tensor) -> dict[str, Tensor]:
         """On the stream that will record: autograd remembers on which it met a parameter."""
         here = torch.cuda.current_stream()
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream):
-            losses = self._run(images, target, self._progress)
+            losses = run(images, target, self._progress)
         here.wait_stream(self._stream)
         return losses

@@ -70,7 +70,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "E_MEMORY": Entry(
         "the memory of the GPU, or of this machine, ran out",
-        "lower the `batch_size` of what was trained, end what else uses the memory, or take a larger GPU",
+        "end what else uses it, set AFPKD_CUDA_GRAPH=0 (a recorded step keeps its memory), or lower the `batch_size`",
     ),
     "E_PACKAGE": Entry(
         "a Python package is missing, or it failed",

@@ -98,8 +98,7 @@ class Fitting:
         if saved is not None:
             self._restore(saved)
         self._shared_losses = distributed.shared(learner.losses, learner.trained, has_unused=self._has_unused())
-        self.recorded = recorded and not self.scaler.is_enabled()
-        self._pass = RecordedPass(self._both_passes, self.device) if self.recorded else self._both_passes
+        self.recorded = RecordedPass(self.device) if recorded and not self.scaler.is_enabled() else None
 
     def run(self, report: Report) -> Fitted:
         """All remaining steps."""
@@ -145,7 +144,8 @@ class Fitting:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step, self.total_steps)
         distributed.seed_step(self.seed, self.step)
-        losses = self._pass(*self._batch(self.step), self.step / self.total_steps)
+        given = (*self._batch(self.step), self.step / self.total_steps)
+        losses = self.recorded(self._both_passes, *given) if self.recorded else self._both_passes(*given)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         for name, loss in distributed.averaged_losses(losses).items():

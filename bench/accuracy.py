@@ -1,9 +1,9 @@
-"""Real data on a CPU: AFPKD, its rivals and its controls by one protocol, the methods of a seed side by side.
+"""Real data: AFPKD, its rivals and its controls by one protocol, the methods of a seed side by side; on a CPU or GPU.
 
 `make bench-accuracy` prints the table from results/cifar100_cpu.jsonl; ARGS=--run trains what is missing (hours; stop
 it at any time, the next call goes on); ARGS="--protocol NAME --run" does so for another pair or data set. Every student
 of a seed starts from the same weights and sees the same batches in the same augmentation; the frozen teacher's forward
-pass is shared, which changes no number. Test is read once a run.
+pass is shared, which changes no number (not where steps are recorded as CUDA graphs). Test is read once a run.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipe_networks import ForeignTeacher
 from pipeline.recipe_reader import load_recipe
 from pipeline.stages import distillation, train_teacher, tune_prompts
+from pipeline.train_device import records_steps
 from pipeline.workspace import Run, Workspace
 
 
@@ -131,9 +132,13 @@ class SharedTeacher(FrozenTeacher):
 
 
 def train_side_by_side(works: list[Workspace]) -> list[tuple[Workspace, torch.nn.Module, Fitted]]:
-    """Train each workspace's student; all of one seed take each step on one forward pass of the teacher."""
+    """Train each workspace's student; all of one seed take each step on one forward pass of the teacher.
+
+    Recorded steps have one each.
+    """
     frozen, shapes = works[0].teacher()
-    teacher = SharedTeacher(frozen.model) if works[0].device.type == "cpu" else frozen  # a recorded step has its own
+    recorded = any(records_steps(work.device, work.run.recipe, compiled=False, processes=1) for work in works)
+    teacher = frozen if recorded else SharedTeacher(frozen.model)
     learners, fittings = [], []
     for work in works:
         work.inputs["teacher"] = works[0].inputs["teacher"]

@@ -38,6 +38,7 @@ from export.to_onnx import OPSET
 DATA = DATASETS["fashion_mnist_5k"]
 BATCH = 64
 PRECISIONS = ("fp32", "fp16", "int8")
+EQUAL = "equal to the bit"
 Amp = Literal["gpu", "never"]
 # fp32 convolutions on the GPU may use TF32 (10 bits of mantissa), bf16 has 7: a loss is a mean and keeps a digit more.
 TOLERANCE = {"fp32": 5e-3, "mixed precision": 5e-2, "compiled": 5e-3}
@@ -100,7 +101,7 @@ def first_losses(device: torch.device, amp: Amp, *, compiled: bool) -> dict[str,
 def told_difference(one: State, other: State) -> str:
     """Whether two students are equal to the bit, and else how far apart their weights are."""
     if all(torch.equal(value, other[name]) for name, value in one.items()):
-        return "equal to the bit"
+        return EQUAL
     apart = max(float((value.double() - other[name].double()).abs().max()) for name, value in one.items())
     return f"not equal to the bit: weights differ by {apart:.1e} at most"
 

@@ -6,7 +6,6 @@ to results/cifar100_tuning.jsonl; without arguments the table is printed.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from bench import rows
 from bench.accuracy import run_of, train_side_by_side
 from bench.command import run
 from bench.variants import METHODS
-from pipeline.train_device import machine_with
 from pipeline.workspace import Run, Workspace
 
 RESULT = "cifar100_tuning"
@@ -49,27 +47,22 @@ TRIALS: dict[str, list[Json]] = {
 }
 
 
-def main(arguments: list[str]) -> None:
+def main(methods: list[str]) -> None:
     """Train the trials that have no row yet; print all rows."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tuning")
-    parser.add_argument("methods", nargs="*", choices=list(TRIALS))
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    chosen = parser.parse_args(arguments)
     known = [(row["method"], row["options"]) for row in rows.read(RESULT)]
-    todo = [(method, trial) for method in chosen.methods for trial in TRIALS[method] if (method, trial) not in known]
+    todo = [(method, trial) for method in methods for trial in TRIALS[method] if (method, trial) not in known]
     if todo:
-        works = [Workspace(_run(method, trial, chosen.device), "student") for method, trial in todo]
+        works = [Workspace(_run(method, trial), "student") for method, trial in todo]
         for (method, trial), (_, _, fitted) in zip(todo, train_side_by_side(works), strict=True):
             found = rows.trial_of(trial, seed=0, epochs=EPOCHS, fitted=fitted)
-            on = rows.machine_of({"machine": machine_with(works[0].device)})
-            rows.append(RESULT, [{"method": method, **found, "machine": on}])
+            rows.append(RESULT, [{"method": method, **found}])
     for row in rows.read(RESULT):
         sys.stdout.write(f"{row['method']:10} {row['options']!s:40} held-out {row['heldout_top1']:.2f}\n")
 
 
-def _run(method: str, trial: Json, device: str) -> Run:
+def _run(method: str, trial: Json) -> Run:
     name = "-".join([method, *(f"{key}{value}" for key, value in trial.items() if key != "prompts")])
-    return run_of(name, {"method": method, "epochs": EPOCHS, **trial}, 0, FOLDER, device=device)
+    return run_of(name, {"method": method, "epochs": EPOCHS, **trial}, 0, FOLDER)
 
 
 if __name__ == "__main__":

@@ -253,15 +253,15 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(error)
-    except (OSError, RuntimeError, MemoryError) as error:
+    except ModuleNotFoundError as error:
+        _fail(UserError("E_PACKAGE", f"{error}: a package is missing: `afpkd doctor` says what mends it"))
+    except Exception as error:
         from pipeline.disk import explained
 
         told = explained(error, Path(getattr(error, "filename", None) or "."))
         if not isinstance(told, UserError):
             raise
         _fail(told)
-    except ModuleNotFoundError as error:
-        _fail(UserError("E_PACKAGE", f"{error}: a package is missing: `afpkd doctor` says what mends it"))
 
 
 def _stage_with(label: str, as_json: bool, call: Callable[[Any, Any], Json], recipe: str, runs: Path) -> None:

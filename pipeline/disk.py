@@ -44,7 +44,8 @@ def explained(error: Exception, folder: Path) -> Exception:
     if is_full(error):
         return full(folder)
     if is_out_of_memory(error):
-        return UserError("E_MEMORY", f"memory ran out: {words_of(error)}: lower batch_size, or end what else uses it")
+        mend = "end what else uses it, set AFPKD_CUDA_GRAPH=0 (on a GPU), or lower batch_size"
+        return UserError("E_MEMORY", f"memory ran out: {words_of(error)}: {mend}")
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
         return UserError("E_FILE", f"{error.filename}: {error.strerror}: {_REFUSED[error.errno]}")
     return error

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import re
+
+from afpkd.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h of glibc
 
@@ -21,13 +24,18 @@ def keep_freed_memory() -> None:
         mallopt(parameter, value)
 
 
-_WORDS = re.compile(r"out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
-"""Of torch (a GPU's allocator, a CPU's), cuDNN and ONNX Runtime, whose errors share no type."""
+_WORDS = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|failed to allocate memory|_ALLOC_FAILED", re.IGNORECASE
+)
+"""Of torch (a GPU's allocator, a CPU's), cuBLAS, cuDNN and ONNX Runtime, whose errors share no type."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a GPU's memory, or this machine's, ran out."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_WORDS.search(str(error))))
+    """Whether an error says that a GPU's memory, or this machine's, ran out; a UserError says itself what it is."""
+    if isinstance(error, UserError):
+        return False
+    known = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return known or _WORDS.search(str(error)) is not None
 
 
 def words_of(error: BaseException) -> str:

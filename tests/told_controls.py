@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 from bench import rows
@@ -55,6 +56,8 @@ def of_gpu() -> Iterator[str]:
     assert max(forms) == found["bare bands"][TEST]
     yield f"{len(forms)} forms of"
     yield f"reach {min(forms):.2f} to {max(forms):.2f} on test, {rows.mean_and_std(forms)}."
+    stds = [statistics.stdev(_scores(name, TEST).values()) for name in ("afpkd", *MASKS)]
+    yield f"over seeds is {min(stds):.2f} to {max(stds):.2f}, here over the forms {statistics.stdev(forms):.2f}"
     yield f"AFPKD as it is has {found['afpkd'][TEST]:.2f},"
     yield f"ReviewKD {found['reviewkd'][TEST]:.2f}, `bare bands` {max(forms):.2f}"
     missing = [name for name in MAIN.variants if name not in found]

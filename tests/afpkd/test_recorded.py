@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,12 +151,12 @@ def test_progress_as_a_tensor_is_progress_as_a_number(method: str, changed: dict
 class _Graph:
     """Stands for a CUDA graph on a CPU: it launches again what ran while it recorded, from the same tensors."""
 
-    fitting: Fitting
+    fitting: Any
 
     def replay(self) -> None:
-        recorded: Any = self.fitting._pass
-        for name, loss in recorded._run_(*recorded._inputs, recorded._progress).items():
-            recorded._losses[name].detach().copy_(loss.detach())
+        recorded: Any = self.fitting.recorded
+        for name, loss in self.fitting._both_passes(*recorded._inputs, recorded._progress).items():
+            recorded._losses[name].copy_(loss.detach())
 
 
 @contextlib.contextmanager
@@ -202,24 +204,25 @@ def _fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_fakes")
-def test_a_recorded_training_is_the_launched_one(tmp_path: Path) -> None:
+def test_a_recorded_training_is_the_launched_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launched, recorded = (_fitting(tmp_path, recorded=way) for way in (False, True))
-    assert (launched.recorded, recorded.recorded) == (False, True)
-    graph: Any = recorded._pass
-    graph._graph.fitting, graph._run_ = recorded, graph._run
+    graph: Any = recorded.recorded
+    assert (launched.recorded, graph is None) == (None, False)
+    graph._graph.fitting = recorded
     passes: list[int] = []
+    both_passes = recorded._both_passes
 
-    def counted(*given: Tensor) -> dict[str, Tensor]:
+    def counted(*given: Any) -> dict[str, Tensor]:
         passes.append(recorded.step)
-        found: dict[str, Tensor] = graph._run_(*given)
-        return found
+        return both_passes(*given)
 
-    graph._run = counted
+    monkeypatch.setattr(recorded, "_both_passes", counted)
     for _ in range(launched.total_steps):
         rows = launched.advance(), recorded.advance()
         if rows[0] and rows[1]:
             assert rows[0]["losses"] == pytest.approx(rows[1]["losses"], rel=1e-6)
-    assert passes == [0, 1, 2, 3]  # three before it is recorded, and the one that is
+    assert passes == [0, 1, 2, 3, *range(3, launched.total_steps)]  # recorded once; then the fake's
+    assert not any(loss.requires_grad for loss in graph._losses.values())  # else all that made them is kept
     weights = [fitting.fitted().last for fitting in (launched, recorded)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
@@ -239,13 +242,35 @@ def test_a_step_that_cannot_be_recorded_is_one_line(
     error: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextlib.contextmanager
-    def refused(graph: _Graph, stream: object) -> Iterator[None]:
-        yield
-        raise error
+    def ended(graph: _Graph, stream: object) -> Iterator[None]:
+        try:
+            yield
+        finally:  # as torch does it, whose recording cannot end well
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(torch.cuda, "graph", refused)
     fitting = _fitting(tmp_path, recorded=True)
     for _ in range(3):
         fitting.advance()
+
+    def refused(*given: Any) -> dict[str, Tensor]:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "graph", ended)
+    monkeypatch.setattr(fitting, "_both_passes", refused)
     with pytest.raises((UserError, torch.OutOfMemoryError), match=told):
         fitting.advance()
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.usefixtures("_fakes")
+def test_the_memory_of_a_training_is_free_when_it_is_let_go(recorded: bool, tmp_path: Path) -> None:
+    fitting = _fitting(tmp_path, recorded=recorded)
+    fitting.advance()
+    gone = weakref.ref(fitting)
+    gc.collect()
+    gc.disable()  # which nothing calls when a GPU's memory is asked for
+    try:
+        del fitting
+        assert gone() is None
+    finally:
+        gc.enable()
