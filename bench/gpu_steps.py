@@ -1,8 +1,8 @@
 """A training step on a GPU, its kernels launched one by one and recorded as a CUDA graph: milliseconds, and the same?
 
 Batches of 128 random images; the median of the steps after the first 20, on networks of the same weights: launched,
-launched again and recorded. Exit code 1 where the weights of both ways are not equal to the bit after them, though those
-of the launched ones are; 2 where there is no GPU.
+launched again and recorded. Exit code 1 where the weights of both ways are not equal to the bit after them, though
+those of the launched ones are; 2 where there is no GPU.
 """
 
 from __future__ import annotations
