@@ -28,6 +28,7 @@ SHIPPED = [
     "cifar100-resnet56-mobilenetv2-cpu",
     "cifar100-resnet56-resnet20",
     "cifar100-resnet56-resnet20-cpu",
+    "cifar100-resnet56-resnet20-half",
     "cifar100-vgg13-mobilenetv2",
     "cifar100-vgg13-vgg8",
     "cifar100-wrn-40-2-shufflenetv1",
