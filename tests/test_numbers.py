@@ -110,6 +110,7 @@ def _readme() -> Iterator[str]:
     )
     yield f"AFPKD lies {points} points above a tuned ReviewKD (mean {mean}, 95 % interval {interval})"
     yield f"and {statistics.mean(_above('catkd')):.1f} above CAT-KD"
+    yield from told_controls.of_readme()
 
 
 def _results() -> Iterator[str]:

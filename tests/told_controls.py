@@ -31,6 +31,11 @@ def _apart(name: str) -> str:
     return told.replace("-", "−")
 
 
+def _between(name: str, other: str, key: str) -> str:
+    """The first minus the second, paired, with the 95 % interval."""
+    return rows.paired_difference(_scores(name, key), _scores(other, key)).replace("-", "−").removeprefix("+")
+
+
 def _listed(values: list[str]) -> str:
     *first, last = values
     return f"{', '.join(first)} and {last}"
@@ -45,8 +50,32 @@ def of_results() -> Iterator[str]:
     curves = {rows.name_of(row): row for row in rows.read(f"{MAIN.result}_curves") if row["seed"] == 0}
     norms = [curves[name]["epochs"][0]["gradient_norms"]["frequency"] for name in (*MASKS, "afpkd")]
     *others, ours = (f"{norm:.2f}" for norm in norms)
+    yield f"`untrained prompts` it is {_between('untrained prompts', 'afpkd', TEST)} points"
+    yield f"lie {_between('bare bands', 'reviewkd', TEST)} above ReviewKD on test"
+    yield f"and {_between('bare bands', 'reviewkd', HELDOUT)} on held-out images: three seeds"
+    yield f"lies {_between('afpkd', 'bare bands', TEST)} from that on test, and"
+    yield f"{_between('afpkd', 'bare bands', HELDOUT)} on held-out images. ReviewKD"
+    yield f"lies {_between('reviewkd + local branch', 'reviewkd', TEST)} from ReviewKD."
+    bare = curves["bare bands"]["epochs"][0]["gradient_norms"]["frequency"]
+    assert round(bare / norms[-1], 1) == 1.2  # "a fifth more"
     yield from of_gpu()
     yield f"after the first epoch of seed 0 ({_listed(others)}; {ours})"
+
+
+def of_readme() -> Iterator[str]:
+    """README.md."""
+    yield f"lie {_between('bare bands', 'reviewkd', TEST)} above ReviewKD"
+    yield f"adds to them, {_between('afpkd', 'bare bands', TEST)}, is nothing"
+    found = {
+        (result, rows.name_of(row)): row[TEST]
+        for result in (MAIN.on_gpu().result, PROTOCOLS["cross"].on_gpu().result)
+        for row in rows.read(result)
+        if row["seed"] == 0
+    }
+    ours, theirs, bare = (found[MAIN.on_gpu().result, name] for name in ("afpkd", "reviewkd", "bare bands"))
+    yield f"with seed 0 ({ours:.2f}, {theirs:.2f}), and the bands alone have {bare:.2f}"
+    ours, theirs = (found[PROTOCOLS["cross"].on_gpu().result, name] for name in ("afpkd", "reviewkd"))
+    yield f"AFPKD reaches {ours:.2f} and ReviewKD {theirs:.2f}"
 
 
 def of_gpu() -> Iterator[str]:
