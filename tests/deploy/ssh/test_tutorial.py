@@ -38,7 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, board: Board, monkeypatch: 
     """A user's folder: photos, the tutorial's files made small, a board called orin1."""
     made = tmp_path_factory.mktemp("tutorial")
     monkeypatch.setenv("HOME", str(made))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(made / "cache"))
     monkeypatch.delenv("AFPKD_DEVICES")
     stories.write_photos(made)
     mine, photos, devices = stories.blocks(PAGE, "toml")
