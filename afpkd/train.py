@@ -268,7 +268,7 @@ class Fitting:
         self.learner.trained.load_state_dict(before)
         return any(gradient is None for gradient in gradients)
 
-    def _losses(self, step: int, progress: Progress, losses: distributed.Losses) -> dict[str, Tensor]:
+    def _losses(self, step: int, progress: float, losses: distributed.Losses) -> dict[str, Tensor]:
         images, target = self._batch(step)
         with self.autocast():
             return losses(images, target, progress)

@@ -179,5 +179,5 @@ def test_rows_of_a_gpu_have_tables_of_their_own(capsys: pytest.CaptureFixture[st
     shown = capsys.readouterr().out
     assert shown == rows.comparison(rows.read("cifar100_gpu"))
     processors = [{row["processor"] for row in rows.read(name)} for name in ("cifar100_gpu", "cifar100_cpu")]
-    assert processors[0] == {"NVIDIA H200"}
+    assert all(name.startswith("NVIDIA ") for name in processors[0])
     assert not any("NVIDIA" in str(name) for name in processors[1])

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from bench import rows
-from bench.variants import MAIN, PROTOCOLS
+from bench.variants import CONTROLS, MAIN, PROTOCOLS
 
 MASKS = ("no mask", "shuffled masks", "band means")
 SEEDS = (0, 1, 2)
@@ -62,38 +62,38 @@ def of_results() -> Iterator[str]:
     yield f"after the first epoch of seed 0 ({_listed(others)}; {ours})"
 
 
+def _on_gpu(protocol: str) -> dict[str, dict[int, float]]:
+    """Test top-1 of each variant and seed that a GPU trained."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows.read(PROTOCOLS[protocol].on_gpu().result):
+        found.setdefault(rows.name_of(row), {})[row["seed"]] = row[TEST]
+    return found
+
+
 def of_readme() -> Iterator[str]:
     """README.md."""
     yield f"lie {_between('bare bands', 'reviewkd', TEST)} above ReviewKD"
     yield f"adds to them, {_between('afpkd', 'bare bands', TEST)}, is nothing"
-    found = {
-        (result, rows.name_of(row)): row[TEST]
-        for result in (MAIN.on_gpu().result, PROTOCOLS["cross"].on_gpu().result)
-        for row in rows.read(result)
-        if row["seed"] == 0
-    }
-    ours, theirs, bare = (found[MAIN.on_gpu().result, name] for name in ("afpkd", "reviewkd", "bare bands"))
+    ours, theirs, bare = (_on_gpu("cifar100")[name][0] for name in ("afpkd", "reviewkd", "bare bands"))
     yield f"with seed 0 ({ours:.2f}, {theirs:.2f}), and the bands alone have {bare:.2f}"
-    ours, theirs = (found[PROTOCOLS["cross"].on_gpu().result, name] for name in ("afpkd", "reviewkd"))
+    ours, theirs = (_on_gpu("cross")[name][0] for name in ("afpkd", "reviewkd"))
     yield f"AFPKD reaches {ours:.2f} and ReviewKD {theirs:.2f}"
 
 
 def of_gpu() -> Iterator[str]:
     """docs/results.md, of the rows that a GPU trained."""
-    found = {rows.name_of(row): row for row in rows.read(MAIN.on_gpu().result) if row["seed"] == 0}
-    forms = [row[TEST] for name, row in found.items() if row["method"] == "afpkd" and name != "reviewkd + local branch"]
-    assert max(forms) == found["bare bands"][TEST]
+    found = {name: by_seed[0] for name, by_seed in _on_gpu("cifar100").items()}
+    forms = [found[name] for name in found if name in {*CONTROLS, "afpkd"} - {"reviewkd + local branch"}]
+    assert max(forms) == found["bare bands"]
     yield f"{len(forms)} forms of"
     yield f"reach {min(forms):.2f} to {max(forms):.2f} on test, {rows.mean_and_std(forms)}."
     stds = [statistics.stdev(_scores(name, TEST).values()) for name in ("afpkd", *MASKS)]
     yield f"over seeds is {min(stds):.2f} to {max(stds):.2f}, here over the forms {statistics.stdev(forms):.2f}"
-    yield f"AFPKD as it is has {found['afpkd'][TEST]:.2f},"
-    yield f"ReviewKD {found['reviewkd'][TEST]:.2f}, `bare bands` {max(forms):.2f}"
+    yield f"AFPKD as it is has {found['afpkd']:.2f},"
+    yield f"ReviewKD {found['reviewkd']:.2f}, `bare bands` {max(forms):.2f}"
     missing = [name for name in MAIN.variants if name not in found]
     yield f"{_listed([f'`{name}`' for name in missing])} are still to be trained"
-    cross: dict[str, dict[int, float]] = {}
-    for row in rows.read(PROTOCOLS["cross"].on_gpu().result):
-        cross.setdefault(rows.name_of(row), {})[row["seed"]] = row[TEST]
+    cross = _on_gpu("cross")
     for name in ("kd", "reviewkd"):
         yield f"`{name}` {rows.mean_and_std(list(cross[name].values()))}"
     yield f"undistilled {rows.mean_and_std(list(cross['none'].values()))}"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from afpkd import train as training
 from afpkd.data.batches import Augmentation, Pixels
 from afpkd.distillers import build_distiller
 from afpkd.distillers.options import OPTIONS
@@ -274,3 +275,10 @@ def test_the_memory_of_a_training_is_free_when_it_is_let_go(recorded: bool, tmp_
         assert gone() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.usefixtures("_fakes")
+def test_a_step_whose_loss_is_scaled_is_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16's scaler decides in Python, step by step, whether there is one."""
+    monkeypatch.setattr(training, "amp_dtype", lambda *_: torch.float16)
+    assert _fitting(tmp_path, recorded=True).recorded is None
