@@ -1,14 +1,20 @@
 """What trains, and what a record says of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from afpkd import train as training
+from afpkd.learners import Learner
 from afpkd.record import provenance
+from pipeline import workspace
 from pipeline.recipe_reader import load_recipe
 from pipeline.report.how_measured import environment_words
 from pipeline.train_device import GRAPH_VARIABLE, machine_with, records_steps, torch_device
+from pipeline.workspace import Workspace, open_run
+from tests.tiny import tiny_recipe
 
 
 def test_a_gpu_that_trains_is_named_in_the_record_and_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +56,21 @@ def test_steps_are_recorded_where_all_that_they_do_is_known(
     assert records_steps(torch.device(device), load_recipe(recipe)[1], **(usual | changed)) is recorded
     monkeypatch.setenv(GRAPH_VARIABLE, "0")
     assert not records_steps(torch.device(device), load_recipe(recipe)[1], **(usual | changed))
+
+
+def test_a_training_whose_steps_are_recorded_is_told_so_and_says_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no GPU here: the decision is put in its place, and what would record is looked at, not used."""
+    (tmp_path / "tiny.toml").write_text(tiny_recipe())
+    work = Workspace(open_run(str(tmp_path / "tiny.toml"), tmp_path, device="cpu"), "undistilled")
+    monkeypatch.setattr(training, "RecordedPass", lambda device: f"records on {device}")
+    model = torch.nn.Module()
+    monkeypatch.setattr(training.Fitting, "_assert_losses_work", lambda fitting: None)
+    monkeypatch.setattr(training, "_optimizer", lambda *_: None)
+    learner = Learner(model, model, lambda *_: {}, lambda: 0.0)
+    for decided, passes in ((True, "records on cpu"), (False, None)):
+        monkeypatch.setattr(workspace, "records_steps", lambda *_, decided=decided, **__: decided)
+        recorded: Any = work.fitting(learner, work.run.recipe.distill).recorded
+        assert recorded == passes
+        assert ("recorded once, and replayed as a CUDA graph" in capsys.readouterr().err) == decided
