@@ -1,6 +1,6 @@
-"""Detection on real images on a CPU: BCCD, FCOS, `none`, `imitation` and `afpkd` by one recipe, three seeds.
+"""Detection on real images, on a CPU or GPU: BCCD, FCOS, `none`, `imitation` and `afpkd` by one recipe, three seeds.
 
-`python -m bench.detection` prints the table of results/bccd.jsonl. `--trials` tries each method's weights on the
+`python -m bench.detection` prints the table of results/bccd.jsonl (`--device cuda`: bccd_gpu.jsonl). `--trials` tries each method's weights on the
 held-out images, the students of all trials side by side for a quarter of the schedule (results/bccd_tuning.jsonl): the
 best go into the recipe by hand. `--run` trains what is missing by that recipe, as anybody would (hours; stop it at any
 time, the next call goes on). The teacher comes first and is shared. It must have learnt (the recipe's min_ap50), and be
@@ -76,7 +76,12 @@ def main(arguments: list[str]) -> None:
         try_weights([name for name in chosen.variants if name in TRIALS], chosen.folder, chosen.device)
     for seed in chosen.seeds if chosen.run else ():
         train_seed(seed, chosen.variants, chosen.folder, chosen.device)
-    sys.stdout.write(trials_table(rows.read(TUNING)) + "\n" + table(rows.read(PROTOCOL.result)))
+    sys.stdout.write(trials_table(rows.read(TUNING)) + "\n" + table(rows.read(protocol_on(chosen.device).result)))
+
+
+def protocol_on(device: str) -> Protocol:
+    """On a GPU all variants have all seeds, and rows of their own; the teacher may be one that a CPU has trained."""
+    return PROTOCOL.on_gpu() if device == "cuda" else PROTOCOL
 
 
 def try_weights(methods: list[str], folder: Path, device: str = "cpu") -> None:
@@ -105,29 +110,32 @@ def train_seed(seed: int, names: list[str], folder: Path, device: str = "cpu") -
 
     The undistilled student of seed 0 comes alone, and first: it says whether there is anything to distil.
     """
-    wanted = [name for name in VARIANTS if name in names and seed in SEEDS[name]]
+    wanted = [name for name in VARIANTS if name in names and seed in protocol_on(device).seeds[name]]
     runs = {name: run_of(name, VARIANTS[name], seed, folder, folder, device) for name in wanted}
     due = [run for name, run in runs.items() if not has_row(run, name)]
     if seed == 0 and due and due[0].name == "none":
         _train(due[:1], seed)
         due = due[1:]
     if due:
-        require_headroom(read_record(due[0].role("teacher") / "record.json"))
+        require_headroom(due[0])
         _train(due, seed)
 
 
 def has_row(run: Run, name: str) -> bool:
     """Whether there is a row of this variant, this seed and this recipe: one of a recipe since changed is none."""
     digest = run.recipe.stage_digest("student")
-    found = [row for row in rows.read(PROTOCOL.result) if (rows.name_of(row), row["seed"]) == (name, run.recipe.seed)]
-    return any(row["config_digest"] == digest for row in found)
+    found = rows.read(protocol_on(run.device).result)
+    mine = [row for row in found if (rows.name_of(row), row["seed"]) == (name, run.recipe.seed)]
+    return any(row["config_digest"] == digest for row in mine)
 
 
-def require_headroom(teacher: Json) -> None:
-    """UserError where the teacher is hardly better than a student without one."""
-    undistilled = [row for row in rows.read(PROTOCOL.result) if (row["method"], row["seed"]) == ("none", 0)]
+def require_headroom(run: Run) -> None:
+    """UserError where the teacher of this run is hardly better than a student without one."""
+    found = rows.read(protocol_on(run.device).result)
+    undistilled = [row for row in found if (row["method"], row["seed"]) == ("none", 0)]
     if not undistilled:
         raise UserError("E_TEACHER", "there is no row of `none` with seed 0 yet: train it first")
+    teacher = read_record(run.role("teacher") / "record.json")
     theirs, ours = teacher["metrics"]["heldout_ap"], undistilled[-1]["heldout_ap"]
     if theirs < ours + HEADROOM:
         told = f"the teacher's held-out AP is {theirs:.2f} %, the undistilled student's {ours:.2f} %"
@@ -165,7 +173,7 @@ def _train(runs: list[Run], seed: int) -> None:
         settings = work.run.recipe.distill
         network = network_of(work.run.recipe, "student")
         record = work.write_checkpoint(product, fitted, network=network, method=settings.method)
-        rows.append(PROTOCOL.result, [row_of(work.run, record, seed)])
+        rows.append(protocol_on(work.run.device).result, [row_of(work.run, record, seed)])
 
 
 def row_of(run: Run, record: Json, seed: int) -> Json:

@@ -146,8 +146,28 @@ def test_a_teacher_that_has_not_learnt_stops_everything(tmp_path: Path, monkeypa
             detection.run_of(name, variant, 0, tmp_path, tmp_path)
 
 
-def test_a_teacher_no_better_than_its_student_has_nothing_to_distil() -> None:
-    teacher = {"metrics": {"heldout_ap": 45.0}}
+def test_a_gpu_has_rows_of_its_own_and_all_seeds_of_all_variants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _taught(tmp_path, monkeypatch)
+    on_cpu, on_gpu = (
+        detection.run_of("imitation", detection.VARIANTS["imitation"], 1, tmp_path, tmp_path, device)
+        for device in ("cpu", "cuda")
+    )
+    digest = on_cpu.recipe.stage_digest("student")
+    rows.append("bccd_gpu", [_row("imitation", 1, 40.0, config_digest=digest), _row("none", 0, 50.0)])
+    assert (detection.has_row(on_cpu, "imitation"), detection.has_row(on_gpu, "imitation")) == (False, True)
+    with pytest.raises(UserError, match=r"held-out AP is 45\.00 %, the undistilled student's 50\.00 %"):
+        detection.require_headroom(on_gpu)
+    assert detection.protocol_on("cpu").seeds == detection.SEEDS
+    assert detection.protocol_on("cuda").seeds == dict.fromkeys(detection.VARIANTS, (0, 1, 2))
+
+
+def test_a_teacher_no_better_than_its_student_has_nothing_to_distil(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _taught(tmp_path, monkeypatch)
+    teacher = detection.run_of("imitation", detection.VARIANTS["imitation"], 0, tmp_path, tmp_path)
     with pytest.raises(UserError, match="no row of `none` with seed 0 yet"):
         detection.require_headroom(teacher)
     rows.append("bccd", [_row("none", 0, 42.5), _row("none", 1, 30.0)])

@@ -83,17 +83,19 @@ class Scenes:
         placing = random_placing(content, self.canvas, augmentation, generator)
         placing, content, indices = Placing(*(drawn[part] for drawn in placing)), content[part], chosen[part].tolist()
         images = placed_images(self.pixels(indices), content, placing)
-        targets = [
+        content, placing = content.cpu(), Placing(*(drawn.cpu() for drawn in placing))  # a GPU is waited for once
+        moved = [
             placed_boxes(self.boxes(index), content[row], Placing(*(column[row] for column in placing)), self.canvas)
             for row, index in enumerate(indices)
         ]
+        targets = [{name: tensor.to(self.device) for name, tensor in target.items()} for target in moved]
         return self.normalised(images), targets
 
     def boxes(self, index: int) -> Boxed:
-        """What is on an image, on its canvas."""
+        """What is on an image, on its canvas; in the CPU's memory."""
         scene = self.split.scenes[index]
-        boxes = torch.from_numpy(scene.boxes * np.float32(self.scales[index])).to(self.device)
-        return {"boxes": boxes, "labels": torch.from_numpy(scene.labels).to(self.device)}
+        boxes = torch.from_numpy(scene.boxes * np.float32(self.scales[index]))
+        return {"boxes": boxes, "labels": torch.from_numpy(scene.labels)}
 
     def _content(self, index: int) -> tuple[float, float]:
         """Width and height of the image on its canvas."""
