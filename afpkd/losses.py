@@ -65,6 +65,17 @@ def class_map_loss(student: Tensor, teacher: Tensor, size: int, *, normalise: bo
     return F.mse_loss(ours, theirs)
 
 
+def in_spreads(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps of one level, N, C, H, W, in units of the teacher's standard deviation over the whole batch of them.
+
+    A squared error is then the part of the teacher's variance that the student does not explain, and a weight means the
+    same whatever range a teacher's features have. After PKD (Cao et al., "General distillation framework for object
+    detectors via Pearson correlation coefficient", NeurIPS 2022), which divides each channel by its own.
+    """
+    spread = teacher.detach().float().std().clamp_min(1e-6)
+    return student / spread, teacher / spread
+
+
 def hierarchical_context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """ReviewKD's HCL: squared error at full size and of average-pooled versions, weighted 1, 1/2, 1/4, 1/8.
 

@@ -42,7 +42,15 @@ def known(what: str, names: dict[str, Any]) -> pydantic.AfterValidator:
     return pydantic.AfterValidator(check)
 
 
-_ADDED_KEYS: Json = {"stages": (), "mean": None, "std": None, "weights": "none", "rotation": 0.0, "dropped": "zero"}
+_ADDED_KEYS: Json = {
+    "stages": (),
+    "mean": None,
+    "std": None,
+    "weights": "none",
+    "rotation": 0.0,
+    "dropped": "zero",
+    "relative": False,
+}
 """Keys that are no part of a stage's identity while they have these values: recipes from before them keep theirs."""
 
 _TRAINING_ALONE = {"flip", "crop_padding", "crop_scale", "rotation", "scales", "repeat", "range_divisor"}

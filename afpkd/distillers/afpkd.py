@@ -40,15 +40,16 @@ class AFPKD(Distiller):
         warm_up: float,
         fusion: str,
         local_branch: bool,
+        relative: bool,
         **frequency: Any,
     ) -> None:
         super().__init__()
         self.mu, self.gamma, self.kappa, self.temperature, self.warm_up = mu, gamma, kappa, temperature, warm_up
-        self.standardise = standardise
+        self.standardise, self.relative = standardise, relative
         shapes = student.imitated_channels(), teacher.imitated_channels(), teacher.imitated_sizes()
         fused = FeatureFusion(*shapes, local_branch=local_branch) if fusion == "top-down" else LevelAdapters(*shapes)
         self.fusion = fused
-        self.frequency = FrequencyTerm(prompts, **frequency)
+        self.frequency = FrequencyTerm(prompts, relative=relative, **frequency)
 
     def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: Progress) -> Losses:
         """{"frequency", "spatial", "kd"}, each where its weight is not 0."""
@@ -57,7 +58,7 @@ class AFPKD(Distiller):
         if self.mu:
             losses["frequency"] = self.mu * self.frequency(fused[: len(teacher.features)], teacher.features)
         if self.gamma:
-            losses["spatial"] = self.gamma * spatial_loss(fused, teacher)
+            losses["spatial"] = self.gamma * spatial_loss(fused, teacher, relative=self.relative)
         if self.kappa:
             logits = student.logits, teacher.logits
             ours, theirs = map(standardised, logits) if self.standardise else logits

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from afpkd.acceptance import banded, shuffled
-from afpkd.losses import frequency_loss
+from afpkd.losses import frequency_loss, in_spreads
 from afpkd.position import unit_mean
 from afpkd.prompts import FrequencyPrompts
 from afpkd.wavelet import haar_dwt
@@ -18,7 +18,7 @@ class FrequencyTerm:
     """Mean over levels of `frequency_loss` between the teacher's maps and the student's, adapted to their shapes.
 
     Not a module: like the teacher, prompts are frozen and never part of the student's checkpoint.
-    mask, bands, position_weight: see `AfpkdOptions`; for `untrained` masks pass untuned prompts.
+    mask, bands, position_weight, relative: see `AfpkdOptions`; for `untrained` masks pass untuned prompts.
     """
 
     def __init__(
@@ -29,9 +29,11 @@ class FrequencyTerm:
         mask: Literal["prompts", "untrained", "shuffled", "banded", "constant"] = "prompts",
         bands: Literal["all", "low", "details"] = "all",
         position_weight: bool = True,
+        relative: bool = False,
     ) -> None:
         self.prompts = prompts.requires_grad_(False).eval()
-        self.normalise, self.mask, self.position_weight = normalise, mask, position_weight
+        self.normalise, self.mask = normalise, mask
+        self.position_weight, self.relative = position_weight, relative
         self.chosen = {"all": slice(None), "low": slice(0, 1), "details": slice(1, None)}[bands]
 
     def __call__(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
@@ -43,7 +45,9 @@ class FrequencyTerm:
                 masks = self._masks(level, haar_dwt(teacher[level], scales))
                 omega = self._channel_weight(level, student, teacher)
             # The transform is linear: the bands' difference is the bands of the difference, one transform for two.
-            difference = haar_dwt(student[level] - teacher[level], scales)[self.chosen]
+            pair = student[level], teacher[level]
+            ours, theirs = in_spreads(*pair) if self.relative else pair
+            difference = haar_dwt(ours - theirs, scales)[self.chosen]
             losses.append(frequency_loss(difference, masks[self.chosen], omega, normalise=self.normalise))
         return torch.stack(losses).mean()
 

@@ -13,20 +13,20 @@ import torch.nn.functional as F
 
 from afpkd.distillers.distiller import Distiller, Losses
 from afpkd.fusion import LevelAdapters
-from afpkd.losses import Progress, warm_up
+from afpkd.losses import Progress, in_spreads, warm_up
 from afpkd.models.outputs import AnyOutputs, Shapes
 
 
 class Imitation(Distiller):
     """gamma x the mean squared error of the adapted maps, summed over levels."""
 
-    def __init__(self, student: Shapes, teacher: Shapes, *, gamma: float, warm_up: float) -> None:
+    def __init__(self, student: Shapes, teacher: Shapes, *, gamma: float, warm_up: float, relative: bool) -> None:
         super().__init__()
-        self.gamma, self.warm_up = gamma, warm_up
+        self.gamma, self.warm_up, self.relative = gamma, warm_up, relative
         self.adapters = LevelAdapters(student.channels, teacher.channels, teacher.sizes)
 
     def forward(self, student: AnyOutputs, teacher: AnyOutputs, target: Any, progress: Progress) -> Losses:
         """{"spatial"}."""
         pairs = zip(self.adapters(student.features), teacher.features, strict=True)
-        first, *others = [F.mse_loss(ours, theirs) for ours, theirs in pairs]
+        first, *others = [F.mse_loss(*(in_spreads(*pair) if self.relative else pair)) for pair in pairs]
         return {"spatial": self.gamma * warm_up(progress, self.warm_up) * sum(others, start=first)}

@@ -91,6 +91,9 @@ class ImitationOptions(Options):
     """Weight of the mean squared error summed over levels."""
     warm_up: float = WARM_UP
     """Fraction of the schedule over which the weight rises from 0."""
+    relative: bool = False
+    """Compare maps in units of the teacher's standard deviation of their level (PKD, Cao et al. 2022: of each channel):
+    a weight then means the same whatever range a teacher's features have (a detector's neck has any)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,8 @@ class ReviewKdOptions(Options):
     """Weight of the HCL, summed over levels; by pair: 0.6 (ResNet-56), 1 (110), 5 (WRN, 8x4), 8 (ShuffleV2)."""
     warm_up: float = WARM_UP
     """Fraction of the schedule over which the weight rises from 0."""
+    relative: bool = False
+    """Compare maps in units of the teacher's standard deviation of their level (as in `imitation`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +174,8 @@ class AfpkdOptions(Options):
     """Compare standardised logits in the logit term (Sun et al. 2024)."""
     warm_up: float = WARM_UP
     """Fraction of the schedule over which all weights rise from 0."""
+    relative: bool = False
+    """Compare maps and bands in units of the teacher's standard deviation of their level (as in `imitation`)."""
     normalise: Literal["level", "band", "none"] = "level"
     """What the frequency loss is divided by: the mask's area in the level, in the band, or nothing."""
     mask: Literal["prompts", "untrained", "shuffled", "banded", "constant"] = "prompts"
