@@ -1,11 +1,12 @@
 """Detection on real images, on a CPU or GPU: BCCD, FCOS, `none`, `imitation` and `afpkd` by one recipe, three seeds.
 
-`python -m bench.detection` prints the table of results/bccd.jsonl (`--device cuda`: bccd_gpu.jsonl). `--trials` tries each method's weights on the
-held-out images, the students of all trials side by side for a quarter of the schedule (results/bccd_tuning.jsonl): the
-best go into the recipe by hand. `--run` trains what is missing by that recipe, as anybody would (hours; stop it at any
-time, the next call goes on). The teacher comes first and is shared. It must have learnt (the recipe's min_ap50), and be
-better than the undistilled student of seed 0 by HEADROOM: else there is nothing to distil, and nothing counts. All
-students of a seed start from the same weights and see the same batches. Test is read once a run.
+`python -m bench.detection` prints the table of results/bccd.jsonl (`--device cuda`: bccd_gpu.jsonl). `--trials` tries
+each method's weights on the held-out images, the students of all trials side by side for a quarter of the schedule
+(results/bccd_tuning.jsonl): the best go into the recipe by hand. `--run` trains what is missing by that recipe, as
+anybody would (hours; stop it at any time, the next call goes on). The teacher comes first and is shared. It must have
+learnt (the recipe's min_ap50), and be better than the undistilled student of seed 0 by HEADROOM: else there is nothing
+to distil, and nothing counts. All students of a seed start from the same weights and see the same batches. Test is read
+once a run.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from afpkd.losses import (
     class_map_loss,
     decoupled_losses,
     hierarchical_context_loss,
+    in_spreads,
     soft_target_loss,
     standardised,
     token_overlap,
@@ -141,6 +142,18 @@ def test_hierarchical_context_loss_is_a_weighted_mean_over_poolings(side: int, p
     assert float(hierarchical_context_loss(student, teacher)) == pytest.approx(expected, rel=1e-12)
 
 
+def test_maps_in_spreads_have_the_teachers_standard_deviation_as_their_unit() -> None:
+    student, teacher = _random(2, 3, 4, 4), 300 * _random(2, 3, 4, 4, seed=5) - 70
+    ours, theirs = in_spreads(student, teacher)
+    spread = np.std(teacher.numpy(), ddof=1)
+    assert theirs.numpy() == pytest.approx(teacher.numpy() / spread, rel=1e-6)
+    assert ours.numpy() == pytest.approx(student.numpy() / spread, rel=1e-6)
+    assert ours.dtype == torch.float64
+    assert all(each.dtype == torch.bfloat16 for each in in_spreads(student.bfloat16(), teacher.bfloat16()))
+    flat = torch.full((1, 2, 1, 1), 3.0)
+    assert all(bool(each.isfinite().all()) for each in in_spreads(flat, flat))
+
+
 def test_token_overlap_is_the_mean_soft_jaccard_of_pairs() -> None:
     masks = torch.sigmoid(_random(2, 3, 4, 5, 6))  # N, O, T, h, w
     found = token_overlap(masks)
@@ -173,6 +186,7 @@ LOSSES: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
     "decoupled_losses": lambda x: decoupled_losses(x.flatten(1), _random(2, 48, seed=5), _TARGET, 4.0),
     "class_map_loss": lambda x: class_map_loss(x, _random(2, 3, 4, 4, seed=5), 2, normalise=False),
     "class_map_loss, normalised": lambda x: class_map_loss(x, _random(2, 3, 4, 4, seed=5), 2, normalise=True),
+    "in_spreads": lambda x: in_spreads(x, _random(2, 3, 4, 4, seed=5)),
     "hierarchical_context_loss": lambda x: hierarchical_context_loss(x, _random(2, 3, 4, 4, seed=5)),
     "token_overlap": lambda x: token_overlap(torch.sigmoid(x[:, None])),
 }

@@ -132,7 +132,7 @@ def test_fusion_and_losses_of_reviewkd_are_those_of_torchdistill(pair: Pair, *, 
     for block in review.abf_modules:  # deep to shallow
         block.register_forward_hook(lambda module, args, output: fused.append(output))
     student, teacher = pair.student(pair.images), pair.teacher(pair.images)
-    distiller = build_distiller("reviewkd", *pair.shapes, gamma=gamma, warm_up=0.1).double()
+    distiller = build_distiller("reviewkd", *pair.shapes, gamma=gamma, warm_up=0.1, relative=False).double()
     assert isinstance(distiller, ReviewKD)
     for level, block in zip(distiller.fusion.levels, reversed(review.abf_modules), strict=True):
         assert isinstance(level, FusionLevel)
@@ -156,7 +156,7 @@ def test_fusion_and_losses_of_reviewkd_are_those_of_torchdistill(pair: Pair, *, 
 
 
 def test_ours_alone_rises_from_zero_to_torchdistills_weight(pair: Pair) -> None:
-    distiller = build_distiller("reviewkd", *pair.shapes, gamma=0.6, warm_up=0.5).double()
+    distiller = build_distiller("reviewkd", *pair.shapes, gamma=0.6, warm_up=0.5, relative=False).double()
     outputs = pair.student(pair.images), pair.teacher(pair.images)
     losses = [float(distiller(*outputs, pair.labels, progress)["spatial"].detach()) for progress in (0.0, 0.25, 0.5)]
     assert losses == pytest.approx([0.0, losses[2] / 2, losses[2]])

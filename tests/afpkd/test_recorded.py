@@ -39,6 +39,7 @@ AFPKD: tuple[dict[str, Any], ...] = (
 METHODS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in OPTIONS),
     *(("kd", {"standardise": True}), ("catkd", {"normalise": True})),
+    *((name, {"relative": True}) for name in ("imitation", "reviewkd", "afpkd")),
     *(("afpkd", changed) for changed in AFPKD),
 ]
 

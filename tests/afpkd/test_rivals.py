@@ -12,7 +12,9 @@ from afpkd.distillers.catkd import class_maps
 from afpkd.distillers.freekd import FreeKD
 from afpkd.distillers.options import OPTIONS, WARM_UP
 from afpkd.errors import UserError
+from afpkd.fusion import FeatureFusion, LevelAdapters
 from afpkd.models import build_model
+from afpkd.models.outputs import Outputs
 from afpkd.position import unit_mean
 from afpkd.wavelet import haar_dwt
 from tests.afpkd.conftest import LABELS, Pair, distiller_of, free_prompts, losses_of, prompts_of
@@ -52,6 +54,27 @@ def test_methods_with_a_warm_up_rise_from_zero_over_that_fraction_of_the_schedul
         assert losses_of(pair, method, WARM_UP) == pytest.approx(full, rel=1e-6)
         assert losses_of(pair, method, 0.0, warm_up=0.0) == full
     assert all(losses_of(pair, method, 0.0) == losses_of(pair, method, 1.0) for method in set(OPTIONS) - set(RAMPED))
+
+
+@pytest.mark.parametrize("method", [method for method, options in OPTIONS.items() if hasattr(options, "relative")])
+def test_relative_losses_do_not_know_the_range_of_the_teachers_features(method: str, pair: Pair) -> None:
+    fixed = {"mask": "constant", "position_weight": False} if method == "afpkd" else {}
+    louder = pair.teacher._replace(
+        features=[1e3 * each for each in pair.teacher.features], pooled=1e3 * pair.teacher.pooled
+    )
+
+    def found(teacher: Outputs, times: float, **changed: bool) -> dict[str, float]:
+        distiller = distiller_of(pair, method, **fixed, **changed)
+        for adapter in [each for each in distiller.modules() if isinstance(each, FeatureFusion | LevelAdapters)]:
+            for norm in adapter.last_norms():
+                norm.weight.data *= times
+        return {name: float(loss.detach()) for name, loss in distiller(pair.student, teacher, LABELS, 1.0).items()}
+
+    as_it_is, powers = found(pair.teacher, 1), {"spatial": 2, "frequency": 1}
+    times = {name: loss / as_it_is[name] for name, loss in found(louder, 1e3).items()}
+    assert times == pytest.approx({name: 1e3 ** powers[name] for name in as_it_is}, rel=1e-4)
+    relative = found(pair.teacher, 1, relative=True)
+    assert found(louder, 1e3, relative=True) == pytest.approx(relative, rel=1e-4)
 
 
 def test_dkd_options_weigh_their_terms_and_switch_them_off(pair: Pair) -> None:
@@ -138,7 +161,7 @@ def test_freekd_loss_is_the_mean_over_tokens_bands_channels_and_positions(pair: 
 
 
 def test_imitation_is_the_squared_error_of_adapted_maps(pair: Pair) -> None:
-    distiller = build_distiller("imitation", *pair.shapes, gamma=3.0, warm_up=0.0).eval().double()
+    distiller = build_distiller("imitation", *pair.shapes, gamma=3.0, warm_up=0.0, relative=False).eval().double()
     expected = 0.0
     levels = list(distiller.get_submodule("adapters.levels").children())
     for level, ours, theirs in zip(levels, pair.student.features, pair.teacher.features, strict=True):
