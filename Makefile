@@ -65,7 +65,7 @@ test: $(SETUP) ## every test, on JOBS cores: fast ones first, then the slow ones
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(COVERED) $(ARGS)
 	@echo "next: make distill export profile"
 
-bench: $(SETUP) ## re-run our own claims (hours; see bench/README.md)
+bench: $(SETUP) ## list our own claims, or make one again (ARGS=NAME; hours; see bench/README.md)
 	$(VENV)/bin/python -m bench $(ARGS)
 
 bench-accuracy: $(SETUP) ## AFPKD, its rivals and controls on CIFAR-100: the table (ARGS=--run trains missing rows: hours)

@@ -93,7 +93,7 @@ class Fitting:
         self.best_epoch, self.best_state = 0, State()
         self.wall_s = self.cpu_s = self.epoch_started_s = self.saved_s = 0.0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
-        self._assert_losses_work()
+        self.first_norms = self._require_working_losses()
         saved = load_training_state(checkpoint, digest)
         if saved is not None:
             self._restore(saved)
@@ -217,10 +217,10 @@ class Fitting:
         self.wall_s, self.cpu_s, self.epoch_started_s = (state[key] for key in ("wall_s", "cpu_s", "epoch_started_s"))
         self.best_epoch, self.best_state = state["best_epoch"], state["best_state"]
 
-    def _assert_losses_work(self) -> None:
-        """Stop before step 1 when an enabled loss is zero, not finite, or sends no gradient to what is trained.
+    def _require_working_losses(self) -> dict[str, float]:
+        """The norm of each loss's gradient on the product before step 1, at full weight.
 
-        Each loss is tried at full weight on the first batch; where one taught nothing there, on a few more.
+        UserError where a loss is zero, not finite, or sends no gradient, on the first batch or on a few more.
         """
         taught: set[str] = set()
         for step in range(tried := min(MOST_TRIED, self.total_steps)):
@@ -232,7 +232,7 @@ class Fitting:
                 taught |= {name} if value and gradient > NOTHING * largest else set()
             idle = [name for name in found if name not in taught]
             if not idle:
-                return
+                return {name: gradient for name, (_, gradient) in found.items()}
         fault = "sends no gradient to what is trained" if found[idle[0]][0] else "is 0"
         told = f"loss '{idle[0]}' {fault} on the first batches ({tried} tried): it would teach nothing"
         raise UserError("E_TRAIN_LOSS", told)

@@ -188,6 +188,7 @@ class Workspace:
 
     def fitting(self, learner: Learner, settings: TrainSettings) -> Fitting:
         """A training of `learner`, saving to resume beside the outputs: the graph, which deletes, knows it not."""
+        from afpkd.learners import drowned
         from afpkd.train import Fitting
 
         if settings.compile:
@@ -209,6 +210,8 @@ class Workspace:
         )
         if fitting.recorded:
             self.progress.say("each step is recorded once, and replayed as a CUDA graph")
+        if self.stage == "student" and (told := drowned(fitting.first_norms)):
+            self.progress.say(told)
         if fitting.step:
             self.progress.say(f"continues at step {fitting.step} of {fitting.total_steps}")
         return fitting

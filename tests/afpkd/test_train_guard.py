@@ -12,7 +12,7 @@ from torch import Tensor
 from afpkd.checkpoint import state_sha256
 from afpkd.data.batches import Augmentation, Pixels
 from afpkd.errors import UserError
-from afpkd.learners import Learner, plain_learner
+from afpkd.learners import Learner, drowned, plain_learner
 from afpkd.losses import Progress
 from afpkd.models import build_model
 from afpkd.settings import TrainSettings
@@ -101,3 +101,18 @@ def test_the_guard_leaves_no_trace_in_statistics_and_random_numbers(first: int, 
     _begin(learner, tmp_path)
     assert state_sha256(learner.trained) == before
     assert torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.parametrize(("times", "told"), [(300.0, True), (30.0, False)])
+def test_a_loss_that_drowns_all_others_is_told(times: float, told: bool, tmp_path: Path) -> None:
+    plain = _learner()
+
+    def losses(images: Tensor, target: Any, progress: Progress) -> dict[str, Tensor]:
+        task = plain.losses(images, target, progress)["task"]
+        return {"task": task, "spatial": times * task}
+
+    norms = _begin(dataclasses.replace(plain, losses=losses), tmp_path).first_norms
+    assert norms["spatial"] == pytest.approx(times * norms["task"], rel=1e-4)
+    line = f"loss 'spatial' begins with {times:.0f} times the gradient of any other: "
+    assert str(drowned(norms)).startswith(line) == told
+    assert drowned({"task": 3.0}) is None

@@ -66,7 +66,7 @@ def test_a_training_whose_steps_are_recorded_is_told_so_and_says_it(
     work = Workspace(open_run(str(tmp_path / "tiny.toml"), tmp_path, device="cpu"), "undistilled")
     monkeypatch.setattr(training, "RecordedPass", lambda device: f"records on {device}")
     model = torch.nn.Module()
-    monkeypatch.setattr(training.Fitting, "_assert_losses_work", lambda fitting: None)
+    monkeypatch.setattr(training.Fitting, "_require_working_losses", lambda fitting: {"task": 1.0})
     monkeypatch.setattr(training, "_optimizer", lambda *_: None)
     learner = Learner(model, model, lambda *_: {}, lambda: 0.0)
     for decided, passes in ((True, "records on cpu"), (False, None)):
@@ -74,3 +74,21 @@ def test_a_training_whose_steps_are_recorded_is_told_so_and_says_it(
         recorded: Any = work.fitting(learner, work.run.recipe.distill).recorded
         assert recorded == passes
         assert ("recorded once, and replayed as a CUDA graph" in capsys.readouterr().err) == decided
+
+
+def test_a_student_of_whose_losses_one_drowns_the_others_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.toml").write_text(tiny_recipe())
+    run = open_run(str(tmp_path / "tiny.toml"), tmp_path, device="cpu")
+    monkeypatch.setattr(training, "_optimizer", lambda *_: None)
+    model = torch.nn.Module()
+    learner = Learner(model, model, lambda *_: {}, lambda: 0.0)
+    for stage, norms, told in (
+        ("student", {"task": 2.0, "spatial": 1200.0}, True),
+        ("student", {"task": 2.0, "spatial": 12.0}, False),
+        ("prompts", {"teacher": 2.0, "area": 1200.0}, False),
+    ):
+        monkeypatch.setattr(training.Fitting, "_require_working_losses", lambda _, norms=norms: norms)
+        Workspace(run, stage).fitting(learner, run.recipe.distill)
+        assert ("begins with 600 times the gradient" in capsys.readouterr().err) == told
