@@ -1,7 +1,7 @@
 """Detection on real images, on a CPU or GPU: BCCD, FCOS, `none`, `imitation` and `afpkd` by one recipe, three seeds.
 
 `python -m bench.detection` prints the table of results/bccd.jsonl (`--device cuda`: bccd_gpu.jsonl). `--trials` tries
-each method's weights on the held-out images, the students of all trials side by side for a quarter of the schedule
+each method's weights on the held-out images, the students of all trials side by side for three quarters of the schedule
 (results/bccd_tuning.jsonl): the best go into the recipe by hand. `--run` trains what is missing by that recipe, as
 anybody would (hours; stop it at any time, the next call goes on). The teacher comes first and is shared. It must have
 learnt (the recipe's min_ap50), and be better than the undistilled student of seed 0 by HEADROOM: else there is nothing
@@ -53,7 +53,7 @@ first batch the gradient of the task's losses has a norm of some 3, that of the 
 gamma 1, that of the frequency loss 1.3 at mu 1: tried is what begins at a tenth of the task's to ten times as much.
 (Without `relative` the squared error's is 1.9 million: the teacher of this rate has features in the hundreds.)"""
 
-SHARE = 1 / 4
+SHARE = 3 / 4
 """Of the schedule, which a trial gets whole: learning rate, warm-up and all."""
 
 LEARNT = 10.0
