@@ -111,7 +111,7 @@ class Fitting:
         """Take one step; at an epoch's end measure and give its row. Saves every epoch and every minute of work."""
         started, cpu_started = time.monotonic(), time.process_time()
         self._train_step()
-        row = self._finish_epoch(time.monotonic() - started) if self._at_epoch_end() else None
+        row = self._finish_epoch(started) if self._at_epoch_end() else None
         self.wall_s += time.monotonic() - started
         self.cpu_s += time.process_time() - cpu_started
         if row is not None:
@@ -166,16 +166,16 @@ class Fitting:
         """True after the last step of an epoch, and of the run."""
         return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
 
-    def _finish_epoch(self, seconds: float) -> Json:
+    def _finish_epoch(self, started: float) -> Json:
         """Read the sums, measure on the held-out split, keep the best weights; return the epoch's row."""
         steps = (self.step - 1) % self.steps_per_epoch + 1
-        losses = {name: float(total) / steps for name, total in self.sums.items()}
-        self.sums = {}
+        losses = {name: float(total) / steps for name, total in self.sums.items()}  # waits for the device
+        self.sums, wall_s = {}, self.wall_s + time.monotonic() - started
         if not all(math.isfinite(value) for value in losses.values()):
             epoch = len(self.history) + 1
             raise UserError("E_TRAIN_DIVERGED", f"training diverged in epoch {epoch}: losses {losses}: lower `lr`")
         last = self._gradient_norms(self.step - 1, (self.step - 1) / self.total_steps)
-        wall_s, score = self.wall_s + seconds, f"heldout_{self.learner.metric_name}"
+        score = f"heldout_{self.learner.metric_name}"
         row: Json = {
             "epoch": len(self.history) + 1,
             "step": self.step,

@@ -77,8 +77,9 @@ def gradients(work: Workspace, teacher: FrozenTeacher, shapes: Shapes) -> Json:
     }
     found = {}
     for name, (samples, augmentation) in kinds.items():
-        first = torch.arange(min(NUM_IMAGES, samples.num_images))
-        images, target = samples.batch(first, augmentation, generator_for("augmentation", 0, 0, work.device))
+        num = min(NUM_IMAGES, samples.num_images)
+        spaced = torch.arange(num) * samples.num_images // num  # a test set may lie class by class
+        images, target = samples.batch(spaced, augmentation, generator_for("augmentation", 0, 0, work.device))
         prompts.zero_grad()
         torch.autograd.backward(list(learner.losses(images, target, 0.0).values()))
         found[name] = norm_and_share(prompts)

@@ -197,6 +197,10 @@ class AfpkdOptions(Options):
             raise ValueError("local_branch: stands beside a fused map: needs fusion = 'top-down'")
         if not self.kappa:
             require_defaults(self, self.logit_term, "kappa is 0, so there is no logit term")
+        if not self.mu and not self.gamma:
+            require_defaults(
+                self, ("fusion", "local_branch", "relative"), "mu and gamma are 0, so no maps are compared"
+            )
         if not self.mu:
             frequency = ("mask", "bands", "normalise", "position_weight")
             require_defaults(self, frequency, "mu is 0, so there is no frequency loss")

@@ -27,6 +27,15 @@ def test_position_relation_is_softmax_of_psi_f_transposed() -> None:
         np.testing.assert_allclose(found[n], expected, atol=1e-12)
 
 
+def test_position_relation_of_products_beyond_float16_is_that_of_float32() -> None:
+    feature, following = 300 * torch.rand(2, 6, 16, 16), 300 * torch.rand(2, 6, 8, 8)
+    assert float(following[0, 0].square().sum()) > torch.finfo(torch.float16).max
+    with torch.autocast("cpu", dtype=torch.float16):
+        found = position_relation(feature.half(), following.half())
+    expected = position_relation(feature.half().float(), following.half().float())
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("united", [True, False])
 def test_position_weight_has_mean_one_and_looks_one_level_deeper(*, united: bool) -> None:
     torch.manual_seed(0)

@@ -119,6 +119,14 @@ def test_no_step_of_phase_one_waits_for_the_device(objective: Any) -> None:
     assert _waits(prompt_learner(prompts, teacher, HELDOUT, objective=objective, **PROMPTS)) == []
 
 
+def test_no_batch_waits_for_the_device_but_the_first() -> None:
+    def batch() -> object:
+        return HELDOUT.batch(torch.arange(2), Augmentation(padding=1), torch.Generator().manual_seed(0))
+
+    batch()  # in which what is normalised by is put on the device
+    assert _found(batch) == []
+
+
 @pytest.mark.parametrize("arch", list(MODELS))
 def test_no_step_of_a_network_waits_for_the_device(arch: str) -> None:
     torch.manual_seed(0)
