@@ -23,9 +23,9 @@ class PositionWeight(nn.Module):
     since a trainable gate that multiplies the loss it is trained on would go to zero.
 
     standardise: bring the rows of A to mean 0 and variance 1 before the gate. Of maps without a mean they lie near
-    1 / C, and omega hardly varies between channels. Of real ones inner products grow with H W, and A is nearly one channel's
-    alone (median of a row's largest share on a ResNet-56: 0.56 to 0.99 before phase 1, 1.00 after it), so that omega is
-    little more than a number that each channel has learnt.
+    1 / C, and omega hardly varies between channels. Of real ones inner products grow with H W, and A is nearly one
+    channel's alone (median of a row's largest share on a ResNet-56: 0.56 to 0.99 before phase 1, 1.00 after it): omega
+    is then little more than a number that each channel has learnt.
     """
 
     def __init__(self, channels: int, next_channels: int, *, standardise: bool) -> None:

@@ -74,6 +74,13 @@ BAD = {
             ("position_weight", "false", "true"),
         )
     },
+    **{
+        f"{key} of maps that nothing compares": (
+            f'extends = "default"\n[distill]\nmu = 0.0\ngamma = 0.0\nkappa = 1.0\n{key} = {value}\n',
+            f"distill.{key}: mu and gamma are 0, so no maps are compared: leave it at {default}",
+        )
+        for key, value, default in (("fusion", '"1x1"', '"top-down"'), ("relative", "true", "false"))
+    },
     "a rival's option that does nothing": (
         'extends = "default"\n[rivals.afpkd]\nstandardise = true\n',
         "rivals.afpkd.standardise: kappa is 0",
