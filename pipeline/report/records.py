@@ -12,7 +12,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from deploy.profile_record import SCHEMA
 from pipeline.failures import failures
-from pipeline.lineage import WEIGHTS
+from pipeline.lineage import is_trained_anew
 from pipeline.recorded import MEASURED, TRAINED, checked, recorded
 from pipeline.report.wording import NONE, ROLES, command
 
@@ -173,8 +173,7 @@ def _why_stale(profile: Json, manifest: Json | None, record: Json | None) -> str
     now = {file["path"]: file["sha256"] for file in manifest.get("files", ())}
     if any(now.get(path, sha256) != sha256 for path, sha256 in profile["inputs"].items()):
         return "outdated: the exported file has changed since it was measured"
-    exported, trained = manifest.get("lineage", {}).get("weights"), (record or {}).get("outputs", {}).get(WEIGHTS)
-    if exported and trained and exported != trained:
+    if is_trained_anew(manifest, record):
         return "outdated: the network was trained anew and has not been exported since"
     return ""
 
