@@ -28,7 +28,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, sha256_of
 from deploy.agent import transfer
 from deploy.pack import AGENT
-from deploy.ssh_failure import line_error
+from deploy.ssh_failure import line_error, no_ssh
 from deploy.target import Completed, DeviceError, LineError
 
 OPTIONS: Mapping[str, str] = {
@@ -156,9 +156,7 @@ class SshTarget:
             try:
                 process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
             except FileNotFoundError:
-                raise UserError(
-                    "E_NO_SSH", "no ssh on this machine: install OpenSSH's client (openssh-client)"
-                ) from None
+                raise no_ssh() from None
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_MOST_TOLD, _MOST_TOLD))
             stdout = _conversed(process, head, file, timeout_s, most)
             stderr.seek(0)
