@@ -28,7 +28,7 @@ class Records:
     expected: Mapping[str, Json]
     """Published numbers to stand beside ours: name -> {"top1": percent, "source": text}."""
     devices: tuple[str, ...]
-    """Those asked for; empty: all."""
+    """All where it was measured, or that was tried; `profiles` and `failures` are of those asked for."""
     records: dict[str, Json]
     manifests: dict[str, Json]
     prompts: Json | None
@@ -90,12 +90,12 @@ def read_records(
     prompts = read_record(tuned) if tuned.exists() and "prompts" in _inputs(records.get("student")) else None
     curves = {role: _epochs(path) for role in ROLES if (path := run_dir / role / "metrics.jsonl").exists()}
     manifests = read_manifests(run_dir)
-    profiles = read_profiles(run_dir, records, manifests)
+    profiles, failed = read_profiles(run_dir, records, manifests), failures(run_dir)
     return Records(
         name=name,
         description=description,
         expected=expected or {},
-        devices=tuple(devices),
+        devices=tuple(sorted({row["device"] for row in (*profiles, *failed)})),
         records=records,
         manifests=manifests,
         prompts=prompts,
@@ -105,9 +105,19 @@ def read_records(
             (p for p in profiles if not devices or p["device"] in devices),
             key=lambda p: (list(ROLES).index(p["role"]), p["device"], p["precision"]),
         ),
-        failures=[row for row in failures(run_dir) if not devices or row["device"] in devices],
+        failures=[row for row in failed if not devices or row["device"] in devices],
         variables=variables,
     )
+
+
+def require_measured(runs: Sequence[Records], devices: Sequence[str]) -> None:
+    """UserError where none of the runs was measured on one of the devices, nor tried."""
+    known = {device for run in runs for device in run.devices}
+    for device in devices:
+        if device not in known:
+            told = f"nothing was measured there (it was on: {', '.join(sorted(known)) or 'no device'})"
+            mend = f"name another device, or run `{runs[0].command('profile', device=device)}`"
+            raise UserError("E_RUN_MISSING", f"--devices {device}: {told}: {mend}")
 
 
 def metric_of_record(record: Json) -> str:
