@@ -77,6 +77,15 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afpkd" / name
 
 
+def private_folder(folder: Path) -> Path:
+    """Make a folder where anybody may make one, as in /tmp; UserError where it is not this user's alone."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    facts = folder.lstat()
+    if facts.st_uid != os.getuid() or facts.st_mode & 0o077 or folder.is_symlink():
+        raise UserError("E_FILE", f"{folder}: not this user's alone: remove it, or others may change what lies there")
+    return folder
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:

@@ -22,8 +22,8 @@ DEVICE_CATALOGUE: dict[str, Entry] = {
         "name a device of devices.toml",
     ),
     "E_NO_SSH": Entry(
-        "OpenSSH's client is missing on this machine, or its folder of shared connections belongs to somebody else",
-        "install openssh-client, or remove the folder that the line names",
+        "OpenSSH's client is missing on this machine",
+        "install openssh-client",
     ),
     "E_CONFIG": Entry(
         "ssh refuses its own configuration",

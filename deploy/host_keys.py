@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.devices import Device
-from deploy.ssh_failure import line_error
+from deploy.ssh_failure import line_error, no_ssh
 from deploy.target import DeviceError
 
 _FETCH = {
@@ -25,6 +26,7 @@ _FETCH = {
     "ControlMaster": "no",
     "ControlPath": "none",
 }
+_KNOWN_HOSTS = ("userknownhostsfile", "globalknownhostsfile")  # the user's first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +49,14 @@ def fetch_host_key(device: Device) -> HostKey:
     """Ask the machine for its key. DeviceError: no ssh device; unreachable; E_HOSTKEY where another key is known."""
     if device.address is None:
         raise DeviceError(device.name, "E_LOCAL", "this machine needs no key")
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "known_hosts"
-        arguments = device.address.arguments({**_FETCH, "UserKnownHostsFile": str(found)})
-        done = _run("ssh", *arguments, "true")
-        if not found.exists():
-            raise line_error(device.name, done.stderr)
-        line = found.read_text(encoding="utf-8").splitlines()[0]
-        fingerprint = _run("ssh-keygen", "-lf", str(found)).stdout.split()[1]
-    name, kind, _ = line.split()[:3]
-    files = _known_hosts_files(device)
-    known = _known(name, files)
-    if known and line.split()[1:3] not in known:
+    line, fingerprint = _shown(device)
+    settings = _settings(device)
+    files = [Path(name).expanduser() for key in _KNOWN_HOSTS for name in settings.get(key, "").split()]
+    known = _known(line.split()[0], files)
+    if known and line.split()[1:3] not in known:  # it may have a key of the known kind beside this one
+        line, fingerprint = _shown(device, {"HostKeyAlgorithms": _known_first(settings["hostkeyalgorithms"], known)})
+    name, kind, key = line.split()[:3]
+    if known and [kind, key] not in known:
         raise DeviceError(device.name, "E_HOSTKEY", _other_key(device, name, fingerprint, files))
     return HostKey(line=line, fingerprint=fingerprint, kind=kind, known=bool(known), known_hosts=files[0])
 
@@ -71,13 +69,31 @@ def add_host_key(key: HostKey) -> None:
         file.write(("\n" if text and not text.endswith("\n") else "") + key.line + "\n")
 
 
-def _known_hosts_files(device: Device) -> list[Path]:
-    """Where this ssh looks for keys of this host; the user's first."""
+def _shown(device: Device, options: Mapping[str, str] | None = None) -> tuple[str, str]:
+    """The key that the machine shows: its line for known_hosts, and its fingerprint."""
+    assert device.address is not None
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "known_hosts"
+        arguments = device.address.arguments({**_FETCH, "UserKnownHostsFile": str(found), **(options or {})})
+        done = _run("ssh", *arguments, "true")
+        if not found.exists():
+            raise line_error(device.name, done.stderr)
+        line = found.read_text(encoding="utf-8").splitlines()[0]
+        return line, _run("ssh-keygen", "-lf", str(found)).stdout.split()[1]
+
+
+def _settings(device: Device) -> dict[str, str]:
+    """This ssh's configuration for the host; keys in lower case."""
     assert device.address is not None
     shown = _run("ssh", "-G", *device.address.arguments()).stdout
-    settings = dict(line.split(" ", 1) for line in shown.splitlines() if " " in line)
-    names = [*settings["userknownhostsfile"].split(), *settings.get("globalknownhostsfile", "").split()]
-    return [Path(name).expanduser() for name in names]
+    return dict(line.split(" ", 1) for line in shown.splitlines() if " " in line)
+
+
+def _known_first(algorithms: str, known: Sequence[Sequence[str]]) -> str:
+    """The algorithms in the order in which ssh asks a known host: those of its known keys first."""
+    kinds = {kind for kind, _ in known}
+    kinds |= {"rsa-sha2-512", "rsa-sha2-256"} if "ssh-rsa" in kinds else set()
+    return ",".join(sorted(algorithms.split(","), key=lambda name: name not in kinds))
 
 
 def _known(name: str, files: list[Path]) -> list[list[str]]:
@@ -96,6 +112,9 @@ def _other_key(device: Device, name: str, fingerprint: str, files: list[Path]) -
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
+    try:
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
+    except FileNotFoundError:
+        raise no_ssh() from None

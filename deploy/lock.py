@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from afpkd.errors import UserError
-from afpkd.record import write_text
+from afpkd.record import private_folder, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +25,7 @@ def only_measurement(device: str, *, wait_s: float = 900.0) -> Iterator[None]:
 
     The kernel drops the lock with its process, however that dies: it never goes stale.
     """
-    folder = Path(tempfile.gettempdir()) / f"afpkd-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = private_folder(Path(tempfile.gettempdir()) / f"afpkd-{os.getuid()}")
     lock, holder = FileLock(folder / f"{device}.lock"), folder / f"{device}.json"
     try:
         lock.acquire(timeout=0)

@@ -24,11 +24,10 @@ from pathlib import Path
 from threading import Event, Timer
 from typing import IO
 
-from afpkd.errors import UserError
-from afpkd.record import Json, sha256_of
+from afpkd.record import Json, private_folder, sha256_of
 from deploy.agent import transfer
 from deploy.pack import AGENT
-from deploy.ssh_failure import line_error
+from deploy.ssh_failure import line_error, no_ssh
 from deploy.target import Completed, DeviceError, LineError
 
 OPTIONS: Mapping[str, str] = {
@@ -156,9 +155,7 @@ class SshTarget:
             try:
                 process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
             except FileNotFoundError:
-                raise UserError(
-                    "E_NO_SSH", "no ssh on this machine: install OpenSSH's client (openssh-client)"
-                ) from None
+                raise no_ssh() from None
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (_MOST_TOLD, _MOST_TOLD))
             stdout = _conversed(process, head, file, timeout_s, most)
             stderr.seek(0)
@@ -253,12 +250,8 @@ def _socket_folder() -> Path:
     """A short path, since a socket's may have 108 bytes; this user's own, since whoever owns it owns the connection."""
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     short = runtime.is_absolute() and runtime.is_dir() and len(str(runtime)) < 40
-    folder = runtime / "afpkd" if short else Path("/tmp") / f"afpkd-ssh-{os.getuid()}"  # noqa: S108 (checked below)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    facts = folder.lstat()
-    if facts.st_uid != os.getuid() or facts.st_mode & 0o077 or folder.is_symlink():
-        raise UserError("E_NO_SSH", f"{folder}: not this user's alone: remove it, since shared connections live there")
-    return folder
+    shared = Path("/tmp") / f"afpkd-ssh-{os.getuid()}"  # noqa: S108 (checked next)
+    return private_folder(runtime / "afpkd" if short else shared)
 
 
 def _program() -> str:

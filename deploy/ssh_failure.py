@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from afpkd.errors import UserError
 from deploy.target import LineError
 
 
@@ -50,6 +51,11 @@ _FAILURES = (
     # What is not known counts as a dropped line, which is worth another try.
     _Failure(r"", "E_DROPPED", "the line ended ({line})", False),
 )
+
+
+def no_ssh() -> UserError:
+    """The client itself is not there."""
+    return UserError("E_NO_SSH", "no ssh on this machine: install OpenSSH's client (openssh-client)")
 
 
 def line_error(device: str, stderr: str) -> LineError:

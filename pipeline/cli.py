@@ -139,9 +139,14 @@ def run(
             cluster=cluster,
             extra=extra,
         )
-    variables = {"RECIPE": recipe[0]} if len(folders) == 1 else {"RECIPES": " ".join(recipe)}
-    variables |= {"DEVICE": device, "TRAIN_DEVICE": str(train_device), "TRAIN_PROCESSES": str(train_processes)}
-    variables |= {"RUNS": str(runs), "CLUSTER": cluster or ""}
+    variables = summary.make_variables(
+        recipe if len(folders) > 1 else recipe[:1],
+        device=device,
+        train_device=train_device,
+        train_processes=train_processes,
+        runs=runs,
+        cluster=cluster,
+    )
     found = [summary.facts(folder) for folder in folders]
     _show(found[0] if len(found) == 1 else found, as_json, lambda _: summary.closing(folders, goals, variables))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,11 +73,20 @@ def sweep(
         )
     found = [summary.facts(folder) for folder in folders]
     rows = rows_of(points, found)
-    report = runs / COMPARISON / "report.html" if len(points) > 1 else folders[0] / "report.html"
-    made = {"recipe": recipe, "rows": rows, "points": _told(points, found), "report": str(report)}
-    write_record(report.with_name("sweep.json"), made)
-    again = f"one point again: make {goals[-1]} RECIPE={shlex.quote(str(points[0].file(runs)))}"
-    _print(made if as_json else [*table_of(rows), "", f"report: {report}", again])
+    report = summary.report_of(found, goals)
+    made = {"recipe": recipe, "rows": rows, "points": _told(points, found), "report": str(report) if report else None}
+    write_record((folders[0] if len(folders) == 1 else runs / COMPARISON) / "sweep.json", made)
+    variables = summary.make_variables(
+        [str(points[0].file(runs))],
+        device=device,
+        train_device=train_device,
+        train_processes=train_processes,
+        runs=runs,
+        cluster=cluster,
+    )
+    ends = [f"report: {summary.shown(report)}"] if report else []
+    ends += [f"one point again: {summary.make_command(goals[-1], variables)}"]
+    _print(made if as_json else [*table_of(rows), "", *ends])
 
 
 def share_stage(

@@ -74,6 +74,12 @@ def require_recorded(folder: Path, name: str) -> str:
     return found
 
 
+def is_trained_anew(manifest: Json, record: Json | None) -> bool:
+    """Whether the role's record names other weights than its bundle was made of; not where one of them names none."""
+    exported, trained = manifest.get("lineage", {}).get("weights"), (record or {}).get("outputs", {}).get(WEIGHTS)
+    return bool(exported and trained and exported != trained)
+
+
 def require_same_data(path: Path, found: str) -> str:
     """Give `found`, the hash of the data as they are now; UserError where the record at `path` was trained on others.
 

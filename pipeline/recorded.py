@@ -126,6 +126,8 @@ def _is_runtime(value: Any) -> bool:
         and {"name", "version"} <= value.keys()
         and _is_count(value.get("threads_asked", 0))
         and _or_null(_is_table)(value.get("cuda"))
+        and _is_table(engine := value.get("engine", {}))
+        and _or_null(_is_count)(engine.get("device_memory_bytes"))
     )
 
 
@@ -160,6 +162,6 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("reasons", "left_out"), (lambda value: _is_list_of(_is_text, value), "a list of texts")),
     "rows": (lambda value: _is_list_of(_is_row, value) and bool(value), "a list of rows with their reasons"),
     "machine": (_is_machine, "system, processor and num_cpus"),
-    "runtime": (_is_runtime, "name, version, threads_asked and a table cuda"),
+    "runtime": (_is_runtime, "name, version, threads_asked, tables cuda and engine"),
 }
 """Key of a record -> does a value fit, and what was expected."""

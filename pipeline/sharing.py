@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from afpkd.errors import UserError
 from afpkd.record import Json, atomic_path, digest, write_record
 from pipeline.lineage import STAGES, WEIGHTS, require_recorded
+from pipeline.live import forget_progress
 from pipeline.recorded import recorded
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path) -> Json:
     for path in target.glob("*"):
         if _travels(path):
             path.unlink()  # of a longer run there may be more of them
+    (target / "checkpoint.pt").unlink(missing_ok=True)  # of a training that was cut short here
+    forget_progress(target)
     for path in sorted(source.iterdir()):
         if _travels(path):
             with atomic_path(target / path.name) as copy:

@@ -262,7 +262,7 @@ def report(
     min_accuracy: float | None = None,
 ) -> Json:
     """Stage `report`: one page, tables and pictures from the records of a recipe, or of several side by side."""
-    from pipeline.report.records import read_records
+    from pipeline.report.records import read_records, require_measured
     from pipeline.report.tradeoff import Budget
     from pipeline.report.writing import write_report
 
@@ -280,6 +280,7 @@ def report(
                 out=out,
             )
         )
+    require_measured(found, devices)
     written = write_report(found, out, Budget(max_latency_ms, min_accuracy))
     return {kind: str(path) for kind, path in written.items()}
 

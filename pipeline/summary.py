@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from afpkd.record import Json
@@ -52,19 +52,45 @@ def facts(folder: Path) -> Json:
     }
 
 
-def closing(folders: Sequence[Path], goals: Sequence[str], variables: dict[str, str]) -> str:
+def closing(folders: Sequence[Path], goals: Sequence[str], variables: Mapping[str, str]) -> str:
     """A table of what was reached, of several runs a row each, and the next command with make's `variables`."""
     found = [facts(folder) for folder in folders]
     lines = _one_run(found[0]) if len(found) == 1 else _several_runs(found)
-    report = found[0]["report"] if len(found) == 1 else str(folders[0].parent / COMPARISON / "report.html")
     last = goals[-1]
     if last in _NEXT:
-        given = [f"{name}={shlex.quote(value)}" for name, value in variables.items() if value != _DEFAULTS.get(name)]
-        lines += ["", " ".join(["next: make", _NEXT[last], *given])]
-    if report and (last not in _NEXT or len(found) > 1):
-        lines += ["", f"report: {_shown(Path(report))}"]
+        lines += ["", f"next: {make_command(_NEXT[last], variables)}"]
+    report = report_of(found, goals)
+    if report:
+        lines += ["", f"report: {shown(report)}"]
         lines += [] if last in _NEXT else ["next: open it in a browser"]
     return "\n".join(lines)
+
+
+def make_variables(
+    recipes: Sequence[str], *, device: str, train_device: str, train_processes: int, runs: Path, cluster: str | None
+) -> dict[str, str]:
+    """What make is told, by its variables' names."""
+    found = {"RECIPE": recipes[0]} if len(recipes) == 1 else {"RECIPES": " ".join(recipes)}
+    found |= {"DEVICE": device, "TRAIN_DEVICE": str(train_device), "TRAIN_PROCESSES": str(train_processes)}
+    return found | {"RUNS": str(runs), "CLUSTER": cluster or ""}
+
+
+def make_command(goal: str, variables: Mapping[str, str]) -> str:
+    """The command that brings `goal` up to date, with those of make's variables that are not its defaults."""
+    given = [f"{name}={shlex.quote(value)}" for name, value in variables.items() if value != _DEFAULTS.get(name)]
+    return " ".join(["make", goal, *given])
+
+
+def report_of(found: Sequence[Json], goals: Sequence[str]) -> Path | None:
+    """The report that runs up to `goals` have, given their facts: of several the comparison, of one what it made."""
+    if len(found) > 1:
+        return Path(found[0]["run"]).parent / COMPARISON / "report.html"
+    return Path(found[0]["report"]) if found[0]["report"] and goals[-1] not in _NEXT else None
+
+
+def shown(path: Path) -> Path:
+    """As short as it can be said from here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _one_run(found: Json) -> list[str]:
@@ -118,7 +144,3 @@ def _profile_line(profile: Json) -> str:
     latency = profile["latency_ms"]
     numbers = "".join(f" {latency[p]:>6.2f} ms" if latency[p] is not None else f" {'-':>9}" for p in ("p50", "p90"))
     return f"{profile['role']:<12} {profile['precision']:<6} {profile['device']:<10}{numbers}  {profile['verdict']}"
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

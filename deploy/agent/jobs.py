@@ -65,13 +65,14 @@ def submit(document: Json) -> Json:
     """Start a job and return at once; a job that is running or done is left as it is (`resumed`).
 
     `time_s` is the device's clock, which nothing but the host's record of how far it is off depends on.
-    One that failed is started anew. AgentError E_BUSY names who has the device; E_SUDO, E_CLOCKS, E_POWER_MODE where
-    what an earlier job left changed stays so, and this one asks for better.
+    One that failed is started anew, and so is a deployment that is done: it is an act, and another may have followed.
+    AgentError E_BUSY names who has the device; E_SUDO, E_CLOCKS, E_POWER_MODE where what an earlier job left changed
+    stays so, and this one asks for better.
     """
     job = _job(document)
     folder = _folder(job.id)
     known = _state(folder) if folder.exists() else None
-    if known == "running" or (known == "done" and _is_fresh(folder)):
+    if known == "running" or (known == "done" and job.verb != "deploy" and _is_fresh(folder)):
         return {"id": job.id, "state": known, "resumed": True, "time_s": time.time()}
     device = _take_device(job)
     clocks.put_back_before(job.clocks, Path())

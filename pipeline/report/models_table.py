@@ -147,7 +147,7 @@ def _notes(runs: Sequence[Records], rows: Sequence[Mapping[str, str]]) -> list[s
     scratch = {
         f"{ROLES[p['role']]} {p['precision']} on {p['device']} {si(found, 'B')}": None
         for p in profiles
-        if (found := p["runtime"].get("device_memory_bytes"))
+        if (found := p["runtime"].get("engine", {}).get("device_memory_bytes"))
     }
     notes += [f"Scratch memory of the engines on the GPU, weights apart: {', '.join(scratch)}."] if scratch else []
     return [*notes, *energy_notes(runs)]

@@ -12,7 +12,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from deploy.profile_record import SCHEMA
 from pipeline.failures import failures
-from pipeline.lineage import WEIGHTS
+from pipeline.lineage import is_trained_anew
 from pipeline.recorded import MEASURED, TRAINED, checked, recorded
 from pipeline.report.wording import NONE, ROLES, command
 
@@ -28,7 +28,7 @@ class Records:
     expected: Mapping[str, Json]
     """Published numbers to stand beside ours: name -> {"top1": percent, "source": text}."""
     devices: tuple[str, ...]
-    """Those asked for; empty: all."""
+    """All where it was measured, or that was tried; `profiles` and `failures` are of those asked for."""
     records: dict[str, Json]
     manifests: dict[str, Json]
     prompts: Json | None
@@ -90,12 +90,12 @@ def read_records(
     prompts = read_record(tuned) if tuned.exists() and "prompts" in _inputs(records.get("student")) else None
     curves = {role: _epochs(path) for role in ROLES if (path := run_dir / role / "metrics.jsonl").exists()}
     manifests = read_manifests(run_dir)
-    profiles = read_profiles(run_dir, records, manifests)
+    profiles, failed = read_profiles(run_dir, records, manifests), failures(run_dir)
     return Records(
         name=name,
         description=description,
         expected=expected or {},
-        devices=tuple(devices),
+        devices=tuple(sorted({row["device"] for row in (*profiles, *failed)})),
         records=records,
         manifests=manifests,
         prompts=prompts,
@@ -105,9 +105,19 @@ def read_records(
             (p for p in profiles if not devices or p["device"] in devices),
             key=lambda p: (list(ROLES).index(p["role"]), p["device"], p["precision"]),
         ),
-        failures=[row for row in failures(run_dir) if not devices or row["device"] in devices],
+        failures=[row for row in failed if not devices or row["device"] in devices],
         variables=variables,
     )
+
+
+def require_measured(runs: Sequence[Records], devices: Sequence[str]) -> None:
+    """UserError where none of the runs was measured on one of the devices, nor tried."""
+    known = {device for run in runs for device in run.devices}
+    for device in devices:
+        if device not in known:
+            told = f"nothing was measured there (it was on: {', '.join(sorted(known)) or 'no device'})"
+            mend = f"name another device, or run `{runs[0].command('profile', device=device)}`"
+            raise UserError("E_RUN_MISSING", f"--devices {device}: {told}: {mend}")
 
 
 def metric_of_record(record: Json) -> str:
@@ -173,8 +183,7 @@ def _why_stale(profile: Json, manifest: Json | None, record: Json | None) -> str
     now = {file["path"]: file["sha256"] for file in manifest.get("files", ())}
     if any(now.get(path, sha256) != sha256 for path, sha256 in profile["inputs"].items()):
         return "outdated: the exported file has changed since it was measured"
-    exported, trained = manifest.get("lineage", {}).get("weights"), (record or {}).get("outputs", {}).get(WEIGHTS)
-    if exported and trained and exported != trained:
+    if is_trained_anew(manifest, record):
         return "outdated: the network was trained anew and has not been exported since"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -41,3 +42,23 @@ def test_a_second_measurement_waits_and_then_names_the_first(
         first.kill()
     with only_measurement("orin1", wait_s=0):  # and so is this one, though its holder died of SIGKILL
         pass
+
+
+@pytest.mark.parametrize("whose", ["open to others", "a link", "another user's"])
+def test_a_folder_of_locks_that_is_not_this_users_alone_is_refused(
+    whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    if whose == "another user's":
+        monkeypatch.setattr("os.getuid", lambda: 123456)
+    folder, elsewhere = tmp_path / f"afpkd-{os.getuid()}", tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    if whose == "a link":
+        folder.symlink_to(elsewhere)
+    else:
+        folder.mkdir(mode=0o700)
+    if whose == "open to others":
+        folder.chmod(0o777)
+    with pytest.raises(UserError, match=r"not this user's alone: .* \[E_FILE\]"), only_measurement("orin1"):
+        raise AssertionError("locked there")
+    assert [*folder.iterdir()] == []

@@ -85,6 +85,8 @@ def test_a_shared_stage_is_the_makers_and_its_run_is_whole(tmp_path: Path) -> No
     finished(tmp_path / "a", a, "prompts", b"prompts", "teacher")
     finished(tmp_path / "b", b, "teacher", b"an older teacher")
     finished(tmp_path / "b", b, "prompts", b"prompts of before", "teacher")
+    for left in ("checkpoint.pt", "progress.json", "progress.jsonl"):  # of a training that was cut short
+        (tmp_path / "b" / "prompts" / left).touch()
     for stage in ("teacher", "prompts"):
         share_stage(stage, b.recipe, tmp_path / "b", tmp_path / "a")
         record = read_record(tmp_path / "b" / stage / "record.json")

@@ -74,7 +74,7 @@ ODD: list[tuple[str, list[Any]]] = [
     ("rows", [None, [], [1], [{}], [{"reasons": "x"}]]),
     ("machine", [None, {}, {"system": "", "processor": ""}]),
     ("runtime", [None, {"name": "x"}, {"name": "x", "version": "1", "threads_asked": "a"}]),
-    ("runtime", [{"name": "x", "version": "1", "cuda": "12.6"}]),
+    ("runtime", [{"name": "x", "version": "1", key: "12.6"} for key in ("cuda", "engine")]),
     ("golden", ["x", {"before": 1}, {"before": {}}]),
 ]
 

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from afpkd.errors import UserError
 from afpkd.record import Json
-from pipeline import sweep
+from pipeline import graph, sweep
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe, teacher_weights
 from pipeline.sweep import Point, points_of, rows_of, table_of, write_points
+from tests.pipeline.conftest import hand_made_run
 from tests.pipeline.recipe_files import written
 from tests.stories import commands
 
@@ -190,6 +191,30 @@ def test_a_dry_run_lists_the_points_and_writes_nothing(tmp_path: Path, monkeypat
         f"default.mu={mu}.seed={seed}" for mu in (5, 20, 60) for seed in range(3)
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_ends_as_a_run_with_the_report_that_is_there_and_what_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(goals: list[str], *, recipes: list[str], runs: Path, **given: object) -> list[Path]:
+        return [hand_made_run(runs / Path(file).stem).folder for file in recipes]
+
+    monkeypatch.setattr(graph, "run_goals", made)
+    (tmp_path / "comparison").mkdir()
+    given = ["--runs", str(tmp_path), "--train-device", "cpu"]
+
+    def said(values: str, *more: str) -> str:
+        words = ["sweep", "default", "--set", f"distill.mu={values}", *given, *more]
+        return CliRunner().invoke(app, words, catch_exceptions=False).stdout
+
+    file = points_of("default", ["distill.mu=1"], 1)[0].file(tmp_path)
+    again = f"one point again: make distill RECIPE={file} TRAIN_DEVICE=cpu RUNS={tmp_path}"
+    assert said("1").splitlines()[-2:] == ["", again]
+    (tmp_path / "default.mu=1" / "report.html").touch()  # of an earlier run up to `profile`
+    assert json.loads(said("1", "--json"))["report"] is None
+    report = tmp_path / "default.mu=1" / "report.html"
+    assert f"report: {report}" in said("1", "--goal", "profile").splitlines()
+    assert said("1,2").splitlines()[-2:] == [f"report: {tmp_path / 'comparison' / 'report.html'}", again]
 
 
 def test_files_beside_the_recipe_are_found_from_the_points_too(tmp_path: Path) -> None:

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from afpkd.record import Json
 from bench.loopback import Board, wait_until
-from deploy import deployment
+from deploy import deployment, jobs
+from deploy.client import call_agent
 from deploy.deployment import deploy_bundle, deployed, roll_back
+from deploy.target import LineError, Target
 from tests.deploy.conftest import CHANNELS, SIDE, linear_weight, reference_logits
 
 if TYPE_CHECKING:
@@ -158,6 +161,23 @@ def test_the_same_release_again_keeps_its_way_back(board: Board, bundle: HandMad
     put(bundle)
     put(bundle)
     assert roll_back(["board"])[0]["release"]["id"] == first
+
+
+def test_a_deployment_whose_end_nobody_heard_is_done_again_where_another_release_is_current(
+    board: Board, bundle: HandMadeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unforgetting(target: Target, verb: str, request: Json) -> Json:
+        if verb == "forget":
+            raise LineError(target.name, "E_DROPPED", "the line ended", lasting=False)
+        return call_agent(target, verb, request)
+
+    monkeypatch.setattr(jobs, "call_agent", unforgetting)
+    manifest = (bundle.folder / "manifest.json").read_bytes()
+    first = put(bundle)[0]["release"]["id"]
+    next_version(bundle, 2)
+    assert put(bundle)[0]["release"]["id"] == current(board) != first
+    (bundle.folder / "manifest.json").write_bytes(manifest)
+    assert put(bundle)[0]["release"]["id"] == current(board) == first
 
 
 def test_nothing_that_gc_drops_is_needed_by_a_release(board: Board, bundle: HandMadeBundle, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import deploy
 from afpkd.errors import UserError
 from afpkd.record import sha256_of
-from bench.loopback import Board, command_of, free_port, wait_until
+from bench.loopback import Board, command_of, free_port, keygen, wait_until
 from deploy.devices import open_target
 from deploy.host_keys import add_host_key, fetch_host_key
 from deploy.jobs import Patience, send_missing
@@ -128,6 +128,35 @@ def test_first_contact_shows_the_key_and_adds_it_when_told(board: Board) -> None
 def test_a_hashed_known_host_is_known(board: Board) -> None:
     subprocess.run(["ssh-keygen", "-H", "-f", str(board.known_hosts)], capture_output=True, check=True)
     assert fetch_host_key(board.device()).known
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_a_machine_is_known_by_another_key_than_ssh_would_ask_for_first(board: Board, kind: str) -> None:
+    other = board.folder / "other_key"
+    keygen("-t", kind, "-f", other)
+    name, key = board.known_hosts.read_text().split()[0], other.with_suffix(".pub").read_text().split()
+    board.known_hosts.write_text(f"{name} {key[0]} {key[1]}\n")
+    board.stop()
+    board.settings = {"HostKey": f"{board.folder / 'host_key'}\nHostKey {other}"}
+    board.start()
+    found = fetch_host_key(board.device())
+    assert (found.kind, found.known) == (key[0], True)
+    with open_target(board.device()) as target:
+        assert target.run(["echo", "in"], "").stdout == "in\n"
+    board.stop()
+    board.settings = {}
+    board.start()
+    changed = r"somebody may be between.* \[E_HOSTKEY\]"
+    with pytest.raises(DeviceError, match=changed):
+        fetch_host_key(board.device())
+    with pytest.raises(LineError, match=changed), open_target(board.device()):
+        raise AssertionError("reached")
+
+
+def test_trust_without_ssh_on_this_machine(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match=r"install OpenSSH's client .* \[E_NO_SSH\]"):
+        fetch_host_key(board.device())
 
 
 def test_trust_never_replaces_a_known_key(board: Board) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from afpkd.errors import UserError
 from afpkd.record import read_record, write_record
 from pipeline.cli import app
+from pipeline.failures import note_failure
 from pipeline.report import KINDS
 from pipeline.report.writing import write_report
 from tests.pipeline.conftest import Report, report_at
@@ -68,6 +71,18 @@ def test_devices_can_be_chosen(runs: Path) -> None:
     assert {row["Device"] for row in report.tables()["Models"]} == {"orin"}
     assert report.json["budget"] == {"max_latency_ms": None, "min_accuracy": 10.0}
     assert len(compared(runs, "--devices", "orin", "local").tables()["Models"]) == 24
+
+
+def test_a_device_that_nothing_was_measured_on_is_a_user_error(runs: Path) -> None:
+    shutil.rmtree(runs / "two" / "profiles" / "orin")
+    assert {row["Recipe"] for row in compared(runs, "--devices", "orin").tables()["Models"]} == {"one", "two"}
+    (runs / "one" / "profiles" / "away").mkdir()
+    note_failure(runs / "one" / "profiles" / "away" / "student-fp32.json", UserError("E_AUTH", "no entry"))
+    assert "failed: no entry [E_AUTH]" in compared(runs, "--devices", "away").page().text
+    with pytest.raises(UserError, match=r"--devices orim: .*on: away, local, orin.*profile .*DEVICE=orim") as said:
+        compared(runs, "--devices", "orin", "orim", "--out", runs / "none")
+    assert said.value.code == "E_RUN_MISSING"
+    assert not (runs / "none").exists()
 
 
 def test_the_recommended_file_is_the_fastest_student_of_all(runs: Path) -> None:

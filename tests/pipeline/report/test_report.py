@@ -67,7 +67,7 @@ def test_p99_of_too_few_samples_has_a_footnote_only_where_it_applies(made: HandM
 
 def test_footnotes_name_the_test_set_the_memory_and_a_difference_in_macs(made: HandMadeRun) -> None:
     made.put_manifest("student", "bb" * 32, note="torch counts 3 more")
-    engine = {"name": "tensorrt", "version": "10.3.0", "device_memory_bytes": 4_100_000}
+    engine = {"name": "tensorrt", "version": "10.3.0", "engine": {"device_memory_bytes": 4_100_000}}
     made.put_profile("student", memory={"peak_bytes": 1, "includes": "the whole process"}, runtime=engine)
     report = made.report()
     for note in (
