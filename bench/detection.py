@@ -35,7 +35,7 @@ VARIANTS: dict[str, Json] = {
     "reviewkd": {"method": "reviewkd"},
     "no mask": {"method": "afpkd", "mask": "constant", "mu": 2.45},
 }
-"""Each with the recipe's weights; a constant mask's `mu` is raised until its gradient is the prompts' on the first batch."""
+"""Each with the recipe's weights; a constant mask's `mu` is raised to the prompts' gradient on the first batch."""
 
 SEEDS = {"none": ALL, "imitation": ALL, "afpkd": ALL, "reviewkd": ONE, "no mask": ONE}
 PROTOCOL = Protocol("bccd-fcos-cpu", "bccd", VARIANTS, SEEDS)

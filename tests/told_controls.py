@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 
 from bench import rows
@@ -70,35 +69,53 @@ def _on_gpu(protocol: str) -> dict[str, dict[int, float]]:
     return found
 
 
+def _leads(name: str, other: str, protocol: str = "cifar100") -> list[float]:
+    """The first minus the second, seed by seed, on a GPU."""
+    ours, theirs = _on_gpu(protocol)[name], _on_gpu(protocol)[other]
+    return [ours[seed] - theirs[seed] for seed in sorted(ours)]
+
+
+def _of_both(name: str, other: str) -> str:
+    """The first minus the second, paired by seed and machine, with the 95 % interval."""
+    found = []
+    for one in (name, other):
+        pairs = {f"cpu {seed}": score for seed, score in _scores(one, TEST).items()}
+        found.append(pairs | {f"gpu {seed}": score for seed, score in _on_gpu("cifar100")[one].items()})
+    assert len(found[0].keys() & found[1].keys()) == 2 * len(SEEDS)
+    return rows.paired_difference(*found).replace("-", "−").removeprefix("+")
+
+
 def of_readme() -> Iterator[str]:
     """README.md."""
     yield f"lie {_between('bare bands', 'reviewkd', TEST)} above ReviewKD"
-    yield f"adds to them, {_between('afpkd', 'bare bands', TEST)}, is nothing"
-    ours, theirs, bare = (_on_gpu("cifar100")[name][0] for name in ("afpkd", "reviewkd", "bare bands"))
-    yield f"with seed 0 ({ours:.2f}, {theirs:.2f}), and the bands alone have {bare:.2f}"
-    ours, theirs = (_on_gpu("cross")[name][0] for name in ("afpkd", "reviewkd"))
-    yield f"AFPKD reaches {ours:.2f} and ReviewKD {theirs:.2f}"
+    yield f"adds to them, {_between('afpkd', 'bare bands', TEST)}, cannot"
+    leads = [_of_both(*pair) for pair in (("afpkd", "reviewkd"), ("bare bands", "reviewkd"), ("afpkd", "bare bands"))]
+    yield f"the same leads are {_listed(leads)}; to a MobileNetV2"
+    yield f"AFPKD leads ReviewKD by {_listed([f'{lead:.2f}' for lead in _leads('afpkd', 'reviewkd', 'cross')])}"
 
 
 def of_gpu() -> Iterator[str]:
     """docs/results.md, of the rows that a GPU trained."""
-    found = {name: by_seed[0] for name, by_seed in _on_gpu("cifar100").items()}
-    forms = [found[name] for name in found if name in {*CONTROLS, "afpkd"} - {"reviewkd + local branch"}]
-    assert max(forms) == found["bare bands"]
-    yield f"{len(forms)} forms of"
-    yield f"reach {min(forms):.2f} to {max(forms):.2f} on test, {rows.mean_and_std(forms)}."
-    stds = [statistics.stdev(_scores(name, TEST).values()) for name in ("afpkd", *MASKS)]
-    yield f"over seeds is {min(stds):.2f} to {max(stds):.2f}, here over the forms {statistics.stdev(forms):.2f}"
-    yield f"AFPKD as it is has {found['afpkd']:.2f},"
-    yield f"ReviewKD {found['reviewkd']:.2f}, `bare bands` {max(forms):.2f}"
-    missing = [name for name in MAIN.variants if name not in found]
-    yield f"{_listed([f'`{name}`' for name in missing])} are still to be trained"
+    found = _on_gpu("cifar100")
+    for name, told in (("afpkd", "points above ReviewKD"), ("bare bands", "")):
+        yield f"{_listed([f'{lead:.2f}' for lead in _leads(name, 'reviewkd')])} {told}".strip()
+    yield f"AFPKD {_of_both('afpkd', 'reviewkd')}, the bare bands {_of_both('bare bands', 'reviewkd')} above"
+    yield f"AFPKD {_of_both('afpkd', 'bare bands')} from the bare bands"
+    told = {"no mask": "without them", "untrained prompts": "with untrained prompts", "afpkd": "where AFPKD has"}
+    for name, before in {**told, "shuffled masks": "with shuffled ones"}.items():
+        yield f"{before} {rows.mean_and_std(list(found[name].values()))}"
+    assert found.keys() == MAIN.variants.keys()
+    forms = [found[name][0] for name in {*CONTROLS, "afpkd"} - {"reviewkd + local branch"}]
+    yield f"Of {len(forms)} forms of AFPKD"
+    yield f"gives {min(forms):.2f} to {max(forms):.2f} on test, {rows.mean_and_std(forms)}:"
     cross = _on_gpu("cross")
-    for name in ("kd", "reviewkd"):
-        yield f"`{name}` {rows.mean_and_std(list(cross[name].values()))}"
-    yield f"undistilled {rows.mean_and_std(list(cross['none'].values()))}"
-    above = cross["afpkd"][0] - cross["reviewkd"][0]
-    yield f"`afpkd` {cross['afpkd'][0]:.2f} with seed 0, {above:.2f} above ReviewKD with that seed"
+    for name, told_as in (("none", "undistilled"), *((name, f"`{name}`") for name in ("kd", "reviewkd", "afpkd"))):
+        yield f"{told_as} {rows.mean_and_std(list(cross[name].values()))}"
+    yield f"{_listed([f'{lead:.2f}' for lead in _leads('afpkd', 'reviewkd', 'cross')])} above ReviewKD."
+    tiny = rows.read(PROTOCOLS["tinyimagenet"].on_gpu().result)
+    assert {row["teacher_top1"] for row in tiny} == {29.12}
+    yield "a teacher of 29.12 %"
+    yield ", ".join(f"`{row['method']}` {row[TEST]:.2f}" for row in tiny)
     lines = [line.split() for line in (rows.RESULTS / "gpu_steps.txt").read_text().splitlines()]
     steps = {words[0]: words[1:] for words in lines if len(words) == 4}
     for method, name in (("afpkd", "AFPKD's takes"), ("reviewkd", "ReviewKD's"), ("kd", "KD's")):

@@ -1,30 +1,43 @@
-"""What docs/results.md tells of the detectors' trials, computed from the rows: see test_numbers.py."""
+"""What docs/results.md tells of the detectors, computed from the rows: see test_numbers.py."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
+from afpkd.record import Json
 from bench import detection, rows
 from pipeline.recipe_reader import load_recipe
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
-LOW_RATE = RATES[0]
+NAMES = {"imitation": "imitation", "reviewkd": "ReviewKD", "afpkd": "AFPKD"}
 
 
 def sentences() -> Iterator[str]:
-    """docs/results.md, as long as there are trials alone."""
-    assert not rows.read(detection.PROTOCOL.result), "with rows of whole runs the page must tell of those"
-    found = rows.read(detection.TUNING)
-    assert Counter(row["machine"] == "NVIDIA H200" for row in found) == {True: 14, False: len(RATES) - 2}
-    rates = {row["options"]["lr"]: row["heldout_ap"] for row in found if row["method"] == "none"}
+    """docs/results.md."""
+    trials, recipe = rows.read(detection.TUNING), load_recipe(detection.PROTOCOL.recipe)[1]
+    rates = {row["options"]["lr"]: row["heldout_ap"] for row in trials if row["method"] == "none"}
     assert tuple(sorted(rates)) == RATES
-    assert {row["options"]["lr"] for row in found if row["method"] != "none"} == {LOW_RATE}
+    assert recipe.distill.lr == max(rates, key=rates.__getitem__) == 8e-3
     yield ", ".join(f"{rates[rate]:.1f}" for rate in RATES)
-    for method, said in (("imitation", "imitation's six weights {} to {}"), ("afpkd", "AFPKD's {} to {}")):
-        scores = [row["heldout_ap"] for row in found if row["method"] == method]
-        assert len(scores) == 6
-        yield said.format(f"{min(scores):.1f}", f"{max(scores):.1f}")
-    best = max((row for row in found if row["method"] == "afpkd"), key=lambda row: row["heldout_ap"])
-    assert best["options"]["gamma"] == min(row["options"].get("gamma", 1) for row in found)  # "is the smallest"
-    assert load_recipe(detection.PROTOCOL.recipe)[1].distill.lr == max(rates, key=rates.__getitem__) == 8e-3
+    raw = [row for row in trials if row["method"] == "reviewkd" and "relative" not in row["options"]]
+    assert [row["options"] for row in raw] == [{"lr": 8e-3, "gamma": gamma} for gamma in (0.001, 0.003, 0.01)]
+    yield f"from {rates[8e-3]:.1f} down to"
+    assert {row["epochs"] for row in trials} == {7.5}
+    yield "7.5 epochs"
+    harmed = [f"{row['heldout_ap']:.1f}" for row in raw]
+    yield f"{', '.join(harmed)} at `gamma` 0.001, 0.003, 0.01"
+    for method, name in NAMES.items():
+        mine = [row for row in trials if row["method"] == method and row["options"].get("relative")]
+        assert {row["options"]["gamma"] for row in mine} == set(detection.GAMMAS)
+        assert {row["machine"] for row in mine} == {"NVIDIA H200"}
+        assert detection.why_not_chosen(mine) is None
+        scores = [row["heldout_ap"] for row in mine]
+        yield f"{name} {min(scores):.1f} to {max(scores):.1f}"
+        best = max(mine, key=lambda row: row["heldout_ap"])["options"]
+        assert _weights(
+            recipe.distill.options() if method == "afpkd" else vars(getattr(recipe.rivals, method))
+        ) == _weights(best)
+
+
+def _weights(options: Json) -> list[float | None]:
+    return [options.get(key) for key in ("relative", "mu", "gamma")]
