@@ -36,13 +36,15 @@ TRIALS: dict[str, list[Json]] = {
             (60.0, 20.0, "prompts", False, True),
             (60.0, 60.0, "prompts", False, True),
             (20.0, 60.0, "prompts", False, False),
-            (20.0, 200.0, "prompts", False, False),
-            (20.0, 60.0, "constant", False, False),
-            (20.0, 60.0, "shuffled", False, False),
-            (20.0, 60.0, "prompts", True, False),
+            (20.0, 200.0, "prompts", True, False),
+            (20.0, 600.0, "prompts", True, False),
+            (20.0, 2000.0, "prompts", True, False),
+            (0.0, 600.0, "prompts", True, False),
+            (60.0, 600.0, "prompts", True, False),
+            (20.0, 600.0, "constant", False, False),
         )
     ],
-    "freekd": [{"mu": mu, "prompts": METHODS["freekd"]["prompts"]} for mu in (5.0, 20.0, 60.0, 200.0, 600.0)],
+    "freekd": [{"mu": mu, "prompts": METHODS["freekd"]["prompts"]} for mu in (5.0, 20.0, 60.0, 200.0, 600.0, 2e3, 6e3)],
     "reviewkd": [{"gamma": 0.6}, {"gamma": 2.0}, {"gamma": 6.0}, {"gamma": 20.0}, {"gamma": 60.0}, {"gamma": 200.0}],
 }
 
