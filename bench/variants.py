@@ -20,7 +20,7 @@ METHODS: dict[str, Json] = {
     "reviewkd": {"method": "reviewkd", "gamma": 60.0},
     "catkd": {"method": "catkd", "beta": 5.0},
     "afpkd": {"method": "afpkd"},
-    "freekd": {"method": "freekd", "mu": 60.0, "prompts": AS_WRITTEN},  # mu: not tuned yet
+    "freekd": {"method": "freekd", "mu": 2000.0, "prompts": AS_WRITTEN},
 }
 
 # AFPKD with one thing changed (untrained prompts: masks and omega, which stem from them): what explains its number?

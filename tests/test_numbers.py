@@ -105,8 +105,8 @@ def _readme() -> Iterator[str]:
     yield f"By the last epoch the gain is {_gain('last'):.1f} points, not {_gain('selected'):.1f}."
     yield f"from a ResNet-56 of {OURS[0]['teacher_top1']:.2f} % to a ResNet-20"
     yield (
-        f"(AFPKD's by {WORDS[len(_trials('afpkd'))]} trials, its rivals' by "
-        f"{' or '.join(WORDS[number] for number in numbers)})"
+        f"(AFPKD's by {WORDS[len(told_controls.first_trials())]} trials, its rivals' by "
+        f"{' or '.join(WORDS[number] for number in numbers)};"
     )
     yield f"AFPKD lies {points} points above a tuned ReviewKD (mean {mean}, 95 % interval {interval})"
     yield f"and {statistics.mean(_above('catkd')):.1f} above CAT-KD"
@@ -138,7 +138,7 @@ def _results() -> Iterator[str]:
     with_branch, without = (
         _trial("afpkd", gamma=20.0, mu=60.0, mask="prompts", local_branch=on) for on in (True, False)
     )
-    yield f"AFPKD's trials ({WORDS[len(_trials('afpkd'))]} so far"
+    yield f"AFPKD's trials ({WORDS[len(told_controls.first_trials())]}, more than"
     yield f"reach {with_branch:.2f} with `gamma` 20, `mu` 60, and {without:.2f} without the fusion module's"
     masked, bare = (_trial("afpkd", gamma=6.0, mu=20.0, mask=mask) for mask in ("prompts", "constant"))
     yield f"the prompts' masks gave {masked:.2f} and no mask {bare:.2f}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from afpkd.record import Json
 from bench import rows
-from bench.variants import CONTROLS, MAIN, PROTOCOLS
+from bench.variants import CONTROLS, MAIN, METHODS, PROTOCOLS
 
 MASKS = ("no mask", "shuffled masks", "band means")
 SEEDS = (0, 1, 2)
@@ -58,6 +59,7 @@ def of_results() -> Iterator[str]:
     bare = curves["bare bands"]["epochs"][0]["gradient_norms"]["frequency"]
     assert round(bare / norms[-1], 1) == 1.2  # "a fifth more"
     yield from of_gpu()
+    yield from of_later_trials()
     yield f"after the first epoch of seed 0 ({_listed(others)}; {ours})"
 
 
@@ -77,12 +79,12 @@ def _leads(name: str, other: str, protocol: str = "cifar100") -> list[float]:
 
 def _of_both(name: str, other: str) -> str:
     """The first minus the second, paired by seed and machine, with the 95 % interval."""
-    found = []
-    for one in (name, other):
-        pairs = {f"cpu {seed}": score for seed, score in _scores(one, TEST).items()}
-        found.append(pairs | {f"gpu {seed}": score for seed, score in _on_gpu("cifar100")[one].items()})
-    assert len(found[0].keys() & found[1].keys()) == 2 * len(SEEDS)
-    return rows.paired_difference(*found).replace("-", "−").removeprefix("+")
+    ours, theirs = (
+        _scores(one, TEST) | {seed + len(SEEDS): score for seed, score in _on_gpu("cifar100")[one].items()}
+        for one in (name, other)
+    )
+    assert len(ours.keys() & theirs.keys()) == 2 * len(SEEDS)
+    return rows.paired_difference(ours, theirs).replace("-", "−").removeprefix("+")
 
 
 def of_readme() -> Iterator[str]:
@@ -101,10 +103,11 @@ def of_gpu() -> Iterator[str]:
         yield f"{_listed([f'{lead:.2f}' for lead in _leads(name, 'reviewkd')])} {told}".strip()
     yield f"AFPKD {_of_both('afpkd', 'reviewkd')}, the bare bands {_of_both('bare bands', 'reviewkd')} above"
     yield f"AFPKD {_of_both('afpkd', 'bare bands')} from the bare bands"
-    told = {"no mask": "without them", "untrained prompts": "with untrained prompts", "afpkd": "where AFPKD has"}
-    for name, before in {**told, "shuffled masks": "with shuffled ones"}.items():
-        yield f"{before} {rows.mean_and_std(list(found[name].values()))}"
-    assert found.keys() == MAIN.variants.keys()
+    before = {"no mask": "without them", "shuffled masks": "with shuffled ones"}
+    before |= {"untrained prompts": "with untrained prompts", "afpkd": "where AFPKD has"}
+    for name, words in before.items():
+        yield f"{words} {rows.mean_and_std(list(found[name].values()))}"
+    assert MAIN.variants.keys() - found.keys() == {"freekd"}  # "still to be trained"
     forms = [found[name][0] for name in {*CONTROLS, "afpkd"} - {"reviewkd + local branch"}]
     yield f"Of {len(forms)} forms of AFPKD"
     yield f"gives {min(forms):.2f} to {max(forms):.2f} on test, {rows.mean_and_std(forms)}:"
@@ -121,6 +124,36 @@ def of_gpu() -> Iterator[str]:
     for method, name in (("afpkd", "AFPKD's takes"), ("reviewkd", "ReviewKD's"), ("kd", "KD's")):
         launched, recorded = map(float, steps[method][:2])
         yield f"{name} {recorded:.1f}{' ms' if method == 'afpkd' else ''} instead of {launched:.1f}"
+
+
+def first_trials() -> list[Json]:
+    """AFPKD's, by which the weights of its rows were chosen."""
+    return [row for row in rows.read("cifar100_tuning") if row["method"] == "afpkd" and row["options"]["mu"] <= 60]
+
+
+def of_later_trials() -> Iterator[str]:
+    """docs/results.md, of the trials that no row has followed yet."""
+    trials = rows.read("cifar100_tuning")
+    assert max(first_trials(), key=_heldout)["options"]["mu"] == 60  # "at the end of what was tried"
+    later = [row for row in trials if row["method"] == "afpkd" and row["options"]["mu"] > 60]
+    bands = {row["options"]["mu"]: row["heldout_top1"] for row in later if row["options"]["mask"] == "constant"}
+    ours = {
+        row["options"]["mu"]: row["heldout_top1"]
+        for row in later
+        if (row["options"]["mask"], row["options"]["gamma"]) == ("prompts", 20)
+    }
+    assert (len(later), max(ours.values())) == (6, ours[200])  # "Of six more"
+    yield f"{ours[200]:.2f} at `mu` 200 and {ours[600]:.2f} at 600 (`gamma` 20), the bare bands {bands[600]:.2f} at 600"
+    free = [row for row in trials if row["method"] == "freekd"]
+    best = max(free, key=_heldout)
+    assert best["heldout_top1"] == max(map(_heldout, trials))  # "of all methods"
+    assert (len(free), best["options"]["mu"]) == (7, METHODS["freekd"]["mu"])
+    yield f"has {best['heldout_top1']:.2f} at {best['options']['mu']:g}, the best of seven"
+
+
+def _heldout(row: Json) -> float:
+    score: float = row["heldout_top1"]
+    return score
 
 
 def of_method() -> Iterator[str]:

@@ -12,6 +12,7 @@ DATA = '[data]\nname = "fashion_mnist_5k"\nmean = [0.3]\nstd = [0.3]\nheldout = 
 TEACHER = '[teacher]\narch = "resnet20"\nepochs = 1\n'
 DISTILL = '[distill]\nstudent = "resnet8"\nmethod = "kd"\nepochs = 1\n'
 FOLDER = f'extends = "default"\n[data]\nname = "folder"\npath = "{Path(__file__).parent}"\nimage_size = 32\n'
+IDLE = 'extends = "default"\n[distill]\nmu = 0.0\ngamma = 0.0\nkappa = 1.0\n'
 BAD = {
     "unknown key": (
         'extends = "default"\n[distill]\nepoch = 3\n',
@@ -74,13 +75,7 @@ BAD = {
             ("position_weight", "false", "true"),
         )
     },
-    **{
-        f"{key} of maps that nothing compares": (
-            f'extends = "default"\n[distill]\nmu = 0.0\ngamma = 0.0\nkappa = 1.0\n{key} = {value}\n',
-            f"distill.{key}: mu and gamma are 0, so no maps are compared: leave it at {default}",
-        )
-        for key, value, default in (("fusion", '"1x1"', '"top-down"'), ("relative", "true", "false"))
-    },
+    "fusion of maps that nothing compares": (f"{IDLE}fusion = '1x1'\n", "distill.fusion: mu and gamma are 0"),
     "a rival's option that does nothing": (
         'extends = "default"\n[rivals.afpkd]\nstandardise = true\n',
         "rivals.afpkd.standardise: kappa is 0",
