@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from afpkd.errors import UserError
 from afpkd.record import atomic_path
+from export.half import half_from_float
 from export.inference import DETECTIONS, LOGITS, logits_only, output_name
 from export.verify import run_onnx
 
@@ -63,24 +64,34 @@ def save_graph(proto: onnx.ModelProto, path: Path, *, opset: int) -> None:
 
 
 def dry_run_export(
-    model: nn.Module, example: Tensor, *, arch: str | None = None, opsets: Sequence[int] = (OPSET,)
+    model: nn.Module, example: Tensor, *, arch: str | None = None, opsets: Sequence[int] = (OPSET,), half: bool = False
 ) -> None:
     """Prove before training that `model` can be exported and runs at any batch size; nothing is kept, nothing changed.
 
-    opsets: all that will be asked for; the old one of `export.legacy` has an exporter of its own. UserError in one
-    line: `arch` (by default the class's name) and the cause.
+    opsets: all that will be asked for; the old one of `export.legacy` has an exporter of its own. half: whether in
+    float16 too. UserError in one line: `arch` (by default the class's name) and the cause.
     """
     image = example[:1].detach().cpu().numpy()
     for opset in opsets:
+        mend = "mend its forward before training" + _other_way(opset)
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "dry_run.onnx"
-                onnx_from_model(model, example, path, opset=opset)
-                for batch in (1, 3):
-                    _check_batch(path, np.repeat(image, batch, axis=0))
+            proto = graph_from_model(model, example, opset=opset)
+            _check_file(proto, "fp32.onnx", image, opset)
+            if half:
+                mend += ", or leave fp16 and int8 out of export.precisions"
+                _check_file(half_from_float(proto), "fp16.onnx", image, opset)
         except Exception as error:  # onnxruntime's exceptions share no base of their own
-            told = f"model {arch or type(model).__name__}: {_cause(error)}: mend its forward before training"
-            raise UserError("E_EXPORT_TORCH", told + _other_way(opset)) from error
+            told = f"model {arch or type(model).__name__}: {_cause(error)}: {mend}"
+            raise UserError("E_EXPORT_TORCH", told) from error
+
+
+def _check_file(proto: onnx.ModelProto, name: str, image: NDArray[np.float32], opset: int) -> None:
+    """It is valid ONNX and takes any number of images."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        save_graph(proto, path, opset=opset)
+        for batch in (1, 3):
+            _check_batch(path, np.repeat(image, batch, axis=0))
 
 
 def _other_way(opset: int) -> str:
