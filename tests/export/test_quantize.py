@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
 from afpkd.errors import UserError
 from afpkd.models import build_model
@@ -45,6 +47,36 @@ def test_qdq_nodes_are_what_nvidias_parser_takes(graph: onnx.ModelProto, inputs:
         assert values[node.input[2]].dtype == np.float32
     assert proto.opset_import[0].version == 18
     assert producers["logits"].op_type == "Gemm", "logits are not rounded to 8 bits"
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize(
+    "shaped",
+    [
+        lambda maps: maps.flatten(1),
+        lambda maps: maps.squeeze(3).squeeze(2),
+        lambda maps: maps.view(maps.shape[0], -1),
+        lambda maps: maps[:, :, 0, 0],
+    ],
+)
+def test_logits_of_a_convolution_are_not_rounded_either(
+    shaped: Callable[[Tensor], Tensor], opset: int, inputs: Floats
+) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.classifier = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 10, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return shaped(self.classifier(self.conv(x).relu().mean((2, 3), keepdim=True)))
+
+    torch.manual_seed(0)
+    proto = graph_from_model(Net(), torch.zeros(1, 3, 16, 16), opset=opset)
+    full = quantized(proto, inputs, Int8()).full
+    producers = {output: node for node in full.graph.node for output in node.output}
+    for node in layers_of(full):
+        assert producers[node.input[0]].op_type == producers[node.input[1]].op_type == "DequantizeLinear"
+    assert len(np.unique(graph_forward(full)(inputs))) > 1000, "8 bits have 256 values"
 
 
 def layers_of(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
