@@ -15,6 +15,7 @@ from onnx import TensorProto, ValueInfoProto, version_converter
 from afpkd.errors import UserError
 
 _FLOAT = int(TensorProto.FLOAT)
+_IR = 10  # the newest that ONNX Runtime 1.18 reads, as `export.files` says; later ones brought small number types alone
 
 
 def graph_from_file(path: Path, *, channels: int, image_size: tuple[int, int], num_classes: int) -> onnx.ModelProto:
@@ -35,6 +36,7 @@ def graph_from_file(path: Path, *, channels: int, image_size: tuple[int, int], n
     for value in (inputs[0], outputs[0]):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     proto.graph.ClearField("value_info")  # shapes of a fixed batch
+    proto.ir_version = min(proto.ir_version, _IR)
     _name_nodes(proto.graph)
     return proto
 

@@ -76,6 +76,15 @@ def test_the_operator_set_is_converted_or_left_alone(tmp_path: Path) -> None:
         at_opset(proto, 17, tmp_path)
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [(8, 8), (10, 10), (onnx.IR_VERSION, 10)])
+def test_the_oldest_onnx_runtime_that_is_named_can_read_it(theirs: int, ours: int, tmp_path: Path) -> None:
+    path = saved(tmp_path / "theirs.onnx", names=("x", "flat", "y"))
+    proto = onnx.load(path)
+    proto.ir_version = theirs
+    onnx.save(proto, path)
+    assert [at_opset(read(path), opset, path).ir_version for opset in (17, 18)] == [ours, ours]
+
+
 @pytest.mark.parametrize(
     ("given", "names"),
     [
