@@ -6,6 +6,7 @@ exporter writes nothing: opset 17, for TensorRT 8.5 and 8.6, comes from its olde
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import tempfile
@@ -24,10 +25,13 @@ from afpkd.errors import UserError
 from afpkd.record import atomic_path
 from export.half import half_from_float
 from export.inference import DETECTIONS, LOGITS, logits_only, output_name
+from export.quantize import layers
 from export.verify import run_onnx
 
 OPSET = 18
 OLDEST_DYNAMO = 18  # asked for less, dynamo=True writes 18 all the same
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""The exporter's note of a node: "['', 'model', 'model.fc', 'linear']"."""
 
 
 def onnx_from_model(model: nn.Module, example: Tensor, path: Path, *, opset: int = OPSET) -> None:
@@ -44,6 +48,7 @@ def graph_from_model(model: nn.Module, example: Tensor, *, opset: int = OPSET) -
     """Give the graph of `onnx_from_model` without writing it. UserError where the model cannot be exported."""
     try:
         proto = _traced(model, example, opset) if opset >= OLDEST_DYNAMO else _scripted(model, example, opset)
+        _name_layers(proto)
         _strip_notes(proto)
         _check_interface(proto, example, opset, output_name(model))
     except Exception as error:  # tracer, decompositions and translator each raise errors of their own
@@ -150,6 +155,15 @@ def _drop_aliases(graph: onnx.GraphProto) -> None:
         node.input[:] = [aliases[name].input[0] if name in aliases else name for name in node.input]
     for alias in aliases.values():
         graph.node.remove(alias)
+
+
+def _name_layers(proto: onnx.ModelProto) -> None:
+    """Keep the module's name of a linear layer on maps or tokens: its weight is transposed, and called `val_6` then."""
+    for node in layers(proto):
+        notes = {note.key: note.value for note in node.metadata_props}
+        *modules, _ = ast.literal_eval(notes.get(_SCOPES, "['']"))
+        if modules and not node.input[1].endswith(".weight"):
+            node.name = f"/{modules[-1]}/{node.name}"  # as the older exporter has it
 
 
 def _strip_notes(message: Any) -> None:  # a protobuf message; protobuf ships no types

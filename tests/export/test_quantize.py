@@ -160,6 +160,31 @@ def test_layers_have_the_names_of_the_network(graph: onnx.ModelProto) -> None:
     assert {layer_name(node) for node in layers(old)} == names
 
 
+class Tokens(torch.nn.Module):
+    """A convolution whose places are tokens, linear layers on them, one on their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Linear(8, 10)
+        self.mlp = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 8, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.conv(x).flatten(2).transpose(1, 2)
+        logits: Tensor = self.fc(self.mlp(tokens).mean(1))
+        return logits
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_linear_layers_on_tokens_have_the_names_of_the_network_and_can_stay_float(opset: int, inputs: Floats) -> None:
+    torch.manual_seed(0)
+    graph = graph_from_model(Tokens(), torch.zeros(1, 3, 16, 16), opset=opset)
+    assert [layer_name(node) for node in layers(graph)] == ["conv", "mlp.0", "mlp.2", "fc"]
+    proto = quantized(graph, inputs, Int8(exclude=("mlp.0",))).full
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    floats = [layer_name(node) for node in layers_of(proto) if node.input[1] not in producers]
+    assert floats == ["mlp.0"]
+
+
 def test_excluded_layers_stay_float(graph: onnx.ModelProto, inputs: Floats) -> None:
     proto = quantized(graph, inputs, Int8(exclude=("layer1.0.conv1", "fc"))).full
     producers = {output: node for node in proto.graph.node for output in node.output}
