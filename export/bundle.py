@@ -94,6 +94,23 @@ def golden_indices(images: NDArray[np.uint8], num: int = NUM_GOLDEN) -> NDArray[
     return distinct[np.linspace(0, len(distinct) - 1, min(num, len(distinct))).round().astype(np.int64)]
 
 
+def require_place(out: Path) -> None:
+    """What stands at `out` will be replaced: never a folder that holds anything but a bundle's files.
+
+    Nor the present one: a shell that stands in it would see an empty folder from then on.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError("E_OUT", f"{out}: is a file: name a folder for the bundle")
+    if out.exists() and out.samefile(Path()):
+        raise UserError("E_OUT", f"{out}: the folder you are in would be replaced: name another, such as bundle")
+    known = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS, EVAL_BOXES}
+    for path in sorted(out.iterdir()) if out.exists() else ():
+        if path.name not in known and path.suffix != ".onnx":
+            raise UserError(
+                "E_OUT", f"{path}: no part of a bundle, and would be lost: name another folder or move it away"
+            )
+
+
 def write_bundle(out: Path, *, facts: Json, files: Sequence[ModelFile], golden: Golden, evaluation: Evaluation) -> Json:
     """Write a whole bundle in place of the one at `out`, and give its manifest.
 
@@ -101,9 +118,9 @@ def write_bundle(out: Path, *, facts: Json, files: Sequence[ModelFile], golden: 
     `out`, manifest last, and swapped in: half a bundle is never found under `out`, nor a file of an older one.
     UserError where `out` holds what no bundle has, or a class's name is no line.
     """
-    _refuse_other_files(out)
+    require_place(out)
     require_lines("E_BUNDLE", out, evaluation.label_names)
-    with _replacing(out) as folder:
+    with _replacing(out.resolve()) as folder:
         for path in {file.path for file in files}:
             shutil.copyfile(path, folder / path.name)
         np.savez(folder / GOLDEN, images=golden.images, logits=golden.logits)
@@ -145,18 +162,6 @@ def _file_entry(file: ModelFile, sha256: str) -> Json:
     found = file._asdict()
     facts = found.pop("facts")
     return {**found, "path": file.path.name, "sha256": sha256, "size_bytes": file.path.stat().st_size, **facts}
-
-
-def _refuse_other_files(out: Path) -> None:
-    """What stands at `out` will be replaced: never a folder that holds anything but a bundle's files."""
-    if out.exists() and not out.is_dir():
-        raise UserError("E_OUT", f"{out}: is a file: name a folder for the bundle")
-    known = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS, EVAL_BOXES}
-    for path in sorted(out.iterdir()) if out.exists() else ():
-        if path.name not in known and path.suffix != ".onnx":
-            raise UserError(
-                "E_OUT", f"{path}: no part of a bundle, and would be lost: name another folder or move it away"
-            )
 
 
 @contextmanager

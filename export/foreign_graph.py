@@ -6,6 +6,7 @@ for. What cannot be brought there is refused with the reason: nothing is guessed
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -14,6 +15,7 @@ from onnx import TensorProto, ValueInfoProto, version_converter
 from afpkd.errors import UserError
 
 _FLOAT = int(TensorProto.FLOAT)
+_IR = 10  # the newest that ONNX Runtime 1.18 reads, as `export.files` says; later ones brought small number types alone
 
 
 def graph_from_file(path: Path, *, channels: int, image_size: tuple[int, int], num_classes: int) -> onnx.ModelProto:
@@ -34,6 +36,8 @@ def graph_from_file(path: Path, *, channels: int, image_size: tuple[int, int], n
     for value in (inputs[0], outputs[0]):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     proto.graph.ClearField("value_info")  # shapes of a fixed batch
+    proto.ir_version = min(proto.ir_version, _IR)
+    _name_nodes(proto.graph)
     return proto
 
 
@@ -81,6 +85,16 @@ def _rename(proto: onnx.ModelProto, names: dict[str, str]) -> None:
         node.output[:] = [names.get(name, name) for name in node.output]
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         value.name = names.get(value.name, value.name)
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Give each node a name of its own (`Conv_3` to the fourth), by which int8 tells layers: ONNX asks for none."""
+    given = Counter(node.name for node in graph.node)
+    for number, node in enumerate(graph.node):
+        if not node.name or given[node.name] > 1:
+            node.name = f"{node.op_type}_{number}"
+            while node.name in given:
+                node.name += "_"
 
 
 def _line(error: Exception) -> str:

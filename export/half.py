@@ -24,7 +24,17 @@ def half_from_float(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Give a copy that computes in float16 between a cast of its input and one of its output."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    return sorted_graph(convert_float_to_float16(copy, keep_io_types=True))
+    half = convert_float_to_float16(copy, keep_io_types=True)
+    _forget_types_of_weights(half.graph)
+    return sorted_graph(half)
+
+
+def _forget_types_of_weights(graph: onnx.GraphProto) -> None:
+    """Delete what is said of weights beside them: Resize's `scales` stay float32, and would be told as float16."""
+    weights = {tensor.name for tensor in graph.initializer}
+    values = [value for value in graph.value_info if value.name not in weights]
+    graph.ClearField("value_info")
+    graph.value_info.extend(values)
 
 
 def overflow(proto: onnx.ModelProto, images: NDArray[np.float32]) -> str | None:

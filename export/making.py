@@ -16,7 +16,7 @@ from torch import nn
 from afpkd.errors import UserError
 from afpkd.record import Json
 from afpkd.tasks.task import in_words
-from export.bundle import Evaluation, Golden, ModelFile, preprocess, write_bundle
+from export.bundle import Evaluation, Golden, ModelFile, preprocess, require_place, write_bundle
 from export.calibration import Calibration
 from export.cost import macs_of
 from export.files import PRECISIONS, GraphOf, Maker, Planned, planned_files
@@ -50,6 +50,10 @@ class Order:
     """Points that a file of another precision than fp32 may lose; beyond, it is listed as over budget."""
     build_check: BuildCheck | None = None
     say: Callable[[str], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        """Refuse a place where something else lies before anything is made."""
+        require_place(self.out)
 
     @property
     def name(self) -> str:

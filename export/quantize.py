@@ -44,6 +44,7 @@ _OPTIONS = {
     "MatMulConstBOnly": True,
     "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],  # logits stay float: 8 bits would make ties of them
 }
+_NO_ARITHMETIC = ("Reshape", "Flatten", "Squeeze", "Gather", "Identity")
 
 Quantizer = Literal["onnxruntime", "modelopt"]
 
@@ -106,11 +107,22 @@ def with_qdq(
         list(OP_TYPES),
         dict(_OPTIONS),
     )
+    place, logits = quantizer.quantize_activation_tensor, _unshaped_logits(proto.graph)
+    quantizer.quantize_activation_tensor = lambda name: None if name == logits else place(name)
     quantizer.quantize_model()
     _unshare_weights(quantizer.model.model.graph)
     placed = sorted_graph(quantizer.model.model)
     placed.producer_name, placed.producer_version = proto.producer_name, proto.producer_version
     return placed
+
+
+def _unshaped_logits(graph: onnx.GraphProto) -> str:
+    """The tensor whose values the output has: where the classifier is a 1x1 convolution, that one's result."""
+    producers = {name: node for node in graph.node for name in node.output}
+    name: str = graph.output[0].name
+    while name in producers and producers[name].op_type in _NO_ARITHMETIC:
+        name = producers[name].input[0]
+    return name
 
 
 def _unshare_weights(graph: onnx.GraphProto) -> None:

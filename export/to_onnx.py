@@ -6,6 +6,7 @@ exporter writes nothing: opset 17, for TensorRT 8.5 and 8.6, comes from its olde
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import tempfile
@@ -22,11 +23,15 @@ from torch import Tensor, nn
 
 from afpkd.errors import UserError
 from afpkd.record import atomic_path
+from export.half import half_from_float
 from export.inference import DETECTIONS, LOGITS, logits_only, output_name
+from export.quantize import layers
 from export.verify import run_onnx
 
 OPSET = 18
 OLDEST_DYNAMO = 18  # asked for less, dynamo=True writes 18 all the same
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""The exporter's note of a node: "['', 'model', 'model.fc', 'linear']"."""
 
 
 def onnx_from_model(model: nn.Module, example: Tensor, path: Path, *, opset: int = OPSET) -> None:
@@ -43,6 +48,7 @@ def graph_from_model(model: nn.Module, example: Tensor, *, opset: int = OPSET) -
     """Give the graph of `onnx_from_model` without writing it. UserError where the model cannot be exported."""
     try:
         proto = _traced(model, example, opset) if opset >= OLDEST_DYNAMO else _scripted(model, example, opset)
+        _name_layers(proto)
         _strip_notes(proto)
         _check_interface(proto, example, opset, output_name(model))
     except Exception as error:  # tracer, decompositions and translator each raise errors of their own
@@ -63,24 +69,34 @@ def save_graph(proto: onnx.ModelProto, path: Path, *, opset: int) -> None:
 
 
 def dry_run_export(
-    model: nn.Module, example: Tensor, *, arch: str | None = None, opsets: Sequence[int] = (OPSET,)
+    model: nn.Module, example: Tensor, *, arch: str | None = None, opsets: Sequence[int] = (OPSET,), half: bool = False
 ) -> None:
     """Prove before training that `model` can be exported and runs at any batch size; nothing is kept, nothing changed.
 
-    opsets: all that will be asked for; the old one of `export.legacy` has an exporter of its own. UserError in one
-    line: `arch` (by default the class's name) and the cause.
+    opsets: all that will be asked for; the old one of `export.legacy` has an exporter of its own. half: whether in
+    float16 too. UserError in one line: `arch` (by default the class's name) and the cause.
     """
     image = example[:1].detach().cpu().numpy()
     for opset in opsets:
+        mend = "mend its forward before training" + _other_way(opset)
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "dry_run.onnx"
-                onnx_from_model(model, example, path, opset=opset)
-                for batch in (1, 3):
-                    _check_batch(path, np.repeat(image, batch, axis=0))
+            proto = graph_from_model(model, example, opset=opset)
+            _check_file(proto, "fp32.onnx", image, opset)
+            if half:
+                mend += ", or leave fp16 and int8 out of export.precisions"
+                _check_file(half_from_float(proto), "fp16.onnx", image, opset)
         except Exception as error:  # onnxruntime's exceptions share no base of their own
-            told = f"model {arch or type(model).__name__}: {_cause(error)}: mend its forward before training"
-            raise UserError("E_EXPORT_TORCH", told + _other_way(opset)) from error
+            told = f"model {arch or type(model).__name__}: {_cause(error)}: {mend}"
+            raise UserError("E_EXPORT_TORCH", told) from error
+
+
+def _check_file(proto: onnx.ModelProto, name: str, image: NDArray[np.float32], opset: int) -> None:
+    """It is valid ONNX and takes any number of images."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        save_graph(proto, path, opset=opset)
+        for batch in (1, 3):
+            _check_batch(path, np.repeat(image, batch, axis=0))
 
 
 def _other_way(opset: int) -> str:
@@ -139,6 +155,15 @@ def _drop_aliases(graph: onnx.GraphProto) -> None:
         node.input[:] = [aliases[name].input[0] if name in aliases else name for name in node.input]
     for alias in aliases.values():
         graph.node.remove(alias)
+
+
+def _name_layers(proto: onnx.ModelProto) -> None:
+    """Keep the module's name of a linear layer on maps or tokens: its weight is transposed, and called `val_6` then."""
+    for node in layers(proto):
+        notes = {note.key: note.value for note in node.metadata_props}
+        *modules, _ = ast.literal_eval(notes.get(_SCOPES, "['']"))
+        if modules and not node.input[1].endswith(".weight"):
+            node.name = f"/{modules[-1]}/{node.name}"  # as the older exporter has it
 
 
 def _strip_notes(message: Any) -> None:  # a protobuf message; protobuf ships no types

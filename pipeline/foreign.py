@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from afpkd.data.folder import FolderSplit, read_folder
 from afpkd.errors import UserError
 from afpkd.record import Json, digest, sha256_of
+from export.bundle import require_place
 from pipeline.foreign_spec import Spec, read_spec
 from pipeline.progress import StageProgress
 from pipeline.screen import waiting
@@ -84,6 +85,7 @@ def _check_options(
     for path in (onnx, weights):
         if path is not None and not path.is_file():
             raise UserError("E_FILE", f"{path}: no such file: check the path")
+    require_place(out)
 
 
 def _read(spec: Spec, spec_file: Path, split: str, num: int | None = None) -> FolderSplit:

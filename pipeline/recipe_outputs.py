@@ -58,6 +58,11 @@ class Export:
         """All that files are written in."""
         return (self.opset, 17) if self.legacy else (self.opset,)
 
+    @property
+    def half(self) -> bool:
+        """Whether float16 is in any of them: what is not int8 in a file for TensorRT is."""
+        return set(self.precisions) != {"fp32"}
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Profile:

@@ -114,11 +114,13 @@ class Workspace:
         from afpkd.data.dataset import data_root
         from afpkd.distributed import first_alone
 
-        weights, opsets = settings.weights, self.run.recipe.export.opsets
+        weights, export = settings.weights, self.run.recipe.export
         with first_alone():  # it may download them
             model = self.empty_model(network, published=weights == "default")
         example = torch.zeros(1, self.in_channels, *self.image_size)
-        require_export(model, example, network, num_classes=len(self.label_names), opsets=opsets)
+        require_export(
+            model, example, network, num_classes=len(self.label_names), opsets=export.opsets, half=export.half
+        )
         if weights not in ("none", "default"):
             self.progress.say(load_weights(model, Path(weights), new_classes=len(self.label_names)))
         backbone = settings.backbone if isinstance(settings, TrainedDetector | DistillDetector) else "none"

@@ -92,6 +92,15 @@ def test_a_file_that_strays_is_refused_and_the_old_bundle_stays(
     assert verify_bundle(tmp_path / "bundle") == manifest
 
 
+def test_a_place_that_holds_something_else_is_refused_before_anything_is_made(
+    net: TinyNet, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    monkeypatch.setattr("export.build.source_from_model", lambda *_: pytest.fail("too late"))
+    with pytest.raises(UserError, match=r"thesis\.tex: no part of a bundle"):
+        built(net, images, tmp_path)
+
+
 def test_one_image_of_another_class_is_refused_though_the_golden_ones_agree(
     net: TinyNet, images: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

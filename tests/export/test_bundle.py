@@ -131,6 +131,28 @@ def test_a_folder_of_other_things_is_never_replaced(written: Written, images: Pi
         written(tmp_path / "home" / "thesis.tex", images)
 
 
+def test_the_folder_that_a_shell_stands_in_is_not_replaced(
+    written: Written, images: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for out in (Path(), tmp_path / "empty"):
+        with pytest.raises(UserError, match="the folder you are in would be replaced"):
+            written(out, images)
+    written(Path("..", "empty", "bundle"), images)
+    verify_bundle(tmp_path / "empty" / "bundle")
+
+
+def test_a_bundle_lies_where_a_link_points(written: Written, images: Pixels, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    for _ in range(2):
+        written(tmp_path / "link", images)
+        verify_bundle(tmp_path / "disk")
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "link", "made"}
+    assert (tmp_path / "link").is_symlink()
+
+
 def test_a_class_whose_name_is_no_line_is_not_written(images: Pixels, tmp_path: Path) -> None:
     golden = Golden(images[:4], np.zeros((4, 2), np.float32), {})
     told = Evaluation(images, np.zeros(len(images), np.int64), ["cat", "two\u2028lines"])

@@ -9,12 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from afpkd.errors import UserError
 from export.foreign_graph import at_opset, graph_from_file
 from export.graph_cost import graph_cost
+from export.quantize import excluded_nodes
 
 WEIGHT = np.random.default_rng(0).normal(size=(48, 5)).astype(np.float32)
 
@@ -73,6 +74,45 @@ def test_the_operator_set_is_converted_or_left_alone(tmp_path: Path) -> None:
     proto.opset_import.append(helper.make_opsetid("com.example", 1))
     with pytest.raises(UserError, match=r"uses operators of com\.example"):
         at_opset(proto, 17, tmp_path)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(8, 8), (10, 10), (onnx.IR_VERSION, 10)])
+def test_the_oldest_onnx_runtime_that_is_named_can_read_it(theirs: int, ours: int, tmp_path: Path) -> None:
+    path = saved(tmp_path / "theirs.onnx", names=("x", "flat", "y"))
+    proto = onnx.load(path)
+    proto.ir_version = theirs
+    onnx.save(proto, path)
+    assert [at_opset(read(path), opset, path).ir_version for opset in (17, 18)] == [ours, ours]
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (("", "", ""), ["MatMul_1", "Relu_2", "MatMul_3"]),
+        (("mlp", "act", "mlp"), ["MatMul_1", "act", "MatMul_3"]),
+        (("MatMul_3", "act", ""), ["MatMul_3", "act", "MatMul_3_"]),
+        (("mlp", "act", "head"), ["mlp", "act", "head"]),
+    ],
+)
+def test_each_node_has_a_name_of_its_own_at_any_opset(
+    given: tuple[str, str, str], names: list[str], tmp_path: Path
+) -> None:
+    path = saved(tmp_path / "theirs.onnx", names=("x", "flat", "y"))
+    proto = onnx.load(path)
+    proto.graph.initializer[1].CopyFrom(numpy_helper.from_array(WEIGHT @ WEIGHT.T, "weight"))
+    proto.graph.initializer.append(numpy_helper.from_array(WEIGHT, "last"))
+    proto.graph.node[1].output[0] = "wide"
+    proto.graph.node.extend(
+        [helper.make_node("Relu", ["wide"], ["act"]), helper.make_node("MatMul", ["act", "last"], ["y"])]
+    )
+    proto.graph.node[0].name = "flatten"
+    for node, name in zip(proto.graph.node[1:], given, strict=True):
+        node.name = name
+    onnx.save(proto, path)
+    for opset in (17, 18):
+        found = at_opset(read(path), opset, path)
+        assert [node.name for node in found.graph.node[1:]] == names
+        assert [excluded_nodes(found, [layer]) for layer in (names[0], names[2])] == [[names[0]], [names[2]]]
 
 
 def test_parameters_are_what_was_learned(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
 
 from afpkd.errors import UserError
 from afpkd.models import build_model
@@ -45,6 +47,36 @@ def test_qdq_nodes_are_what_nvidias_parser_takes(graph: onnx.ModelProto, inputs:
         assert values[node.input[2]].dtype == np.float32
     assert proto.opset_import[0].version == 18
     assert producers["logits"].op_type == "Gemm", "logits are not rounded to 8 bits"
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize(
+    "shaped",
+    [
+        lambda maps: maps.flatten(1),
+        lambda maps: maps.squeeze(3).squeeze(2),
+        lambda maps: maps.view(maps.shape[0], -1),
+        lambda maps: maps[:, :, 0, 0],
+    ],
+)
+def test_logits_of_a_convolution_are_not_rounded_either(
+    shaped: Callable[[Tensor], Tensor], opset: int, inputs: Floats
+) -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.classifier = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 10, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return shaped(self.classifier(self.conv(x).relu().mean((2, 3), keepdim=True)))
+
+    torch.manual_seed(0)
+    proto = graph_from_model(Net(), torch.zeros(1, 3, 16, 16), opset=opset)
+    full = quantized(proto, inputs, Int8()).full
+    producers = {output: node for node in full.graph.node for output in node.output}
+    for node in layers_of(full):
+        assert producers[node.input[0]].op_type == producers[node.input[1]].op_type == "DequantizeLinear"
+    assert len(np.unique(graph_forward(full)(inputs))) > 1000, "8 bits have 256 values"
 
 
 def layers_of(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -126,6 +158,31 @@ def test_layers_have_the_names_of_the_network(graph: onnx.ModelProto) -> None:
     assert {layer_name(node) for node in layers(graph)} == names
     old = graph_from_model(model, torch.zeros(1, 3, 16, 16), opset=17)
     assert {layer_name(node) for node in layers(old)} == names
+
+
+class Tokens(torch.nn.Module):
+    """A convolution whose places are tokens, linear layers on them, one on their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Linear(8, 10)
+        self.mlp = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 8, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.conv(x).flatten(2).transpose(1, 2)
+        logits: Tensor = self.fc(self.mlp(tokens).mean(1))
+        return logits
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_linear_layers_on_tokens_have_the_names_of_the_network_and_can_stay_float(opset: int, inputs: Floats) -> None:
+    torch.manual_seed(0)
+    graph = graph_from_model(Tokens(), torch.zeros(1, 3, 16, 16), opset=opset)
+    assert [layer_name(node) for node in layers(graph)] == ["conv", "mlp.0", "mlp.2", "fc"]
+    proto = quantized(graph, inputs, Int8(exclude=("mlp.0",))).full
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    floats = [layer_name(node) for node in layers_of(proto) if node.input[1] not in producers]
+    assert floats == ["mlp.0"]
 
 
 def test_excluded_layers_stay_float(graph: onnx.ModelProto, inputs: Floats) -> None:

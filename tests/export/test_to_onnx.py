@@ -11,6 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
 from torch import Tensor, nn
 
 from afpkd.errors import UserError
@@ -18,6 +20,7 @@ from afpkd.models import build_model
 from export import to_onnx
 from export.graph_cost import num_parameters
 from export.to_onnx import dry_run_export, onnx_from_model
+from export.verify import run_onnx
 
 if TYPE_CHECKING:
     from tests.export.conftest import TinyNet
@@ -164,13 +167,13 @@ def test_dry_run_tries_every_opset_that_is_asked_for(
     net: TinyNet, example: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[int] = []
-    written = onnx_from_model
+    made = to_onnx.graph_from_model
 
-    def spied(*arguments: Any, opset: int) -> None:
+    def spied(*arguments: Any, opset: int) -> onnx.ModelProto:
         tried.append(opset)
-        written(*arguments, opset=opset)
+        return made(*arguments, opset=opset)
 
-    monkeypatch.setattr(to_onnx, "onnx_from_model", spied)
+    monkeypatch.setattr(to_onnx, "graph_from_model", spied)
     dry_run_export(net, example, opsets=[20, 17])
     assert tried == [20, 17]
     scripted = to_onnx._scripted
@@ -186,6 +189,25 @@ def test_dry_run_runs_the_file(net: TinyNet, example: Tensor, monkeypatch: pytes
     monkeypatch.setattr(to_onnx, "run_onnx", lambda path, images, batch_size: np.zeros((1, 5), np.float32))
     with pytest.raises(UserError, match="gives 1 rows for 3 images"):
         dry_run_export(net, example)
+
+
+def test_dry_run_makes_the_float16_file_where_one_is_asked_for(
+    net: TinyNet, example: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: list[tuple[str, int]] = []
+
+    def spied(path: Path, images: NDArray[np.float32], batch_size: int) -> NDArray[np.float32]:
+        weights = onnx.load(path).graph.initializer
+        run.append((path.name, weights[0].data_type))
+        return run_onnx(path, images, batch_size)
+
+    monkeypatch.setattr(to_onnx, "run_onnx", spied)
+    dry_run_export(net, example, half=True)
+    assert run == [("fp32.onnx", TensorProto.FLOAT)] * 2 + [("fp16.onnx", TensorProto.FLOAT16)] * 2
+    monkeypatch.setattr(to_onnx, "half_from_float", lambda _: onnx.ModelProto())
+    with pytest.raises(UserError, match=r"^model TinyNet: fp16\.onnx is .*, or leave fp16 and int8 out of export\.pre"):
+        dry_run_export(net, example, half=True)
+    dry_run_export(net, example)
 
 
 def test_a_refused_export_leaves_the_old_file(example: Tensor, tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ def _tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, .
     """The opsets of each trial, in a cache of its own and from a clean commit."""
     found: list[tuple[int, ...]] = []
 
-    def dry_run_export(model: nn.Module, example: torch.Tensor, *, arch: str, opsets: tuple[int, ...]) -> None:
+    def dry_run_export(
+        model: nn.Module, example: torch.Tensor, *, arch: str, opsets: tuple[int, ...], half: bool
+    ) -> None:
         torch.rand(1)
         found.append(opsets)
 
@@ -31,8 +33,10 @@ def _tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, .
     return found
 
 
-def _ask(network: Json = RESNET, image: torch.Tensor = IMAGE, num_classes: int = 10, opset: int = 18) -> None:
-    exportable.require_export(nn.Identity(), image, network, num_classes=num_classes, opsets=(opset,))
+def _ask(
+    network: Json = RESNET, image: torch.Tensor = IMAGE, num_classes: int = 10, opset: int = 18, half: bool = True
+) -> None:
+    exportable.require_export(nn.Identity(), image, network, num_classes=num_classes, opsets=(opset,), half=half)
 
 
 def test_a_network_is_tried_once(tried: list[tuple[int, ...]]) -> None:
@@ -50,6 +54,7 @@ def test_a_network_is_tried_once(tried: list[tuple[int, ...]]) -> None:
         {"image": torch.zeros(1, 1, 8, 8)},
         {"num_classes": 11},
         {"opset": 17},
+        {"half": False},
     ],
 )
 def test_what_differs_is_tried_anew(tried: list[tuple[int, ...]], other: dict[str, Any]) -> None:

@@ -174,6 +174,14 @@ def test_impossible_options_are_one_line(changed: Json, said: str, home: Path) -
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_that_would_be_lost_is_refused_before_any_image_is_read(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.foreign.read_folder", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(UserError, match="no part of a bundle, and would be lost"):
+        export_foreign(**_weights(home, out=home))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [

@@ -196,6 +196,12 @@ def test_untuned_prompts_are_part_of_the_student_that_is_distilled_with_them(tmp
     assert digests[0] == digests[2] != digests[1]  # how they would be tuned changes none
 
 
+@pytest.mark.parametrize(("names", "half"), [("fp32", False), ("fp16", True), ("fp32 int8", True)])
+def test_float16_is_in_all_files_but_the_float32_ones(names: str, *, half: bool, tmp_path: Path) -> None:
+    text = f'extends = "default"\n[export]\nprecisions = {names.split()}\n'
+    assert load_recipe(written(tmp_path, text))[1].export.half is half
+
+
 def test_reading_a_recipe_needs_no_torch() -> None:
     program = "load_recipe('default'); sys.exit('torch' in sys.modules)"
     code = f"import sys; from pipeline.recipe_reader import load_recipe; {program}"

@@ -176,18 +176,25 @@ def test_published_numbers_stay_with_their_pair(tmp_path: Path) -> None:
     assert list(load_recipe(written(tmp_path, own))[1].expected) == ["kd"]
 
 
-@pytest.mark.parametrize(("more", "opsets"), [("", (18,)), ("opset = 20\nlegacy = true\n", (20, LEGACY_OPSET))])
-def test_every_opset_that_is_exported_is_tried_before_any_training(
-    photos: Path, monkeypatch: pytest.MonkeyPatch, more: str, opsets: tuple[int, ...]
+@pytest.mark.parametrize(
+    ("precisions", "more", "opsets", "half"),
+    [
+        (["fp32"], "", (18,), False),
+        (["fp32"], "opset = 20\nlegacy = true\n", (20, LEGACY_OPSET), False),
+        (["fp16"], "", (18,), True),
+    ],
+)
+def test_whatever_is_exported_is_tried_before_any_training(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, precisions: list[str], more: str, opsets: tuple[int, ...], half: bool
 ) -> None:
-    def tried(*_: object, opsets: tuple[int, ...], **__: object) -> None:
-        raise UserError("E_EXPORT_TORCH", f"tried {opsets}")
+    def tried(*_: object, opsets: tuple[int, ...], half: bool, **__: object) -> None:
+        raise UserError("E_EXPORT_TORCH", f"tried {opsets} {half}")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(photos / "cache"))  # where nothing is known to export
     monkeypatch.setattr("export.to_onnx.dry_run_export", tried)
     text = PHOTOS + "[distill]\nbatch_size = 2\n[teacher]\nbatch_size = 2\n[prompts]\nbatch_size = 2\n"
-    run = open_run(written(photos, f'{text}[export]\nprecisions = ["fp32"]\n{more}'), photos / "runs")
-    with pytest.raises(UserError, match=re.escape(f"tried {opsets}")):
+    run = open_run(written(photos, f"{text}[export]\nprecisions = {precisions}\n{more}"), photos / "runs")
+    with pytest.raises(UserError, match=re.escape(f"tried {opsets} {half}")):
         train_undistilled(run)
 
 

@@ -1,0 +1,42 @@
+"""float16 graphs of operators that keep a float32 input, against the float32 graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx import TensorProto
+from torch import Tensor, nn
+
+from export.half import half_from_float
+from export.to_onnx import graph_from_model, save_graph
+from export.verify import compare, graph_forward, onnx_forward
+
+
+class Enlarges(nn.Module):
+    """3x3 convolution (3 -> 4), twice the size, mean over all places, linear (4 -> 5)."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+        self.up = nn.Upsample(scale_factor=2, mode=mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.up(self.conv(x)).relu().mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_maps_enlarged_by_a_factor_are_valid_in_float16(mode: str, opset: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    proto = graph_from_model(Enlarges(mode), torch.zeros(1, 3, 8, 8), opset=opset)
+    half = half_from_float(proto)
+    save_graph(half, tmp_path / "fp16.onnx", opset=opset)
+    kinds = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    assert kinds["model.fc.weight"] == TensorProto.FLOAT16
+    images = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
+    found = compare(graph_forward(proto)(images), onnx_forward(tmp_path / "fp16.onnx")(images))
+    assert found["sqnr_db"] > 50
