@@ -31,7 +31,7 @@ ELSEWHERE = {
     "README.md": {"0.04", "1.83", "1.03", "4.5"},  # phase 1 in CPU-hours: a single run's record; the paper's abstract
     "docs/results.md": {
         *("80.0", "80.3"),  # rows that are no longer there
-        "1.5",  # a goal
+        *("1.5", "51.81"),  # a goal; the record of BCCD's teacher
     },
 }
 

@@ -26,6 +26,10 @@ def sentences() -> Iterator[str]:
     yield "7.5 epochs"
     harmed = [f"{row['heldout_ap']:.1f}" for row in raw]
     yield f"{', '.join(harmed)} at `gamma` 0.001, 0.003, 0.01"
+    done = {on: rows.read(detection.protocol_on(on).result) for on in ("cpu", "cuda")}
+    assert {row["method"] for found in done.values() for row in found} == {"none"}, "the page says so"
+    for on, words in (("cpu", "{} on a CPU"), ("cuda", "{} on that H200")):
+        yield words.format(rows.mean_and_std([row["ap"] for row in done[on]]))
     for method, name in NAMES.items():
         mine = [row for row in trials if row["method"] == method and row["options"].get("relative")]
         assert {row["options"]["gamma"] for row in mine} == set(detection.GAMMAS)
