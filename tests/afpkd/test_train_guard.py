@@ -103,7 +103,7 @@ def test_the_guard_leaves_no_trace_in_statistics_and_random_numbers(first: int, 
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
-@pytest.mark.parametrize(("times", "told"), [(300.0, True), (30.0, False)])
+@pytest.mark.parametrize(("times", "told"), [(500.0, True), (100.0, False)])
 def test_a_loss_that_drowns_all_others_is_told(times: float, told: bool, tmp_path: Path) -> None:
     plain = _learner()
 
