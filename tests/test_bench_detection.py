@@ -85,8 +85,8 @@ def test_trials_and_rows_come_from_one_teacher_and_what_is_done_is_not_done_agai
         detection.try_weights(["none", "imitation"], tiny)
     trials = rows.read(detection.TUNING)
     assert [(row["method"], row["options"], row["epochs"]) for row in trials] == [
-        ("none", {"lr": 2e-3}, 0.5),
-        ("imitation", {"lr": 1e-3, "gamma": 0.5}, 0.5),
+        ("none", {"lr": 2e-3}, 1.5),
+        ("imitation", {"lr": 1e-3, "gamma": 0.5}, 1.5),
     ]
     assert all(row["heldout_ap"] >= 0 and row["gradient_norms"]["boxes"] > 0 for row in trials)
     assert {row["machine"] for row in trials} == {provenance()["machine"]["processor"]}
