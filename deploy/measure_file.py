@@ -16,7 +16,7 @@ from afpkd.record import Json, provenance, sha256_of
 from deploy.agent.measuring import SINGLE_STREAM
 from deploy.devices import Device, find_device, with_runtime
 from deploy.jobs import Progress, Work
-from deploy.onnx_checks import precision_of
+from deploy.onnx_checks import precision_of, weights_beside
 from deploy.presets import Preset, check_time, find_preset
 from deploy.profile_record import SCHEMA, facts_of, write_profile
 from deploy.rows import About, rows_of
@@ -85,7 +85,8 @@ def measure_file(
         arrays = {f"in/{name}": array for name, array in feeds.inputs.items()}
         np.savez(path, allow_pickle=False, **arrays, **{f"out/{name}": one for name, one in feeds.expected.items()})
         precision = precision_of(model) if found.runtime == "tensorrt" else "fp32"
-        job = FileJob(model, precision, path, feeds.batched, found, rules, threads, tuple(scenarios), observe)
+        beside = weights_beside(model)
+        job = FileJob(model, beside, precision, path, feeds.batched, found, rules, threads, tuple(scenarios), observe)
         ((runs,),) = (list(measured.values()) for measured in measured_in_turns([job], progress))
     remarks = ["random inputs: no real ones were given"] if feeds.random else []
     rows = rows_of(job.about(feeds), runs, remarks)
@@ -102,7 +103,7 @@ def measure_file(
         "modes": {"default": {"golden": runs[0].answer["golden"]}},
         **provenance(),
         "machine": runs[0].answer["machine"],
-        "inputs": {model.name: sha256_of(model)},
+        "inputs": {name: sha256_of(file) for name, file in {model.name: model, **beside}.items()},
         "recipe": None,
         "config_digest": None,
     }
@@ -114,6 +115,8 @@ class FileJob:
     """An ONNX file as a job: see `turns.Job`."""
 
     model: Path
+    beside: Mapping[str, Path]
+    """Name in the model's folder -> file of its weights."""
     precision: str
     """What the runtime may compute in where the file's types do not bind it."""
     feeds: Path
@@ -130,8 +133,10 @@ class FileJob:
 
     def work(self, mode: str, preset: Preset, turn: int, samples: Path) -> Work:
         """See `turns.Job.work`."""
+        files = {f"model/{name}": file for name, file in {self.model.name: self.model, **self.beside}.items()}
         request = {
-            "model": "model.onnx",
+            "model": f"model/{self.model.name}",
+            "beside": [f"model/{name}" for name in self.beside],
             "precision": self.precision,
             "feeds": "feeds.npz",
             "batched": self.batched,
@@ -149,7 +154,7 @@ class FileJob:
         return Work(
             verb="measure",
             request=request,
-            files={"model.onnx": self.model, "feeds.npz": self.feeds},
+            files={**files, "feeds.npz": self.feeds},
             results={"samples.npz": samples},
             max_seconds=self.device.max_seconds,
             clocks=self.device.clocks,
@@ -168,7 +173,7 @@ class FileJob:
             threads=self.threads,
             macs=cost.get("macs"),
             num_params=cost.get("num_params"),
-            size_bytes=self.model.stat().st_size,
+            size_bytes=sum(file.stat().st_size for file in (self.model, *self.beside.values())),
             labels=None,
             batch=next(iter(feeds.inputs.values())).shape[1],
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from afpkd.errors import UserError
+from export.beside import files_beside
 
 if TYPE_CHECKING:
     import onnx
@@ -72,6 +73,11 @@ def precision_of(path: Path) -> str:
     values = [entry.t for node in nodes if node.op_type == "Constant" for entry in node.attribute]
     halves = [tensor for tensor in (*model.graph.initializer, *values) if tensor.data_type == _FLOAT16]
     return "fp16" if halves else "fp32"
+
+
+def weights_beside(path: Path) -> dict[str, Path]:
+    """Name the files in which its weights lie; see `export.beside.files_beside`."""
+    return files_beside(path, _loaded(path))
 
 
 def not_native_on_dla(path: Path) -> dict[str, int]:

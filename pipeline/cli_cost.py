@@ -11,6 +11,7 @@ import typer
 
 from afpkd.errors import UserError
 from afpkd.record import Json
+from export.beside import files_beside
 
 if TYPE_CHECKING:
     import onnx
@@ -34,7 +35,7 @@ def cost(
     found = {
         "model": str(model),
         "input": list(shape),
-        "size_bytes": sum(path.stat().st_size for path in (model, *_beside(model, proto))),
+        "size_bytes": sum(path.stat().st_size for path in (model, *files_beside(model, proto).values())),
         **{key: value for key, value in graph_cost(proto, shape).items() if key not in ("fvcore", "torch", "agree")},
         "activations": activation_memory(proto, shape),
     }
@@ -48,7 +49,7 @@ def _read(path: Path) -> onnx.ModelProto:
         raise UserError("E_ONNX_FILE", f"{path}: a folder or a pipe: name an ONNX file")
     try:
         proto = onnx.load(path, load_external_data=False)  # sizes are told without the numbers
-        _beside(path, proto)
+        files_beside(path, proto)
         onnx.checker.check_model(str(path))
     except UserError:
         raise
@@ -66,16 +67,6 @@ def _sizes(text: str | None) -> tuple[int, ...] | None:
     if not all(part.strip().isdigit() for part in parts):
         raise UserError("E_USAGE", f"--input {text}: channels, height and width were expected, such as 3x224x224")
     return tuple(map(int, parts))
-
-
-def _beside(model: Path, proto: onnx.ModelProto) -> list[Path]:
-    """Files in which weights lie beside the model."""
-    places = [entry.value for t in proto.graph.initializer for entry in t.external_data if entry.key == "location"]
-    found = [model.parent / place for place in dict.fromkeys(places)]
-    for path in found:
-        if not path.is_file():
-            raise UserError("E_ONNX_FILE", f"{model}: its weights lie in {path}, which is missing")
-    return found
 
 
 def _text(found: Json) -> str:

@@ -43,6 +43,8 @@ class Request:
     scenarios: list[str] = field(default_factory=list)
     turn: int = 1
     observe: bool = True
+    beside: list[str] = field(default_factory=list)
+    """Files that hold weights of `model`."""
 
 
 class OneInput:
@@ -100,6 +102,7 @@ def _load(request: Request, inputs: list[str], outputs: list[str], batch: int) -
         precision=request.precision,
         batch=batch,
         options=request.options,
+        beside=tuple(map(Path, request.beside)),
     )
     return OneInput(runtimes.load(request.runtime, loading), inputs[0])
 

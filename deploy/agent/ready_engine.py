@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from . import machine, vitals
 from .child import run_in_child
 from .errors import AgentError
+from .store import sha256_of
 from .tensorrt_build import BUILDER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .engine_cache import EngineCache
     from .tensorrt_api import Api
     from .tensorrt_build import BuildOptions
@@ -44,14 +46,14 @@ def ready_engine(
     return {"built_because": reason, **_checked(api, cache, identity, dla_core)}
 
 
-def identity_of(api: Api, onnx: Path, options: BuildOptions, cuda_facts: Json) -> Json:
-    """All an engine depends on.
+def identity_of(api: Api, onnx: Sequence[Path], options: BuildOptions, cuda_facts: Json) -> Json:
+    """All an engine depends on; onnx: the file, then those that hold weights of it.
 
     Not whether clocks are locked: an engine that was built at locked clocks serves at any, as a release must
     (`_chosen_unlocked`).
     """
     return {
-        "onnx_sha256": hashlib.sha256(onnx.read_bytes()).hexdigest(),
+        "onnx_sha256": sha256_of(*onnx),
         "options": {"builder": BUILDER, **asdict(options), "compute_capabilities": []},
         "tensorrt": api.describe(),
         "cuda": {key: cuda_facts[key] for key in ("driver", "compute_capability", "num_sms")},

@@ -59,6 +59,8 @@ class Loading:
     """Images a call; a runtime that builds engines tunes for it."""
     options: dict[str, Any] = field(default_factory=dict)
     """What the device sets for its runtime: see `tensorrt_runtime.DeviceOptions`; ONNX Runtime has none."""
+    beside: tuple[Path, ...] = ()
+    """Files that hold weights of `path`: it may stay the same while they change."""
 
 
 class Kind(NamedTuple):

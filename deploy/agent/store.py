@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +68,13 @@ def drop_unused(budget_bytes: int, keep: Iterable[str] = ()) -> int:
     return freed
 
 
-def sha256_of(path: Path) -> str:
-    """Hash a file's bytes."""
+def sha256_of(*paths: Path) -> str:
+    """Hash a file's bytes, or those of several as if they were one."""
     sha256 = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            sha256.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            for block in iter(partial(file.read, 1 << 20), b""):
+                sha256.update(block)
     return sha256.hexdigest()
 
 

@@ -188,7 +188,7 @@ def load(loading: Loading) -> TensorrtRuntime:
         use_dla=options.use_dla,
         dla_core=options.dla_core,
     )
-    identity = identity_of(api, loading.path, build, cuda_facts)
+    identity = identity_of(api, (loading.path, *loading.beside), build, cuda_facts)
     cache = EngineCache(Path(options.cache_dir) if options.cache_dir else default_folder())
     dla_core = options.dla_core if options.use_dla else None
     begin = time.perf_counter()
