@@ -248,15 +248,17 @@ def _random(wanted: Mapping[str, Any], sizes: Mapping[str, tuple[int, ...]]) -> 
 def _read(path: Path, wanted: Mapping[str, Any], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
     """The user's arrays: a call a row, of the model's types and shapes; with its batch of 1 or without."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            given = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file) as arrays:
+            given = {name: np.asarray(arrays[name]) for name in arrays.files}
+    except Exception as error:  # zipfile and numpy raise a dozen kinds for a file that is none of theirs
         raise UserError("E_MEASURE_INPUT", f"{path}: not an .npz of arrays ({_line(error)})") from None
     if set(given) != set(wanted):
         raise UserError("E_MEASURE_INPUT", f"{path}: holds {sorted(given)}, the model's inputs are {sorted(wanted)}")
-    made = {}
+    made: dict[str, NDArray[Any]] = {}
     for name, array in given.items():
         shape = sizes[name]
+        if array.dtype.kind not in "biuf":
+            raise UserError("E_MEASURE_INPUT", f"{path}: {name} is of {array.dtype}: expected real numbers")
         rows = array[:, None] if array.shape[1:] == shape[1:] and shape[0] == 1 else array
         if rows.ndim == 0 or rows.shape[1:] != shape or len(rows) == 0:
             raise UserError(

@@ -131,9 +131,10 @@ def _offline(run: Run, single: Json, facts: Facts) -> list[Json]:
     """A row a batch: what keeping the runtime busy gives, latency being that of the whole batch."""
     rows = []
     for found in run.answer["timing"].get("offline", ()):
-        batch, golden = found["batch"], [found["golden"]["ok"]]
+        batch, golden = found["batch"], [found["golden"] is None or found["golden"]["ok"]]
         name, foreign = f"offline_{batch}", found.get("foreign_cpus")
         its = facts_of_scenario(facts, run, name, golden=golden, steady=found["steady"], foreign_cpus=foreign)
+        its = replace(its, failed=found.get("failed") and f"batch {batch}: {found['failed']}")
         rows.append({**_other(single, run.arrays[f"{name}_ns"], batch, its), "scenario": "offline"})
     return rows
 

@@ -33,6 +33,8 @@ class Facts:
     wander_percent: float | None
     golden: Sequence[bool]
     """One entry a golden check that was made, in order: before the timing, after it."""
+    failed: str | None = None
+    """With which error it ended."""
     foreign_cpus: float | None
     num_cpus: int
     num_inputs: int | None
@@ -76,7 +78,9 @@ def verdict(facts: Facts) -> tuple[Verdict, list[str]]:
 
 
 def _invalid_reasons(facts: Facts) -> list[str]:
-    """Reasons that make the number wrong; a file that computes something else is not timed, so nothing else is said."""
+    """Reasons that make the number wrong; where nothing was timed, nothing else is said."""
+    if facts.failed:
+        return [f"failed: {facts.failed}"]
     if not facts.golden[0]:
         return ["golden mismatch: the file does not compute what the trained network did; nothing was timed"]
     reasons = []

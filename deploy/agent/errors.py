@@ -10,3 +10,9 @@ class AgentError(Exception):
         super().__init__(message)
         self.code = code
         self.message = " ".join(message.split())
+
+
+def line_of(error: Exception) -> str:
+    """Any library's error as a line that fits into a table; of ours, its own."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, AgentError) else f"{type(error).__name__}: {text}"[:500]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import PROTOCOL, board, events, machine, periodic, quantities
+from .errors import line_of
 from .sampler import Sampler
 from .timing import time_calls, warm_up
 
@@ -166,7 +167,8 @@ def batches(subject: Subject, preset: Json, watch: Watch) -> tuple[list[Json], A
     """Time one call after the other at every batch, each on a runtime of its own.
 
     A fifth of the time each, half a minute at most. Nothing is timed where such a batch's golden check fails. Facts a
-    batch: its `golden` report, whether its warm-up ended `steady`, how many CPUs others kept busy.
+    batch: its `golden` report, whether its warm-up ended `steady`, how many CPUs others kept busy; and with which error
+    it `failed`, which costs its own numbers alone. The first that runs out of memory is the last.
     """
     facts: list[Json] = []
     arrays: Arrays = {}
@@ -176,18 +178,42 @@ def batches(subject: Subject, preset: Json, watch: Watch) -> tuple[list[Json], A
     }
     limit = dict(preset["warm_up"], max_seconds=SHARE * preset["warm_up"]["max_seconds"])
     for batch in subject.batches:
-        # as many images as the single stream has, not as many batches: 64 of 32 photos would be gigabytes
-        runtime, inputs = subject.load(batch), subject.inputs(batch, max(2, NUM_INPUTS // batch))
-        facts.append({"batch": batch, "golden": subject.check(runtime, batch), "steady": None, "foreign_cpus": None})
+        facts.append({"batch": batch, "golden": None, "steady": None, "foreign_cpus": None, "failed": None})
         arrays[f"offline_{batch}_ns"] = []
-        if facts[-1]["golden"]["ok"]:
-            facts[-1]["steady"] = warm_up(runtime.infer, inputs, **limit).steady
-            load = machine.ForeignLoad()
-            with watch.window(f"offline_{batch}"):
-                arrays[f"offline_{batch}_ns"] = time_calls(runtime.infer, inputs, **least).samples_ns
-            facts[-1]["foreign_cpus"] = load.num_cpus()
-        runtime.close()  # the next one is larger
+        try:
+            arrays[f"offline_{batch}_ns"] = _timed_batch(subject, facts[-1], least, limit, watch)
+        except Exception as error:  # the runtimes' exceptions share no base
+            facts[-1]["failed"] = line_of(error)
+            if _is_out_of_memory(error):
+                facts[-1]["failed"] += ": larger batches were left out"
+                break
     return facts, arrays
+
+
+def _timed_batch(subject: Subject, facts: Json, least: Json, limit: Json, watch: Watch) -> Sequence[int]:
+    """One batch's samples, none where its check fails; what it takes of memory ends with this call."""
+    batch = facts["batch"]
+    runtime = subject.load(batch)
+    try:
+        # as many images as the single stream has, not as many batches: 64 of 32 photos would be gigabytes
+        inputs = subject.inputs(batch, max(2, NUM_INPUTS // batch))
+        facts["golden"] = subject.check(runtime, batch)
+        if not facts["golden"]["ok"]:
+            return []
+        facts["steady"] = warm_up(runtime.infer, inputs, **limit).steady
+        load = machine.ForeignLoad()
+        with watch.window(f"offline_{batch}"):
+            samples = time_calls(runtime.infer, inputs, **least).samples_ns
+        facts["foreign_cpus"] = load.num_cpus()
+    finally:
+        runtime.close()
+    return samples
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether a larger batch must fail as well; ONNX Runtime has its allocator's words alone."""
+    known = isinstance(error, MemoryError) or getattr(error, "code", None) == "E_OUT_OF_MEMORY"
+    return known or any(sign in str(error) for sign in ("Failed to allocate", "bad_alloc", "bad allocation"))
 
 
 def measure(subject: Subject, batch: int, preset: Json, scenarios: Sequence[str], observe: bool) -> Measured:

@@ -13,6 +13,10 @@ _MEANINGS = {  # how a reason begins -> what happened, what helps
         "The file computes something else here than the trained network did, so its speed means nothing.",
         "Export again; on a board, update its runtime.",
     ),
+    "failed": (
+        "The runtime ended with an error at this batch, so there is no number of it.",
+        "See the reason; where memory ran out, smaller batches are all there is.",
+    ),
     "outdated": ("The file was exported again after this was measured.", "Profile again."),
     "not finite": (
         "The network answered with NaN or infinity during the timing: some real inputs break it.",

@@ -1,16 +1,19 @@
-"""Weights that lie beside a measured file: they travel with it, and an engine is built for them."""
+"""What lies beside a measured file: its weights travel with it, inputs are an archive of numbers."""
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZipFile
 
+import numpy as np
 import onnx
 import pytest
 
 from afpkd.errors import UserError
 from afpkd.record import sha256_of
 from deploy.agent.any_file import measure_file as measure_here
-from deploy.measure_file import measure_file
+from deploy.measure_file import feeds_for, measure_file
 from tests.deploy.fakes import Install
 from tests.deploy.test_measure_file import answers, request
 
@@ -41,3 +44,47 @@ def test_an_engine_is_that_of_the_weights_beside_the_file(
         weights.write_bytes(content)
         built.append(measure_here(asked)["runtime"]["engine"]["built_because"])
     assert built == ["never built here", None, "never built here"]
+
+
+def archive(kind: str) -> bytes:
+    content = BytesIO()
+    np.savez(content, input=np.zeros((9, 3, 4, 4), kind))
+    return content.getvalue()
+
+
+def single() -> bytes:
+    content = BytesIO()
+    np.save(content, np.zeros((9, 3, 4, 4)))
+    return content.getvalue()
+
+
+def foreign() -> bytes:
+    content = BytesIO()
+    with ZipFile(content, "w") as zipped:
+        zipped.writestr("input", "no header of numpy's")
+    return content.getvalue()
+
+
+WHOLE = archive("float32")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        pytest.param(b"", "not an .npz of arrays", id="empty"),
+        pytest.param(WHOLE[:500], "not an .npz of arrays", id="cut"),
+        pytest.param(WHOLE[:500] + b"!" + WHOLE[501:], "not an .npz of arrays", id="changed"),
+        pytest.param(single(), "not an .npz of arrays", id="npy"),
+        pytest.param(foreign(), "input is of .*: expected real numbers", id="foreign"),
+        pytest.param(archive("U1"), "input is of <U1: expected real numbers", id="texts"),
+        pytest.param(archive("complex64"), "input is of complex64: expected real numbers", id="complex"),
+    ],
+)
+def test_inputs_that_are_no_archive_of_numbers_are_one_line(
+    content: bytes, text: str, onnx_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "real.npz").write_bytes(content)
+    with pytest.raises(UserError, match=text) as caught:
+        feeds_for(onnx_path, tmp_path / "real.npz", {})
+    assert caught.value.code == "E_MEASURE_INPUT"
+    assert "\n" not in str(caught.value)

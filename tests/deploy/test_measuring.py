@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import weakref
 from array import array
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import deploy.measure_file
 from afpkd.errors import UserError
 from deploy.agent import PROTOCOL, measuring, periodic
 from deploy.agent.any_file import measure_file
+from deploy.agent.errors import AgentError, line_of
 from deploy.agent.measuring import BATCHES, OFFLINE, SINGLE_STREAM, Subject, Watch, measure
 from deploy.agent.profiling import Request, _Opened
 from deploy.agent.timing import Timed
@@ -136,6 +138,47 @@ def test_each_batch_is_checked_in_whole_batches_before_it_is_timed(bundle: HandM
     assert [set(one.calls) for one in made] == [{1}, {3}, {8}, {32}]
     assert len(made[2].calls) == 2  # the check, and nothing more
     assert [len(found.arrays[f"offline_{batch}_ns"]) for batch in (3, 8, 32)] == [2, 0, 2]
+
+
+class Failing(Network):
+    """Cannot take a batch at all, or no longer than it is checked; a large one takes more memory than there is."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self._batch, self._calls = batch, 0
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._calls += 1
+        if self._batch == 2 or (self._batch == 4 and self._calls > 1):
+            raise RuntimeError(f"no batch\nof {self._batch}")
+        return super().infer(images)
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [MemoryError("64 GB"), AgentError("E_OUT_OF_MEMORY", "it is full"), RuntimeError("Failed to allocate 64 GB")],
+)
+def test_a_batch_that_fails_costs_its_own_numbers_alone(lack: Exception) -> None:
+    alive: list[weakref.ref[Network]] = []
+
+    def load(batch: int) -> Network:
+        assert not any(found() for found in alive[1:])  # the first is the single stream's
+        if batch == 16:
+            raise lack
+        made = Failing(batch)
+        alive.append(weakref.ref(made))
+        return made
+
+    subject = subject_of(load)._replace(check=lambda runtime, batch: {"ok": runtime.infer(np.zeros((batch, 4))).size})
+    found = measure(subject, 1, PRESET, [SINGLE_STREAM, OFFLINE], False)
+    facts = found.answer["timing"]["offline"]
+    second, fourth = "RuntimeError: no batch of 2", "RuntimeError: no batch of 4"
+    last = f"{line_of(lack)}: larger batches were left out"
+    assert {one["batch"]: one["failed"] for one in facts} == {1: None, 2: second, 4: fourth, 8: None, 16: last}
+    assert [one["golden"] and one["golden"]["ok"] for one in facts] == [1, None, 4, 8, None]
+    assert [len(found.arrays[f"offline_{one['batch']}_ns"]) for one in facts] == [2, 0, 0, 2, 0]
+    assert len(found.arrays["samples_ns"]) == 10
+    assert found.answer["golden"]["after"]["ok"]
 
 
 def mixed_up(folder: Path) -> Path:

@@ -136,18 +136,23 @@ def test_a_scenario_is_a_row_of_its_own() -> None:
 
 
 def test_a_batch_is_judged_by_its_own_golden_check_and_warm_up() -> None:
-    run = run_of(steady(1.0), offline_1_ns=np.zeros(0, np.int64), offline_2_ns=steady(2.0), offline_4_ns=steady(4.0))
+    nothing = np.zeros(0, np.int64)
+    timed = {"offline_1_ns": nothing, "offline_2_ns": steady(2.0), "offline_4_ns": steady(4.0), "offline_8_ns": nothing}
+    run = run_of(steady(1.0), **timed)
     run.answer["timing"]["warm_up"] = {"steady": False}
     run.answer["timing"]["offline"] = [
         {"batch": 1, "golden": {"ok": False}, "steady": None},
         {"batch": 2, "golden": {"ok": True}, "steady": False},
         {"batch": 4, "golden": {"ok": True}, "steady": True},
+        {"batch": 8, "golden": None, "steady": None, "failed": "E_LOAD: no"},
     ]
-    single, wrong, restless, right = rows_of(ABOUT, [run], [])
+    single, wrong, restless, right, failed = rows_of(ABOUT, [run], [])
     unsteady = "not steady: the warm-up ended before its windows agreed"
     assert (single["verdict"], single["reasons"]) == ("WARN", [unsteady])
     assert (wrong["verdict"], wrong["n"], wrong["latency_ms"]["p50"]) == ("INVALID", 0, None)
     assert wrong["reasons"][0].startswith("golden mismatch: ")
+    assert (failed["verdict"], failed["n"], failed["latency_ms"]["p50"]) == ("INVALID", 0, None)
+    assert failed["reasons"] == ["failed: batch 8: E_LOAD: no", ONE_PROCESS]
     assert (restless["verdict"], restless["reasons"]) == ("WARN", [unsteady, ONE_PROCESS])
     assert (right["verdict"], right["reasons"]) == ("WARN", [ONE_PROCESS])
 

@@ -33,6 +33,7 @@ def test_a_good_row_is_valid_without_a_reason() -> None:
     [
         ({"golden": [False], "n": 0}, "INVALID", "golden mismatch: "),
         ({"golden": [True, False]}, "INVALID", "golden mismatch after"),
+        ({"failed": "batch 8: no", "n": 0}, "INVALID", "failed: batch 8: no"),
         ({"n": 199}, "INVALID", "too few samples: 199 of 200"),
         ({"drift": Drift(-10.1, -12, -8)}, "INVALID", "drift: latency moved by -10.1 %"),
         ({"drift": Drift(3.1, 1, 5)}, "WARN", "drift: latency moved by +3.1 %"),
