@@ -29,15 +29,15 @@ def install_agent(target: Target, unless: str | None = None) -> None:
         target.put(path, AGENT)
 
 
-def call_agent(target: Target, verb: str, request: Json) -> Json:
-    """Run one verb in a fresh process on the target and give its answer.
+def call_agent(target: Target, verb: str, request: Json, *, brief: bool = True) -> Json:
+    """Run one verb in a fresh process on the target and give its answer; brief: see `Target.run`.
 
     DeviceError where the agent reports an error (its code), dies without an answer, or its interpreter is missing.
     """
     # -I: neither PYTHON* variables nor a user's own packages change what is measured
     command = [*target.python, "-I", AGENT, verb]
     try:
-        done = target.run(command, json.dumps({"protocol": PROTOCOL, **request}))
+        done = target.run(command, json.dumps({"protocol": PROTOCOL, **request}), brief=brief)
     except FileNotFoundError:
         message = f"no interpreter {target.python[0]}: install python3 there"
         raise DeviceError(target.name, "E_PYTHON", message) from None

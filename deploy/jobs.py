@@ -114,7 +114,8 @@ def send_missing(
     """Send the blobs (sha256 -> file) that are not on the device, or damaged there. DeviceError, LineError."""
     sizes = {sha256: path.stat().st_size for sha256, path in blobs.items()}
     request = {"files": sizes, "budget_bytes": budget_bytes}
-    missing = _tried(partial(call_agent, target, "missing", request), patience)["missing"]
+    # it hashes what is there: gigabytes on a memory card take minutes
+    missing = _tried(partial(call_agent, target, "missing", request, brief=False), patience)["missing"]
     for done, sha256 in enumerate(missing):
         progress(f"{SENDING} {blobs[sha256].name} ({sizes[sha256] / 1e6:.1f} MB)", done, len(missing))
         _sent(target, blobs[sha256], f"blobs/{sha256}")

@@ -21,8 +21,9 @@ class LocalTarget:
     python: Sequence[str]
     folder: Path
 
-    def run(self, command: Sequence[str], stdin: str) -> Completed:
-        """Run `command` in the work folder; a KeyboardInterrupt here kills it."""
+    def run(self, command: Sequence[str], stdin: str, *, brief: bool = True) -> Completed:
+        """Run `command` in the work folder; a KeyboardInterrupt here kills it, and nothing else does."""
+        del brief
         done = subprocess.run(
             command, input=stdin, cwd=self.folder, capture_output=True, encoding="utf-8", errors="replace", check=False
         )

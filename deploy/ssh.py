@@ -97,12 +97,12 @@ class SshTarget:
     folder: str
     """The work folder: absolute, except before the machine was asked for its home."""
     timeout_s: float = 120.0
-    """A command that answers nothing for so long has hung: every command is short, since work runs as jobs."""
+    """A command that answers nothing for so long has hung: work runs as jobs, and what is not `brief` is told apart."""
 
-    def run(self, command: Sequence[str], stdin: str) -> Completed:
+    def run(self, command: Sequence[str], stdin: str, *, brief: bool = True) -> Completed:
         """Run `command` in the work folder; LineError where ssh itself fails."""
         far = f"cd -- {shlex.quote(self.folder)} && exec {shlex.join(command)}"
-        done = self._ssh(far, stdin.encode(), timeout_s=self.timeout_s)
+        done = self._ssh(far, stdin.encode(), timeout_s=self.timeout_s if brief else None)
         return Completed(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
     def put(self, source: Path, name: str) -> None:

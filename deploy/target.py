@@ -30,8 +30,11 @@ class Target(Protocol):
     def python(self) -> Sequence[str]:
         """The interpreter the agent runs under, with arguments that come before the agent's."""
 
-    def run(self, command: Sequence[str], stdin: str) -> Completed:
-        """Run `command` in the work folder (nothing in it is interpreted by a shell), give it `stdin`, wait for it."""
+    def run(self, command: Sequence[str], stdin: str, *, brief: bool = True) -> Completed:
+        """Run `command` in the work folder (nothing in it is interpreted by a shell), give it `stdin`, wait for it.
+
+        brief: whether it has hung where it gives no answer for minutes.
+        """
 
     def put(self, source: Path, name: str) -> None:
         """Copy the file `source` to the machine as `name`: whole or not at all."""

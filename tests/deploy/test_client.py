@@ -34,7 +34,7 @@ class Answering:
     python: Sequence[str] = ("python3",)
     commands: list[Sequence[str]] = field(default_factory=list)
 
-    def run(self, command: Sequence[str], stdin: str) -> Completed:
+    def run(self, command: Sequence[str], stdin: str, *, brief: bool = True) -> Completed:
         self.commands.append(command)
         assert json.loads(stdin)["protocol"] == PROTOCOL
         return self.completed

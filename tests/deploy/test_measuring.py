@@ -20,11 +20,14 @@ from onnx import helper, numpy_helper
 import deploy.measure
 import deploy.measure_file
 from afpkd.errors import UserError
+from afpkd.record import sha256_of
 from deploy.agent import PROTOCOL, measuring, periodic
+from deploy.agent import bundle as agent_bundle
 from deploy.agent.any_file import measure_file
+from deploy.agent.bundle import Bundle
 from deploy.agent.errors import AgentError, line_of
 from deploy.agent.measuring import BATCHES, OFFLINE, SINGLE_STREAM, Subject, Watch, measure
-from deploy.agent.profiling import Request, _Opened
+from deploy.agent.profiling import Request, _Opened, prepared_inputs
 from deploy.agent.timing import Timed
 from deploy.devices import find_device
 from deploy.measure_file import measure_file as measure_any_file
@@ -92,6 +95,21 @@ def test_batches_are_cycled_through_as_many_images_as_single_calls() -> None:
     asked: list[tuple[int, int]] = []
     measure(subject_of(lambda batch: Network(), asked), 1, PRESET, [SINGLE_STREAM, OFFLINE], False)
     assert asked == [(1, 64), (1, 64), (2, 32), (4, 16), (8, 8), (16, 4), (32, 2)]
+
+
+def test_a_file_of_a_bundle_is_hashed_once(bundle: HandMadeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+
+    def noted(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(agent_bundle, "sha256_of", noted)
+    opened = Bundle(str(bundle.folder))
+    for batch in (1, 2):
+        prepared_inputs(opened, batch, 4)
+        opened.evaluation_labels()
+    assert sorted(hashed) == ["eval.npy", "eval_labels.npy"]
 
 
 class Watched:

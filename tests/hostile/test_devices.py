@@ -46,7 +46,7 @@ class Liar:
     def __init__(self, say: Callable[[str], str], returncode: int = 0) -> None:
         self.say, self.returncode = say, returncode
 
-    def run(self, command: Sequence[str], stdin: str) -> Completed:
+    def run(self, command: Sequence[str], stdin: str, *, brief: bool = True) -> Completed:
         return Completed(self.returncode, self.say(command[-1]), "")
 
     def put(self, source: Path, name: str) -> None:

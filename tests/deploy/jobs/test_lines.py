@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,10 +23,6 @@ from deploy.jobs import Work, run_job, send_missing
 from deploy.local import LocalTarget
 from deploy.target import Completed, DeviceError, LineError
 from tests.deploy.jobs.conftest import QUICK, Heard, job_folder, lasting, processes
-
-if TYPE_CHECKING:
-    pass
-
 
 HOST = """
 import json, sys
@@ -115,7 +111,7 @@ class Dropping:
         self.error = LineError(inner.name, code, "the line ended", lasting=lasting)
         self.num_runs = 0
 
-    def run(self, command: Any, stdin: str) -> Completed:
+    def run(self, command: Any, stdin: str, *, brief: bool = True) -> Completed:
         self.num_runs += 1
         done = self.inner.run(command, stdin)
         if self.num_runs % 2 == 0:
@@ -139,7 +135,7 @@ def test_every_step_survives_a_lost_answer(target: LocalTarget, work: Work) -> N
 
 def test_a_line_that_stays_away_is_given_up_and_the_job_goes_on(target: LocalTarget, work: Work) -> None:
     class Gone(Dropping):
-        def run(self, command: Any, stdin: str) -> Completed:
+        def run(self, command: Any, stdin: str, *, brief: bool = True) -> Completed:
             if command[-1] == "follow":
                 raise self.error
             return self.inner.run(command, stdin)
@@ -149,6 +145,18 @@ def test_a_line_that_stays_away_is_given_up_and_the_job_goes_on(target: LocalTar
     heard = Heard()
     run_job(target, lasting(work, 1), heard, QUICK)
     assert heard[0].startswith("resumed: job profile-")
+
+
+def test_only_the_hashing_of_what_is_there_may_take_long(target: LocalTarget, work: Work) -> None:
+    class Noting(Dropping):
+        brief: ClassVar[dict[str, bool]] = {}
+
+        def run(self, command: Any, stdin: str, *, brief: bool = True) -> Completed:
+            self.brief[command[-1]] = brief
+            return self.inner.run(command, stdin)
+
+    run_job(Noting(target), work, Heard(), QUICK)
+    assert Noting.brief == {"missing": False, "submit": True, "follow": True, "forget": True}
 
 
 def test_a_line_that_fails_for_good_is_not_tried_again(target: LocalTarget, work: Work) -> None:

@@ -225,6 +225,7 @@ def test_a_command_that_hangs_there_is_given_up(board: Board) -> None:
     hanging = SshTarget(name="board", python=target.python, address=target.address, folder=target.folder, timeout_s=0.5)
     with pytest.raises(LineError, match=r"no answer for 0\.5 s.*\[E_DROPPED\]"):
         hanging.run(["sleep", "30"], "")
+    assert hanging.run(["sleep", "1"], "", brief=False).returncode == 0  # what takes its time is waited for
     mute = dataclasses.replace(hanging, python=("sh", "-c", "sleep 30"))  # connects, and then says nothing
     with pytest.raises(LineError, match=r"no answer for 0\.5 s"):
         mute.transfer("hello", {"agent": "x"})
