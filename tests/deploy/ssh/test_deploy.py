@@ -166,10 +166,10 @@ def test_the_same_release_again_keeps_its_way_back(board: Board, bundle: HandMad
 def test_a_deployment_whose_end_nobody_heard_is_done_again_where_another_release_is_current(
     board: Board, bundle: HandMadeBundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unforgetting(target: Target, verb: str, request: Json) -> Json:
+    def unforgetting(target: Target, verb: str, request: Json, *, brief: bool = True) -> Json:
         if verb == "forget":
             raise LineError(target.name, "E_DROPPED", "the line ended", lasting=False)
-        return call_agent(target, verb, request)
+        return call_agent(target, verb, request, brief=brief)
 
     monkeypatch.setattr(jobs, "call_agent", unforgetting)
     manifest = (bundle.folder / "manifest.json").read_bytes()
