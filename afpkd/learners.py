@@ -109,7 +109,7 @@ def drowned(norms: dict[str, float]) -> str | None:
     """A line where one loss's gradient (norms by name, before step 1) leaves nothing of all others'; None where not."""
     first, *others = sorted(norms, key=norms.__getitem__, reverse=True)
     rest = max((norms[name] for name in others), default=norms[first])
-    if norms[first] <= DROWNS * rest:
+    if not rest or norms[first] <= DROWNS * rest:  # none at all: of losses that taught on other batches
         return None
     told = f"loss '{first}' begins with {norms[first] / rest:,.0f} times the gradient of any other"
     return f"{told}: the others may hardly be learnt: lower its weight, or compare features with relative = true"

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from afpkd.acceptance import why_not_accepted
-from afpkd.data.batches import Augmentation, generator_for
+from afpkd.data.batches import Augmentation, evenly_spaced, generator_for
 from afpkd.learners import FrozenTeacher, prompt_learner
 from afpkd.models.outputs import Shapes
 from afpkd.prompts import BandPrompts, FrequencyPrompts
@@ -77,9 +77,8 @@ def gradients(work: Workspace, teacher: FrozenTeacher, shapes: Shapes) -> Json:
     }
     found = {}
     for name, (samples, augmentation) in kinds.items():
-        num = min(NUM_IMAGES, samples.num_images)
-        spaced = torch.arange(num) * samples.num_images // num  # a test set may lie class by class
-        images, target = samples.batch(spaced, augmentation, generator_for("augmentation", 0, 0, work.device))
+        chosen = evenly_spaced(NUM_IMAGES, samples.num_images)
+        images, target = samples.batch(chosen, augmentation, generator_for("augmentation", 0, 0, work.device))
         prompts.zero_grad()
         torch.autograd.backward(list(learner.losses(images, target, 0.0).values()))
         found[name] = norm_and_share(prompts)

@@ -108,8 +108,7 @@ class Pixels(NamedTuple):
         """The first images; evenly spaced ones where images lie class by class, as folders do. uint8 n, C, H, W."""
         if not bool((self.labels.diff() >= 0).all()):
             return self.images[:num]
-        num = min(num, self.num_images)
-        return self.images[torch.arange(num, device=self.device) * self.num_images // max(num, 1)]
+        return self.images[evenly_spaced(num, self.num_images).to(self.device)]
 
     def batch(
         self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator, part: slice = WHOLE
@@ -131,6 +130,12 @@ def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     means, stds = (_a_channel(tuple(values), images.device) for values in (mean, std))
     planes = images.float().mul_(1 / 255).sub_(means).div_(stds)  # a plane, a number: 4x faster than a pixel, three
     return planes.contiguous(memory_format=torch.channels_last)
+
+
+def evenly_spaced(num: int, of: int) -> Tensor:
+    """The indices of `num` of so many images, of all where there are fewer: they may lie class by class."""
+    num = min(num, of)
+    return torch.arange(num) * of // max(num, 1)
 
 
 @cache

@@ -116,3 +116,4 @@ def test_a_loss_that_drowns_all_others_is_told(times: float, told: bool, tmp_pat
     line = f"loss 'spatial' begins with {times:.0f} times the gradient of any other: "
     assert str(drowned(norms)).startswith(line) == told
     assert drowned({"task": 3.0}) is None
+    assert drowned({"task": 3.0, "rare": 0.0}) is None
