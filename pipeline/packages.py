@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import uuid
 from collections.abc import Iterator
@@ -66,16 +67,20 @@ def shipped_packages(extras: tuple[str, ...] = SHIPPED) -> list[Package]:
     return [ours, *sorted(found.values())]
 
 
-def write_sbom(path: Path) -> int:
-    """Write the CycloneDX 1.6 document of `shipped_packages`; give their number. The same packages, the same bytes."""
+def write_sbom(path: Path) -> None:
+    """Write the CycloneDX 1.6 document of `shipped_packages`. The same packages, the same bytes."""
+    write_text(path, _sbom() + "\n")
+
+
+@functools.cache  # reading what lies installed takes longer than all else of a report
+def _sbom() -> str:
     packages = shipped_packages()
     ours, *others = map(_component, packages)
     ours.type = ComponentType.APPLICATION
     serial = uuid.uuid5(uuid.NAMESPACE_URL, str([tuple(package) for package in packages]))
     bom = Bom(components=others, serial_number=serial, metadata=BomMetaData(component=ours, timestamp=_NO_TIME))
     bom.register_dependency(ours, others)
-    write_text(path, JsonV1Dot6(bom).output_as_string(indent=2) + "\n")
-    return len(packages)
+    return JsonV1Dot6(bom).output_as_string(indent=2)
 
 
 def _component(package: Package) -> Component:

@@ -13,7 +13,7 @@ from tests import stories
 from tests.tiny import FP32, tiny_recipe
 
 PAGE = "ci-gate.md"
-QUICK = FP32 + '[profile]\npreset = "quick"\n'
+QUICK = f'method = "kd"\n{FP32}[profile]\npreset = "quick"\n'
 
 
 @pytest.mark.slow

@@ -30,8 +30,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write(folder: Path, preset: str, precisions: str = '["fp32"]') -> None:
-    profile = f'[profile]\npreset = "{preset}"\n'
-    (folder / "tiny.toml").write_text(tiny_recipe(more=f"[export]\nprecisions = {precisions}\n{profile}"))
+    files = f'[export]\nprecisions = {precisions}\n[profile]\npreset = "{preset}"\n'
+    (folder / "tiny.toml").write_text(tiny_recipe(more=f'method = "kd"\n{files}'))
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
