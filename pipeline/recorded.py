@@ -5,6 +5,7 @@ A record may be a stranger's, half edited, or of another version: no reader may 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from pipeline.report.wording import ROLES
 MEASURED = (
     *("role", "device", "precision", "inputs", "verdict", "reasons", "rows", "latency_ms", "throughput_ips", "macs"),
     *("num_params", "size_bytes", "top1", "n", "threads", "scenario", "batch", "preset", "runtime", "machine"),
-    "protocol",
+    *("protocol", "arch"),
 )
 """What a profile is read for by reports."""
-TRAINED = ("arch", "num_params", "metrics")
+TRAINED = ("arch", "method", "num_params", "metrics", "selected_epoch", "epochs", "seed")
 """What a network's record is read for by reports."""
 BUILT_FROM = ("arch", "num_classes", "in_channels", "image_size", "preprocessing", "data")
 """What makes a network again."""
@@ -105,7 +106,9 @@ def _is_network(value: Any) -> bool:
 
 
 def _are_latencies(value: Any) -> bool:
-    return _maps_to(_or_null(_is_number), value) and {"p50", "p90"} <= value.keys()
+    return (
+        _maps_to(lambda ms: ms is None or (_is_number(ms) and ms > 0), value) and {"p50", "p90", "p99"} <= value.keys()
+    )
 
 
 def _are_checks(value: Any) -> bool:
@@ -113,11 +116,46 @@ def _are_checks(value: Any) -> bool:
 
 
 def _is_row(value: Any) -> bool:
-    return isinstance(value, dict) and _is_list_of(_is_text, value.get("reasons"))
+    """With what the headline has of the same names, in the same forms."""
+    return (
+        isinstance(value, dict)
+        and value.keys() >= _OF_A_ROW
+        and all(fits(value[key]) for key, (fits, _) in _FORMS.items() if key in value and key != "rows")
+    )
+
+
+def _is_energy(value: Any) -> bool:
+    joules = value.get("j_per_inference") if isinstance(value, dict) else math.nan
+    return joules is None or (
+        _is_number(joules)
+        and _is_text(value.get("method"))
+        and _is_number(value.get("rate_hz"))
+        and all(_is_list_of(_is_text, value.get(key)) for key in ("rails", "blind_spots"))
+    )
 
 
 def _is_machine(value: Any) -> bool:
-    return isinstance(value, dict) and {"processor", "num_cpus", "system"} <= value.keys()
+    return (
+        isinstance(value, dict)
+        and _is_text(value.get("processor"))
+        and _is_text(value.get("system"))
+        and _is_count(value.get("num_cpus"))
+        and _or_null(_is_text)(value.get("gpu"))
+        and _or_null(_is_table)(value.get("board"))
+    )
+
+
+def _is_protocol(value: Any) -> bool:
+    """With the numbers of its preset, where it has one."""
+    preset = value.get("preset", {}) if isinstance(value, dict) else None
+    if not isinstance(preset, dict):
+        return False
+    least, warm_up = ("min_seconds", "min_count"), preset.get("warm_up")
+    return not preset or (
+        all(_is_number(preset.get(key)) for key in least)
+        and isinstance(warm_up, dict)
+        and all(_is_number(warm_up.get(key)) for key in (*least, "window", "tolerance", "max_seconds"))
+    )
 
 
 def _is_runtime(value: Any) -> bool:
@@ -132,20 +170,25 @@ def _is_runtime(value: Any) -> bool:
 
 
 _NAMES = {"role", "precision", "arch", "recipe", "config_digest"}
+_OF_A_ROW = {"scenario", "batch", "latency_ms", "throughput_ips", "top1", "verdict", "reasons"}
 _SCORES = {"test_top1_selected", "test_ap_selected"}
 _HASHES = (lambda value: _maps_to(_is_text, value), "names with a hash each")
 _TEXT, _TABLE, _COUNT = (_is_text, "a text"), (_is_table, "a table"), (_is_count, "a whole number")
 _PERCENT = (_or_null(_is_percent), "a score in percent")
 _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "role": (lambda value: value is None or value in list(ROLES), f"one of {', '.join(ROLES)}"),
-    **dict.fromkeys(("data", "device", "preset", "scenario"), _TEXT),
-    **dict.fromkeys(_NAMES - {"role"}, (_or_null(_is_text), "a text")),
+    **dict.fromkeys(("data", "device", "preset", "scenario", "finished_at"), _TEXT),
+    **dict.fromkeys((_NAMES - {"role"}) | {"method", "git_commit"}, (_or_null(_is_text), "a text")),
     "verdict": (lambda value: value in ("VALID", "WARN", "INVALID"), "a verdict"),
     **dict.fromkeys(("inputs", "outputs"), _HASHES),
-    **dict.fromkeys(("lineage", "protocol", "folder"), _TABLE),
+    **dict.fromkeys(("lineage", "folder"), _TABLE),
+    "protocol": (_is_protocol, "a table with its preset"),
     "versions": (lambda value: _maps_to(_is_text, value), "names with a version each"),
     **dict.fromkeys(("num_classes", "in_channels", "n", "batch"), _COUNT),
-    **dict.fromkeys(("num_params", "size_bytes", "macs"), (_or_null(_is_count), "a whole number")),
+    **dict.fromkeys(
+        ("num_params", "size_bytes", "macs", "peak_memory_bytes", "selected_epoch", "epochs", "seed"),
+        (_or_null(_is_count), "a whole number"),
+    ),
     "threads": (_or_null(_is_count), "a number of threads"),
     "image_size": (lambda value: _is_list_of(_is_count, value) and len(value) == 2, "height and width"),
     "metrics": (_are_scores, "a table of scores in percent"),
@@ -156,11 +199,13 @@ _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "preprocessing": (_are_rules, "mean and std"),
     "network": (_is_network, "arch, stages and own"),
-    "latency_ms": (_are_latencies, "p50, p90 and other numbers"),
+    "latency_ms": (_are_latencies, "p50, p90, p99 and other numbers"),
     "golden": (_are_checks, "the checks before and after"),
-    "throughput_ips": (_or_null(_is_number), "a number"),
+    **dict.fromkeys(("throughput_ips", "fps", "missed_percent", "sustainable_fps"), (_or_null(_is_number), "a number")),
+    "energy": (_or_null(_is_energy), "joules with method, rails, rate_hz and blind_spots"),
+    "memory": (lambda value: isinstance(value, dict) and _is_text(value.get("includes", "")), "bytes in words"),
     **dict.fromkeys(("reasons", "left_out"), (lambda value: _is_list_of(_is_text, value), "a list of texts")),
-    "rows": (lambda value: _is_list_of(_is_row, value) and bool(value), "a list of rows with their reasons"),
+    "rows": (lambda value: _is_list_of(_is_row, value) and bool(value), "a list of rows as the first"),
     "machine": (_is_machine, "system, processor and num_cpus"),
     "runtime": (_is_runtime, "name, version, threads_asked, tables cuda and engine"),
 }

@@ -101,7 +101,8 @@ def profiles_compared(before: Json, now: Json) -> list[Found]:
     doubts = [f"{when}: INVALID" for when, row in (("then", before), ("now", now)) if row["verdict"] == "INVALID"]
     found = [_percentile(before, now, name, doubts) for name in ("p50", "p90", "p99")]
     if before.get("top1") is not None and now.get("top1") is not None:
-        meet = _meet(before["top1_interval"], now["top1_interval"])
+        then, again = before.get("top1_interval"), now.get("top1_interval")
+        meet = _meet(then, again) if then and again else None
         found.append(Found("top-1 (%)", _told(before["top1"]), _told(now["top1"]), meet, "intervals of so many images"))
     if before.get("ap") is not None and now.get("ap") is not None:
         found.append(_without_interval("AP (%)", before["ap"], now["ap"]))

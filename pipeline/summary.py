@@ -15,6 +15,7 @@ from pipeline.recipe import ROLES
 from pipeline.recipe_reader import load_recipe
 from pipeline.recorded import TRAINED, recorded
 from pipeline.report.records import read_manifests, read_profiles
+from pipeline.report.wording import count, percent
 
 _WHAT = {
     "distill": "train the teacher, the prompts, the student and the undistilled control",
@@ -40,7 +41,7 @@ def announce(goals: Sequence[str], recipes: Sequence[str]) -> None:
 def facts(folder: Path) -> Json:
     """What is there of a run: roles, profiles, report."""
     records = {role: recorded(path, *TRAINED) for role in ROLES if (path := folder / role / "record.json").is_file()}
-    roles = {role: {key: record[key] for key in TRAINED} for role, record in records.items()}
+    roles = {role: {key: record[key] for key in ("arch", "num_params", "metrics")} for role, record in records.items()}
     profiles = read_profiles(folder, records, read_manifests(folder))
     keys = ("device", "role", "precision", "latency_ms", "throughput_ips", "macs", "top1", "verdict", "reasons")
     report = folder / "report.html"
@@ -98,7 +99,7 @@ def _one_run(found: Json) -> list[str]:
     width = max([12, *(len(row["arch"]) for row in found["roles"].values())])
     lines = [f"{'':<12} {'arch':<{width}} {title:>10} {'parameters':>12}  against undistilled"]
     for role, row in found["roles"].items():
-        numbers = f"{row['metrics'][key]:>8.2f} % {row['num_params']:>12,}"
+        numbers = f"{percent(row['metrics'].get(key)):>10} {count(row['num_params']):>12}"
         lines.append(f"{role:<12} {row['arch']:<{width}} {numbers}{_gain(found['roles'], role, key)}")
     if found["profiles"]:
         lines += ["", f"{'':<12} {'file':<6} {'device':<10} {'p50':>9} {'p90':>9}  verdict"]
@@ -110,7 +111,8 @@ def _gain(roles: Json, role: str, key: str) -> str:
     """What distillation brought: the student's score less that of the same network without a teacher."""
     if role != "student" or "undistilled" not in roles:
         return ""
-    return f"  {roles[role]['metrics'][key] - roles['undistilled']['metrics'][key]:+.2f} points"
+    score, other = (roles[name]["metrics"].get(key) for name in (role, "undistilled"))
+    return "" if score is None or other is None else f"  {score - other:+.2f} points"
 
 
 def _several_runs(found: Sequence[Json]) -> list[str]:
@@ -120,7 +122,7 @@ def _several_runs(found: Sequence[Json]) -> list[str]:
     lines = [f"{title:<{width}} {''.join(f'{role:>13}' for role in ROLES)}   student's fastest"]
     for run in found:
         key = score_of(run["roles"])[0]
-        scores = [f"{run['roles'][role]['metrics'][key]:.2f} %" if role in run["roles"] else "-" for role in ROLES]
+        scores = [percent(run["roles"].get(role, {"metrics": {}})["metrics"].get(key)) for role in ROLES]
         sound = [row for row in run["profiles"] if row["role"] == "student" and row["verdict"] != "INVALID"]
         timed = [row for row in sound if row["latency_ms"]["p50"] is not None]
         best = min(timed, key=lambda row: row["latency_ms"]["p50"], default=None)

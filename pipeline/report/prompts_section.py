@@ -154,4 +154,4 @@ def _dicts(value: Any) -> list[Json]:
 
 
 def _number(value: Any, form: str) -> str:
-    return form.format(value) if isinstance(value, int | float) else NOT_RECORDED
+    return form.format(value) if isinstance(value, int | float) and abs(value) < 1e18 else NOT_RECORDED

@@ -87,7 +87,7 @@ def read_records(
         raise UserError("E_RUN_MISSING", f"{run_dir}: nothing to report yet: run `{command(variables, 'distill')}`")
     tuned = run_dir / "prompts" / "record.json"
     # those of an earlier method may still lie there
-    prompts = read_record(tuned) if tuned.exists() and "prompts" in _inputs(records.get("student")) else None
+    prompts = recorded(tuned) if tuned.exists() and "prompts" in _inputs(records.get("student")) else None
     curves = {role: _epochs(path) for role in ROLES if (path := run_dir / role / "metrics.jsonl").exists()}
     manifests = read_manifests(run_dir)
     profiles, failed = read_profiles(run_dir, records, manifests), failures(run_dir)
@@ -148,7 +148,7 @@ def read_profile(path: Path) -> Json:
     if profile.get("schema") != SCHEMA:
         told = f"{path}: {profile.get('schema')}: not a profile: name a run's folder or one of its profiles/*/*.json"
         raise UserError("E_RECORD", told)
-    checked(profile, path, *MEASURED, or_null=("role", "precision"))
+    checked(profile, path, *MEASURED, or_null=("role", "precision", "arch"))
     role = str(profile.get("role"))
     own = path.resolve().parent.parent.parent / role
     beside = own / _MANIFEST, own / "record.json"

@@ -94,7 +94,7 @@ def accuracy_table(run: Records) -> Table:
         epoch = NONE if selected is None else f"{selected} of {record['epochs']}"
         score = metric_of_record(record)
         keys = (f"test_{score}_last", f"test_{score}_selected", f"heldout_{score}")
-        rows.append([ROLES[role], record["arch"], *(percent(metrics[key]) for key in keys), epoch])
+        rows.append([ROLES[role], record["arch"], *(percent(metrics.get(key)) for key in keys), epoch])
     columns = [
         "Model",
         "Architecture",

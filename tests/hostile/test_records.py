@@ -21,6 +21,7 @@ from pipeline.networks import recorded_network
 from pipeline.plan import Named
 from pipeline.recipe_reader import load_recipe
 from pipeline.recorded import checked, recorded
+from pipeline.report import writing
 from pipeline.report.records import read_records
 from pipeline.report.regression import compare_runs
 from pipeline.reproduce import CHECKPOINT, NEEDED, _differs, profiles_compared, reproduce
@@ -107,6 +108,12 @@ def _run(tmp_path: Path) -> Path:
     return hand_made_run(tmp_path / "tiny").folder
 
 
+@pytest.fixture(autouse=True)
+def _without_bill_of_materials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is of this environment's packages, whatever the records say."""
+    monkeypatch.setattr(writing, "write_sbom", lambda path: None)
+
+
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("name", ["student/record.json", "profiles/local/student-fp32.json"])
 def test_a_record_of_junk_is_one_line_for_whoever_reads_it(run: Path, name: str, seed: int, tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_a_record_of_junk_is_one_line_for_whoever_reads_it(run: Path, name: str,
     asked: list[Callable[[], object]] = [
         lambda: [UserError("E", fault) for fault in lineage(run).faults],
         lambda: summary.closing([run], ["distill"], {}),
-        lambda: read_records(run, "tiny"),
+        lambda: writing.write_report([read_records(run, "tiny")], tmp_path / "report"),
         lambda: compare_runs(run, run, threshold=5, max_drop=1),
         lambda: evaluate_path(path.parent, arch=None, data=None, recipe=None),
         lambda: reproduce(path, "default", tmp_path / "work"),
@@ -132,6 +139,27 @@ def test_a_record_of_junk_is_one_line_for_whoever_reads_it(run: Path, name: str,
             for fault in found if isinstance(found, list) else []:
                 if isinstance(fault, UserError):
                     one_line(fault)
+
+
+@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        *(("student/record.json", key) for key in role_record("student")),
+        *(("profiles/local/student-fp32.json", key) for key in profile_record("student")),
+    ],
+)
+def test_a_record_without_a_key_is_reported_or_one_line(
+    run: Path, name: str, key: str, null: bool, tmp_path: Path
+) -> None:
+    document = json.loads((run / name).read_text())
+    del document[key]
+    (run / name).write_text(json.dumps({**document, key: None} if null else document))
+    try:
+        assert summary.closing([run], ["distill"], {})
+        assert writing.write_report([read_records(run, "tiny")], tmp_path / "report")
+    except UserError as error:
+        one_line(error)
 
 
 @pytest.mark.parametrize("seed", range(40))

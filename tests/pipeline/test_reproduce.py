@@ -193,6 +193,14 @@ def test_an_accuracy_that_comes_back_does_not_vouch_for_a_latency() -> None:
     assert exit_code(profiles_compared(sound, {**invalid, "top1": 10.0, "top1_interval": [8.0, 12.0]})) == 1
 
 
+def test_an_accuracy_without_its_interval_is_not_judged() -> None:
+    known, unknown = (row(1.0, 0.9, 1.1, top1=90.0, top1_interval=ends) for ends in ([88.0, 92.0], None))
+    for before, now in ((known, unknown), (unknown, known)):
+        assert [one.within for one in profiles_compared(before, now)] == [True, None]
+    del unknown["top1_interval"]
+    assert exit_code(profiles_compared(unknown, known)) == 3
+
+
 def test_the_ap_of_a_detector_is_compared() -> None:
     found = profiles_compared(row(1.0, 0.9, 1.1, ap=30.0), row(1.0, 0.9, 1.1, ap=30.5))
     assert [(one.quantity, one.within) for one in found] == [("p50 (ms)", True), ("AP (%)", None)]
