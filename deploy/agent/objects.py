@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,23 @@ if TYPE_CHECKING:
 _EVALUATION_BATCH = 8
 
 
+class Drawings:
+    """Copies with boxes in `folder`, a name for each image of a call: two folders may hold files of one name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._taken: dict[Path, tuple[str, int]] = {}
+
+    def path(self, image: str, index: int) -> Path:
+        """Name the copy of the image number `index` of a file: the same again where it is asked for again."""
+        stem = Path(image).stem + (f"-{index}" if index else "")
+        for number in itertools.count(1):
+            target = self._folder / "{}{}.boxes.png".format(stem, f".{number}" if number > 1 else "")
+            if self._taken.setdefault(target, (image, index)) == (image, index):
+                return target
+        raise AssertionError("numbers never end")
+
+
 def is_detector(bundle: Bundle) -> bool:
     """Say whether a bundle's files give boxes."""
     return bool(bundle.manifest["task"] == "detection")
@@ -44,11 +62,11 @@ def reader(bundle: Bundle) -> Callable[[NDArray[np.float32]], Found]:
 
 
 def seen_objects(
-    runtime: Runtime, bundle: Bundle, labels: Sequence[str], path: str, top: int | None, folder: Path | None
+    runtime: Runtime, bundle: Bundle, labels: Sequence[str], path: str, top: int | None, drawings: Drawings | None
 ) -> Iterator[Json]:
     """Give one answer an image of the file: its `top` best boxes (all: None), in pixels of the image.
 
-    `ms` is the call's time, `post_ms` that of the suppression. folder: where a copy with the boxes drawn in goes.
+    `ms` is the call's time, `post_ms` that of the suppression. drawings: where a copy with the boxes drawn in goes.
     """
     _, channels, height, width = bundle.manifest["input"]["shape"]
     for index, image in enumerate(read_letterboxed(path, (channels, height, width))):
@@ -60,8 +78,8 @@ def seen_objects(
         ended = time.perf_counter_ns()
         found = Found(found.boxes[:top], found.scores[:top], found.classes[:top])
         answer: Json = {"image": path, "index": index, "boxes": _told(found, labels)}
-        if folder is not None:
-            answer["drawn"] = str(drawn(path, index, image, answer["boxes"], folder))
+        if drawings is not None:
+            answer["drawn"] = str(drawn(drawings.path(path, index), image, answer["boxes"]))
         yield {**answer, "ms": (called - begin) / 1e6, "post_ms": (ended - called) / 1e6}
 
 
@@ -82,18 +100,21 @@ def found_in_evaluation(runtime: Runtime, bundle: Bundle) -> dict[str, NDArray[A
     }
 
 
-def drawn(path: str, index: int, image: Letterboxed, boxes: Sequence[Json], folder: Path) -> Path:
-    """Write the image with its boxes to `folder`, as PNG; AgentError where neither Pillow nor OpenCV is there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / "{}{}.boxes.png".format(Path(path).stem, f"-{index}" if index else "")
+def drawn(target: Path, image: Letterboxed, boxes: Sequence[Json]) -> Path:
+    """Write the image with its boxes, as PNG; AgentError E_FILE, E_NO_DECODER: neither Pillow nor OpenCV is there."""
     height, width = (max(1, round(side * image.scale)) for side in image.size)
     pixels = np.ascontiguousarray(image.pixels[:, :height, :width].transpose(1, 2, 0))
     scaled = [[edge * image.scale for edge in entry["box"]] for entry in boxes]
     names = ["{} {:.2f}".format(entry["label"], entry["score"]) for entry in boxes]
     try:
-        _draw_with_pillow(pixels, scaled, names, target)
-    except ImportError:
-        _draw_with_opencv(pixels, scaled, names, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _draw_with_pillow(pixels, scaled, names, target)
+        except ImportError:
+            _draw_with_opencv(pixels, scaled, names, target)
+    except OSError as error:
+        message = f"{target}: {error.strerror or error}: free some disk, or name another folder to draw into"
+        raise AgentError("E_FILE", message) from None
     return target
 
 
@@ -125,7 +146,7 @@ def _draw_with_opencv(pixels: NDArray[np.uint8], boxes: list[list[float]], names
         left, top, right, bottom = (round(edge) for edge in box)
         cv2.rectangle(picture, (left, top), (right, bottom), _COLOUR[::-1])
         cv2.putText(picture, name, (left + 2, top + 10), cv2.FONT_HERSHEY_PLAIN, 0.8, _COLOUR[::-1])
-    cv2.imwrite(str(target), picture)
+    target.write_bytes(cv2.imencode(".png", picture)[1].tobytes())  # imwrite hides that a disk is full
 
 
 _COLOUR = (0, 200, 60)

@@ -19,7 +19,7 @@ from .classes import best_classes
 from .deployment import loaded
 from .errors import AgentError
 from .images import read_images
-from .objects import is_detector, seen_objects
+from .objects import Drawings, is_detector, seen_objects
 from .releases import CURRENT, FACTS
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ class Deployed:
         self._labels = (folder / "bundle" / self._bundle.manifest["labels"]).read_text(encoding="utf-8").splitlines()
         self.release = facts["id"]
 
-    def predict(self, path: str, top: int | None, draw: Path | None = None) -> Iterator[Json]:
+    def predict(self, path: str, top: int | None, drawings: Drawings | None = None) -> Iterator[Json]:
         """Give one answer an image of the file: the `top` best classes with their probability, and the call's time.
 
-        Of a detector: its boxes (`objects.seen_objects`), drawn into copies in the folder `draw`.
+        Of a detector: its boxes (`objects.seen_objects`), also drawn into copies.
         """
         if is_detector(self._bundle):
-            yield from seen_objects(self._runtime, self._bundle, self._labels, path, top, draw)
+            yield from seen_objects(self._runtime, self._bundle, self._labels, path, top, drawings)
             return
         _, channels, height, width = self._bundle.manifest["input"]["shape"]
         for index, pixels in enumerate(read_images(path, (channels, height, width))):
@@ -85,10 +85,10 @@ def main(words: Sequence[str], archive: Path, output: IO[str]) -> int:
     AgentError where it cannot even begin, or a line of stdin cannot be understood.
     """
     arguments, code = _parsed(words), 0
-    deployed = Deployed(_release_of(archive))
+    deployed, drawings = Deployed(_release_of(archive)), Drawings(arguments.draw) if arguments.draw else None
     for path in _asked(arguments):
         try:
-            for answer in deployed.predict(path, arguments.top, arguments.draw):
+            for answer in deployed.predict(path, arguments.top, drawings):
                 output.write(json.dumps(answer) + "\n")
         except AgentError as error:  # the next image may be fine
             told = {"code": error.code, "message": error.message}

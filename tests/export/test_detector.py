@@ -203,7 +203,7 @@ def test_boxes_return_to_the_pixels_of_the_photo(folder: Path, split: CocoSplit,
     path = bundle.model_path("fp32", "onnxruntime", "1.32.0")
     runtime = runtimes.load("onnxruntime", runtimes.Loading(path, "input", "detections", 1))
     asked = (runtime, bundle, NAMES, str(tmp_path / "photo.png"))
-    (answer,) = objects.seen_objects(*asked, 1, tmp_path / "drawn")
+    (answer,) = objects.seen_objects(*asked, 1, objects.Drawings(tmp_path / "drawn"))
     (best,) = answer["boxes"]
     truth = scene.boxes[NAMES.index(best["label"])] * 3
     assert np.abs(np.array(best["box"]) - truth).max() < 15
