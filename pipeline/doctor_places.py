@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from afpkd.errors import UserError
 from pipeline.doctor import Finding, bad, ok, warn
-from pipeline.holder import HOLDER, is_alive, read_object
+from pipeline.holder import HOLDER, is_held, is_locked, read_object
 
 
 def default_recipe() -> Iterator[Finding]:
@@ -60,12 +61,16 @@ def unfinished(runs: Path) -> Iterator[Finding]:
         yield ok("runs", f"{runs}: none yet")
         return
     holder = read_object(runs / HOLDER)
-    if is_alive(holder):
+    if is_held(runs, holder):
         words = f"{runs} is in use by pid {holder.get('pid')} on {holder.get('host')} since {holder.get('since')}"
+        words = words if holder else f"{runs} is in use by another run"
+        words += "" if is_locked(runs) else f" (so says {HOLDER}: there is no lock to ask)"
         yield bad("runs", words, f"wait for it (afpkd watch {runs}/<recipe>), or name another folder with RUNS")
         return
     if holder:
-        yield ok("runs", f"a killed run left {runs / HOLDER}: it locks nothing")
+        here = holder.get("host") == os.uname().nodename
+        words = "" if here else f", if this file system tells of locks on {holder.get('host')}"
+        yield ok("runs", f"a killed run left {runs / HOLDER}: it locks nothing{words}")
     cut = sorted(runs.glob("*/*/checkpoint.pt"))
     for checkpoint in cut:
         recipe, stage = checkpoint.parts[-3:-1]

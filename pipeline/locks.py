@@ -12,7 +12,7 @@ import filelock
 
 from afpkd.errors import UserError
 from afpkd.record import read_record, write_record
-from pipeline.holder import HOLDER
+from pipeline.holder import HOLDER, LOCK
 from pipeline.progress import EVENTS_VARIABLE
 
 ENDING_SECONDS = 10.0
@@ -21,7 +21,7 @@ ENDING_SECONDS = 10.0
 @contextmanager
 def locked(runs: Path, *, wait_s: float = 0) -> Iterator[None]:
     """Hold the folder of runs alone; UserError naming who holds it, after `wait_s`."""
-    lock, holder = filelock.FileLock(runs / ".lock"), runs / HOLDER
+    lock, holder = filelock.FileLock(runs / LOCK), runs / HOLDER
     try:
         lock.acquire(timeout=wait_s)
     except filelock.Timeout:

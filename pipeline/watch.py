@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
-from pipeline.holder import HOLDER, is_alive, read_object
+from pipeline.holder import HOLDER, is_alive, is_held, is_locked, read_object
 from pipeline.lineage import STAGES
 from pipeline.live import EPOCHS, NOW
 from pipeline.progress import heldout_of
@@ -55,8 +55,8 @@ def is_going_on(run: Path, found: Sequence[Training]) -> bool:
     """Whether more is to come: a stage trains, or a run holds the folder of runs and not every stage is done."""
     if any(training.state is State.training for training in found):
         return True
-    holder = read_object(run.resolve().parent / HOLDER)
-    return is_alive(holder) and any(training.state is not State.done for training in found)
+    runs = run.resolve().parent
+    return is_held(runs, read_object(runs / HOLDER)) and any(training.state is not State.done for training in found)
 
 
 def text_of(run: Path, found: Sequence[Training]) -> str:
@@ -76,13 +76,18 @@ def curve(values: Sequence[float]) -> str:
 def _training(folder: Path, stage: str) -> Training:
     if (folder / NOW).exists() or (folder / EPOCHS).exists():
         now = read_object(folder / NOW)
-        state = State.training if is_alive(now) else State.stopped
+        state = State.training if _is_at_work(folder, now) else State.stopped
         return Training(stage, state, _rows(folder / EPOCHS), now, {})
     if not (folder / "record.json").exists():
         return Training(stage, State.waiting, [], {}, {})
     metrics = read_record(folder / "record.json").get("metrics", {})
     test = {key: value for key, value in metrics.items() if key.startswith("test_")}
     return Training(stage, State.done, _rows(folder / "metrics.jsonl"), {}, test)
+
+
+def _is_at_work(folder: Path, now: Json) -> bool:
+    """Whether who left `now` still trains: then it holds the lock on its stage, or on the folder of runs."""
+    return is_alive(now) and (bool(is_locked(folder)) or is_held(folder.resolve().parents[1], now))
 
 
 def _lines(training: Training) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from afpkd.errors import UserError
+from afpkd.record import write_record
 from pipeline import locks
+from pipeline.doctor import Finding, Level
+from pipeline.doctor_places import unfinished
+from pipeline.holder import HOLDER
 from pipeline.locks import locked, stage_lock
 from pipeline.progress import EVENTS_VARIABLE
 
@@ -55,3 +61,30 @@ def test_a_stage_that_a_job_still_works_on_is_not_begun(tmp_path: Path, monkeypa
         pass
     with stage_lock(tmp_path / "student"):
         pass
+
+
+def found(runs: Path) -> Finding:
+    return next(unfinished(runs))
+
+
+def test_the_lock_says_whether_runs_are_in_use_and_not_who_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run's pid may be another process by now, its container's name is no machine's any more."""
+    here, there = ({"pid": os.getpid(), "host": host, "since": "then"} for host in (os.uname().nodename, "c0ffee"))
+    for holder in (here, there):
+        with locked(tmp_path):
+            write_record(tmp_path / HOLDER, holder)
+            assert found(tmp_path).level is Level.bad
+        write_record(tmp_path / HOLDER, holder)
+        left = found(tmp_path)
+        assert left.level is Level.ok
+        assert ("if this file system tells of locks on c0ffee" in left.found) == (holder is there)
+
+    def unknown(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "no such locks here")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    believed = found(tmp_path)
+    assert believed.level is Level.bad
+    assert believed.found.endswith("on c0ffee since then (so says .lock.json: there is no lock to ask)")

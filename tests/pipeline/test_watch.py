@@ -15,6 +15,7 @@ from afpkd.errors import UserError
 from afpkd.record import Json, write_record
 from pipeline.holder import HOLDER
 from pipeline.live import EPOCHS, NOW
+from pipeline.locks import locked
 from pipeline.watch import State, curve, is_going_on, text_of, trainings
 from tests.pipeline.conftest import HandMadeRun
 from tests.pipeline.terminal import CTRL_C, Terminal
@@ -50,16 +51,17 @@ def _worker() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_it_says_where_each_training_is(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
-    put(tmp_path / "teacher", [row(1, 2.0, 50.0), row(2, 1.0, 80.0)], None)
-    put(tmp_path / "student", [row(1, 1.5, 61.25), row(2, 0.5, 60.5)], worker.pid)
-    found = trainings(tmp_path)
+    run = tmp_path / "tiny"
+    put(run / "teacher", [row(1, 2.0, 50.0), row(2, 1.0, 80.0)], None)
+    put(run / "student", [row(1, 1.5, 61.25), row(2, 0.5, 60.5)], worker.pid)
+    found = trainings(run)
     assert [(training.stage, training.state) for training in found] == [
         ("teacher", State.done),
         ("prompts", State.waiting),
         ("student", State.training),
         ("undistilled", State.waiting),
     ]
-    lines = [" ".join(line.split()) for line in text_of(tmp_path, found).splitlines() if line]
+    lines = [" ".join(line.split()) for line in text_of(run, found).splitlines() if line]
     assert lines[1] == "teacher done 2 epochs test top-1 81.25 %"
     assert lines[2] == "task █▁ 2.000 -> 1.000"
     assert lines[4] == "held-out ▁█ 50.00 -> 80.00 %, best 80.00 % (epoch 2)"
@@ -69,21 +71,22 @@ def test_it_says_where_each_training_is(tmp_path: Path, worker: subprocess.Popen
     assert lines[9] == "held-out █▁ 61.25 -> 60.50 %, best 61.25 % (epoch 1)"
     worker.kill()
     worker.wait()
-    student = trainings(tmp_path)[2]
+    student = trainings(run)[2]
     assert student.state is State.stopped
-    assert "the next `make distill` continues it" in text_of(tmp_path, [student])
+    assert "the next `make distill` continues it" in text_of(run, [student])
 
 
 def test_on_another_machine_it_is_believed_and_half_a_file_is_no_harm(tmp_path: Path) -> None:
-    put(tmp_path / "student", [], 1, host="elsewhere", step=0, epoch=1, images_per_s=None, left_s=None)
-    (student,) = [found for found in trainings(tmp_path) if found.stage == "student"]
+    run = tmp_path / "tiny"
+    put(run / "student", [], 1, host="elsewhere", step=0, epoch=1, images_per_s=None, left_s=None)
+    (student,) = [found for found in trainings(run) if found.stage == "student"]
     assert student.state is State.training
-    assert " ".join(text_of(tmp_path, [student]).splitlines()[-1].split()) == "student training epoch 1/4 step 0/400"
-    (tmp_path / "student" / NOW).write_text("{")
-    (tmp_path / "student" / EPOCHS).write_text('{"epoch": 1')
-    (student,) = [found for found in trainings(tmp_path) if found.stage == "student"]
+    assert " ".join(text_of(run, [student]).splitlines()[-1].split()) == "student training epoch 1/4 step 0/400"
+    (run / "student" / NOW).write_text("{")
+    (run / "student" / EPOCHS).write_text('{"epoch": 1')
+    (student,) = [found for found in trainings(run) if found.stage == "student"]
     assert (student.state, student.rows) == (State.stopped, [])
-    text_of(tmp_path, [student])
+    text_of(run, [student])
 
 
 def test_more_is_to_come_while_a_run_holds_the_folder(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
@@ -100,6 +103,20 @@ def test_more_is_to_come_while_a_run_holds_the_folder(tmp_path: Path, worker: su
     worker.kill()
     worker.wait()
     assert not is_going_on(run, trainings(run))
+
+
+@pytest.mark.parametrize("host", [os.uname().nodename, "c0ffee"])
+def test_what_a_killed_run_left_is_not_waited_for(tmp_path: Path, host: str) -> None:
+    """Its pid may be another process by now, its container's name is no machine's any more; its locks are free."""
+    run = tmp_path / "tiny"
+    with locked(tmp_path):
+        put(run / "student", [row(1, 1.5, 61.25)], os.getpid(), host=host)
+        assert is_going_on(run, trainings(run))
+    write_record(tmp_path / HOLDER, {"pid": os.getpid(), "host": host, "since": "then"})
+    assert trainings(run)[2].state is State.stopped
+    assert not is_going_on(run, trainings(run))
+    with locked(run / "student"):  # a job of a cluster may outlive its run
+        assert trainings(run)[2].state is State.training
 
 
 @pytest.mark.parametrize(
@@ -132,22 +149,24 @@ def test_a_pipe_gets_one_state_and_json_a_document(made: HandMadeRun, tmp_path: 
 
 
 def test_a_terminal_follows_until_the_training_ends(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
-    put(tmp_path / "student", [row(1, 1.5, 61.25)], worker.pid)
-    before = sorted(path.name for path in tmp_path.rglob("*"))
-    with Terminal([*WATCH, str(tmp_path)], cwd=ROOT) as terminal:
+    run = tmp_path / "tiny"
+    put(run / "student", [row(1, 1.5, 61.25)], worker.pid)
+    before = sorted(path.name for path in run.rglob("*"))
+    with Terminal([*WATCH, str(run)], cwd=ROOT) as terminal:
         terminal.wait_for("0:01:23 left")
-        put(tmp_path / "student", [row(1, 1.5, 61.25), row(2, 0.75, 70.5)], worker.pid, left_s=41.0)
+        put(run / "student", [row(1, 1.5, 61.25), row(2, 0.75, 70.5)], worker.pid, left_s=41.0)
         terminal.wait_for("61.25 -> 70.50 %")
         worker.kill()
         worker.wait()
         assert terminal.ended() == 0
         assert "stopped" in terminal.text
-    assert sorted(path.name for path in tmp_path.rglob("*")) == before  # it wrote nothing
+    assert sorted(path.name for path in run.rglob("*")) == before  # it wrote nothing
 
 
 def test_ctrl_c_ends_it_with_0_and_not_the_training(tmp_path: Path, worker: subprocess.Popen[bytes]) -> None:
-    put(tmp_path / "student", [row(1, 1.5, 61.25)], worker.pid)
-    with Terminal([*WATCH, str(tmp_path)], cwd=ROOT) as terminal:
+    run = tmp_path / "tiny"
+    put(run / "student", [row(1, 1.5, 61.25)], worker.pid)
+    with Terminal([*WATCH, str(run)], cwd=ROOT) as terminal:
         terminal.wait_for("0:01:23 left")
         terminal.keys(CTRL_C)
         assert terminal.ended() == 0
