@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from deploy.agent.errors import AgentError
 from deploy.agent.golden import golden_check
 from deploy.agent.measuring import Subject, is_finite, measure
 from deploy.agent.profiling import prepared_inputs
+from deploy.agent.store import sha256_of
 from deploy.agent.timing import Timed, time_calls, warm_up
 from export.bundle import preprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.deploy.conftest import HandMadeBundle
 
@@ -278,6 +279,15 @@ def test_every_file_is_held_against_its_hash(bundle: HandMadeBundle, name: str) 
     with pytest.raises(AgentError, match=f"{name}: its bytes are not those of the manifest") as caught:
         calls[name]()
     assert caught.value.code == "E_HASH"
+
+
+def test_a_file_is_hashed_once(bundle: HandMadeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation set of gigabytes takes minutes, and is asked for several times a measurement."""
+    opened, hashed = Bundle(str(bundle.folder)), list[Path]()
+    monkeypatch.setattr("deploy.agent.bundle.sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+    for _ in range(3):
+        assert len(opened.evaluation_images()) == 80
+    assert hashed == [bundle.folder / "eval.npy"]
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -13,13 +14,24 @@ import pytest
 from afpkd.errors import UserError
 from afpkd.record import sha256_of
 from deploy.agent.any_file import measure_file as measure_here
-from deploy.measure_file import feeds_for, measure_file
+from deploy.jobs import Work
+from deploy.measure_file import FileJob, feeds_for, measure_file
 from tests.deploy.fakes import Install
 from tests.deploy.test_measure_file import answers, request
 
 
 @pytest.mark.usefixtures("instant")
-def test_weights_that_lie_beside_the_file_travel_with_it(onnx_path: Path, tmp_path: Path) -> None:
+def test_weights_that_lie_beside_the_file_travel_with_it(
+    onnx_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, work = [], FileJob.work
+
+    def heard(*arguments: Any) -> Work:
+        found = work(*arguments)
+        asked.append(found.request["beside"])
+        return found
+
+    monkeypatch.setattr(FileJob, "work", heard)
     model, weights = tmp_path / "apart.onnx", tmp_path / "apart.onnx.data"
     onnx.save(onnx.load(onnx_path), model, save_as_external_data=True, location=weights.name, size_threshold=0)
     record = measure_file(model, device="local", preset="instant", threads=1)
@@ -27,6 +39,7 @@ def test_weights_that_lie_beside_the_file_travel_with_it(onnx_path: Path, tmp_pa
     assert record["inputs"] == {path.name: sha256_of(path) for path in (model, weights)}
     assert record["size_bytes"] == model.stat().st_size + weights.stat().st_size
     assert record["macs"] == 240
+    assert asked == [["model/apart.onnx.data"]]  # by whose bytes an engine of TensorRT is told from another's
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(UserError, match=r"External data path.*E_LOAD"):
         measure_file(model.rename(tmp_path / "elsewhere" / model.name), device="local", preset="instant")

@@ -19,18 +19,19 @@ def weight(location: str) -> TensorProto:
 
 
 def model(*locations: str) -> onnx.ModelProto:
-    """The first location is that of a weight of the main graph, others' lie in branches of an If."""
-    branches = [helper.make_graph([], place, [], [], [weight(place)]) for place in locations[1:]]
-    nodes = [helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch) for branch in branches]
+    """The first location is that of a weight of the main graph, the second in an If, others in an operator's graphs."""
+    graphs = [helper.make_graph([], place, [], [], [weight(place)]) for place in locations[1:]]
+    nodes = [helper.make_node("If", ["x"], ["y"], then_branch=graph, else_branch=graph) for graph in graphs[:1]]
+    nodes += [helper.make_node("Switch", ["x"], ["z"], domain="theirs", cases=[graph]) for graph in graphs[1:]]
     return helper.make_model(helper.make_graph(nodes, "g", [], [], [weight(locations[0])]))
 
 
 def test_files_are_named_as_the_model_names_them(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    for name in ("a.data", "sub/b.data"):
+    names = ("a.data", "sub/b.data", "c.data")
+    for name in names:
         (tmp_path / name).touch()
-    found = files_beside(tmp_path / "m.onnx", model("a.data", "sub/b.data", "a.data"))
-    assert found == {"a.data": tmp_path / "a.data", "sub/b.data": tmp_path / "sub" / "b.data"}
+    assert files_beside(tmp_path / "m.onnx", model(*names)) == {name: tmp_path / name for name in names}
 
 
 @pytest.mark.parametrize("location", ["../a.data", "sub/../../a.data", "/etc/passwd", "", "b.data", "sub"])
