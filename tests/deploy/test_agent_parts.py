@@ -284,7 +284,12 @@ def test_every_file_is_held_against_its_hash(bundle: HandMadeBundle, name: str) 
 def test_a_file_is_hashed_once(bundle: HandMadeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation set of gigabytes takes minutes, and is asked for several times a measurement."""
     opened, hashed = Bundle(str(bundle.folder)), list[Path]()
-    monkeypatch.setattr("deploy.agent.bundle.sha256_of", lambda path: hashed.append(path) or sha256_of(path))
+
+    def heard(path: Path) -> str:
+        hashed.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr("deploy.agent.bundle.sha256_of", heard)
     for _ in range(3):
         assert len(opened.evaluation_images()) == 80
     assert hashed == [bundle.folder / "eval.npy"]
