@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,15 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def brief() -> Iterator[None]:
+    """Preset `quick` takes a moment in all processes that the module starts: its tests look at no timing."""
+    inherited = os.environ.get("PYTHONPATH")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "brief"), *([inherited] if inherited else [])]))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

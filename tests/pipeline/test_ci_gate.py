@@ -18,6 +18,7 @@ QUICK = f'method = "kd"\n{FP32}[profile]\npreset = "quick"\n'
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("brief")
 def test_the_gate_lets_the_same_student_pass_and_not_a_larger_one(tmp_path: Path) -> None:
     (tmp_path / "gate.toml").write_text(tiny_recipe(more=QUICK))
     once, every_time, shipped = (lines for lines, _ in stories.steps(PAGE))

@@ -36,7 +36,7 @@ class Ended(NamedTuple):
 
 
 @pytest.fixture(name="ended", scope="module")
-def _ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+def _ended(brief: None, tmp_path_factory: pytest.TempPathFactory) -> Ended:
     environment = with_executors()
     if why := slurm.missing():
         pytest.skip(why)

@@ -20,7 +20,7 @@ from tests.tiny import tiny_recipe
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(brief: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a tiny recipe was distilled and exported."""
     made = tmp_path_factory.mktemp("run on devices")
     write(made, "quick")

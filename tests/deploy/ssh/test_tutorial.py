@@ -56,6 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, board: Board, monkeypatch: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
+@pytest.mark.usefixtures("brief")
 def test_the_tutorial_leads_to_a_deployed_student(folder: Path, board: Board) -> None:
     told = 0
     for lines, shown in stories.steps(PAGE):
