@@ -12,7 +12,7 @@ import typer
 
 from afpkd.errors import UserError
 from afpkd.names import unknown
-from afpkd.record import Json, write_record
+from afpkd.record import Json, sha256_of, write_record
 from pipeline.cli_options import (
     ClusterOption,
     DeviceNamesOption,
@@ -101,6 +101,7 @@ def share_stage(
     from pipeline import graph
     from pipeline.locks import stage_lock
     from pipeline.progress import StageProgress
+    from pipeline.recipe_reader import teacher_weights
     from pipeline.sharing import share_stage
     from pipeline.workspace import open_run
 
@@ -109,7 +110,9 @@ def share_stage(
     with graph.stage_call(stage, runs):
         work = require_unchanged(open_run(recipe, runs), stage, digest)
         with stage_lock(work.role(stage)):
-            record = share_stage(stage, work.recipe, work.folder, runs.resolve() / maker)
+            weights = teacher_weights(work.recipe, work.recipe_file)
+            foreign = sha256_of(weights) if weights else None
+            record = share_stage(stage, work.recipe, work.folder, runs.resolve() / maker, foreign)
         StageProgress(stage).say(f"the same as that of {maker}: copied")
     if as_json:
         _print(record)

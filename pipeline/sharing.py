@@ -41,10 +41,11 @@ def shared_stages(found: Sequence[Named], runs: Path) -> dict[str, dict[str, str
     return shared
 
 
-def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path) -> Json:
+def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path, foreign: str | None = None) -> Json:
     """Copy a finished stage of the run `maker` into the run `folder`, record last; UserError where it is not the same.
 
-    The record keeps what it says of the making, and says in `shared_from` whose it was.
+    foreign: the hash of the recipe's foreign teacher, which its digest leaves out. The record keeps what it says of the
+    making, and says in `shared_from` whose it was.
     """
     source, target = maker / stage, folder / stage
     require_recorded(source, WEIGHTS)
@@ -53,12 +54,18 @@ def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path) -> Json:
         raise UserError(
             "E_RUN_CHANGED", f"{source}: made by other settings than those of {folder.name}: run its own stage"
         )
+    if stage == "teacher" and foreign and record["inputs"].get("weights") != foreign:
+        raise UserError(
+            "E_RUN_CHANGED", f"{source}: taken from another weights file than that of {folder.name}: run its own stage"
+        )
     for feed in _feeds(stage, recipe):
         made_from = record["inputs"].get(feed)  # no prompts where the masks are untrained
         if made_from and made_from != require_recorded(folder / feed, WEIGHTS):
             raise UserError(
                 "E_RUN_CHANGED", f"{source}: made from another {feed} than that of {folder.name}: run its own stage"
             )
+    if target.exists() and source.samefile(target):  # what goes there first would be all there is
+        raise UserError("E_USAGE", f"{source}: is that stage itself: name another run with --from")
     (target / "record.json").unlink(missing_ok=True)  # an old record must not vouch for new weights
     for path in target.glob("*"):
         if _travels(path):

@@ -115,6 +115,34 @@ def test_nothing_is_shared_that_is_not_the_same(tmp_path: Path) -> None:
     assert not (tmp_path / "b" / "prompts").exists()
 
 
+@pytest.mark.parametrize("maker", ["a", "linked"])
+def test_a_stage_is_not_shared_with_itself(maker: str, tmp_path: Path) -> None:
+    (a,) = recipes(tmp_path, a="")
+    finished(tmp_path / "a", a, "teacher", b"teacher")
+    (tmp_path / "linked").symlink_to("a")
+    with pytest.raises(UserError, match="is that stage itself"):
+        share_stage("teacher", a.recipe, tmp_path / "a", tmp_path / maker)
+    assert lineage(tmp_path / "a").faults == [], "it was copied from what was deleted first"
+
+
+def test_a_foreign_teacher_of_other_weights_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    body = '[teacher]\narch = "resnet56"\nweights = "{}.pt"'
+    for name, content in (("a", b"1"), ("b", b"2"), ("c", b"1")):
+        (tmp_path / f"{name}.pt").write_bytes(content)
+    a, b, _ = recipes(tmp_path, **{name: body.format(name) for name in "abc"})
+    assert a.recipe.stage_digest("teacher") == b.recipe.stage_digest("teacher"), "the file is no part of it"
+    finished(tmp_path / "a", a, "teacher", b"teacher")
+    record = tmp_path / "a" / "teacher" / "record.json"
+    write_record(record, read_record(record) | {"inputs": {"data": "d", "weights": a.weights}})
+    asked = ["share-stage", "teacher", "--from", "a", "--runs", str(tmp_path), "--recipe"]
+    told = CliRunner().invoke(app, [*asked, "b.toml"]).exception
+    assert isinstance(told, UserError)
+    assert "taken from another weights file than that of b" in str(told)
+    assert not (tmp_path / "b").exists()
+    assert CliRunner().invoke(app, [*asked, "c.toml"]).exit_code == 0
+
+
 def test_two_recipes_of_one_name_are_refused_and_one_named_twice_is_one(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (first,) = recipes(tmp_path, a="")
