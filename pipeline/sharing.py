@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 def shared_stages(found: Sequence[Named], runs: Path) -> dict[str, dict[str, str]]:
     """Stage -> recipe -> the recipe whose result it takes, where both would make the same of the same.
 
-    What is there already stays its run's own: only a stage that would have to run takes another's result.
+    What is there already stays its run's own: only a stage that would have to run takes another's result. What one of
+    them has begun is made there, and goes on.
     """
     shared: dict[str, dict[str, str]] = {}
     content: dict[tuple[str, str], str] = {}  # recipe, stage -> its weights: their hash, or who will make them
     for stage in STAGES:  # in the order in which they need each other
         makers: dict[str, str] = {}
-        for one in sorted(found, key=lambda one: not _is_done(runs, one.name, stage)):
+        for one in sorted(found, key=lambda one: _still_to_do(runs, one.name, stage)):
             fed = [content[one.name, feed] for feed in _feeds(stage, one.recipe)]
             foreign = one.weights if stage == "teacher" else None
             maker = makers.setdefault(digest([one.recipe.stage_digest(stage), foreign, fed]), one.name)
@@ -89,6 +90,11 @@ def _feeds(stage: str, recipe: Recipe) -> list[str]:
     """Whose weights a stage reads."""
     prompted = ["prompts"] if recipe.distill.uses_prompts else []
     return {"prompts": ["teacher"], "student": ["teacher", *prompted]}.get(stage, [])
+
+
+def _still_to_do(runs: Path, name: str, stage: str) -> int:
+    """0: nothing; 1: what is left of a training that was stopped; 2: all of it."""
+    return 0 if _is_done(runs, name, stage) else 1 if (runs / name / stage / "checkpoint.pt").is_file() else 2
 
 
 def _is_done(runs: Path, name: str, stage: str) -> bool:

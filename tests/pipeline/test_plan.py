@@ -79,6 +79,15 @@ def test_what_is_there_stays_its_own_and_is_taken_by_the_others(tmp_path: Path) 
     assert shared["prompts"] == {"b": "a"}, "c's teacher is another, so its prompts are"
 
 
+def test_what_was_begun_goes_on_where_it_was_begun(tmp_path: Path) -> None:
+    found = recipes(tmp_path, a="", b="[distill]\nmu = 1", c="[distill]\nmu = 2")
+    (tmp_path / "b" / "teacher").mkdir(parents=True)
+    (tmp_path / "b" / "teacher" / "checkpoint.pt").touch()
+    assert shared_stages(found, tmp_path)["teacher"] == {"a": "b", "c": "b"}
+    finished(tmp_path / "c", found[2], "teacher", b"teacher of c")
+    assert shared_stages(found, tmp_path)["teacher"] == {"a": "c", "b": "c"}, "what is done needs no training at all"
+
+
 def test_a_shared_stage_is_the_makers_and_its_run_is_whole(tmp_path: Path) -> None:
     a, b = recipes(tmp_path, a="", b="[distill]\nmu = 1")
     finished(tmp_path / "a", a, "teacher", b"teacher")
