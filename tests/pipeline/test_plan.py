@@ -239,6 +239,18 @@ def test_a_record_of_no_identity_is_outdated(tmp_path: Path) -> None:
         assert outdated_records(tmp_path, one) == [path]
 
 
+def test_a_teacher_taken_from_a_file_is_outdated_once_its_file_is_another(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / f"{name}.pt").write_text(name)
+    body = '[teacher]\narch = "resnet56"\nweights = "{}.pt"'
+    (before,) = recipes(tmp_path, a=body.format("old"))
+    record = tmp_path / "a" / "teacher" / "record.json"
+    finished(tmp_path / "a", before, "teacher", b"teacher")  # by `afpkd train-teacher`: Snakemake knows nothing of it
+    write_record(record, read_record(record) | {"inputs": {"data": "d", "weights": before.weights}})
+    assert outdated_records(tmp_path, before) == []
+    assert outdated_records(tmp_path, *recipes(tmp_path, a=body.format("new"))) == [record]
+
+
 def test_names_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"comparison\.toml: runs/comparison is the folder of reports"):
         recipes(tmp_path, comparison="")
