@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Annotated, Any
 
 import pydantic
@@ -18,6 +19,17 @@ def _known_arch(name: str) -> str:
     if not is_foreign(name) and name not in MODELS:
         raise ValueError(f"{unknown('model', name, MODELS)}; others: timm:NAME, torchvision:NAME, FILE.py:FUNCTION")
     return name
+
+
+def is_one(name: Any, other: Any) -> bool:
+    """Whether two names are of one model: those of a user's file also where one is its whole path.
+
+    A sweep's point names files by their whole paths, since it lies elsewhere than the recipe that it extends.
+    """
+    if name == other or not all(isinstance(one, str) and is_user_file(one) for one in (name, other)):
+        return bool(name == other)
+    beside, whole = sorted((PurePath(name), PurePath(other)), key=PurePath.is_absolute)
+    return whole.is_absolute() and not beside.is_absolute() and str(whole).endswith(f"/{beside}")
 
 
 Arch = Annotated[str, pydantic.AfterValidator(_known_arch)]

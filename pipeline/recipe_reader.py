@@ -24,7 +24,7 @@ from afpkd.toml_file import read_toml
 from pipeline.recipe import Data, Distill, Recipe
 from pipeline.recipe_detection import COCO, CocoData, DistillDetector, ExpectedAp, ForeignDetector, TrainedDetector
 from pipeline.recipe_folder import FolderData
-from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
+from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher, is_one
 from pipeline.recipe_outputs import STRICT, Export, Profile
 from pipeline.recipe_prompts import Prompts
 
@@ -223,7 +223,7 @@ def _laid_over(base: Json, top: Json) -> Json:
         under = base.get(key)
         both = isinstance(under, dict) and isinstance(value, dict)
         merged[key] = {**_still_valid(key, under or {}, value), **value} if both else value
-    if _pair(base) != _pair(merged):  # published numbers and weights are a pair's own
+    if not all(map(is_one, _pair(base), _pair(merged))):  # published numbers and weights are a pair's own
         return {**merged, **{key: top.get(key, {}) for key in ("expected", "rivals") if key in merged}}
     return {**merged, "distill": _as_rival(base, top, merged)} if isinstance(top.get("distill"), dict) else merged
 

@@ -260,7 +260,7 @@ def _anchored(raw: Json, folder: Path, prefix: str = "") -> Json:
         elif key in _FILE_KEYS and prefix and isinstance(value, str):
             file, colon, function = value.rpartition(":") if key in ("arch", "student") else (value, "", "")
             if file not in ("", "none", "default") and (folder / file).exists():
-                found[f"{prefix}{key}"] = f"{(folder / file).resolve()}{colon}{function}"
+                found[f"{prefix}{key}"] = f"{(folder / file).absolute()}{colon}{function}"
                 if key == "weights" and "epochs" in raw:  # alone, they would be a teacher that is not trained
                     found[f"{prefix}epochs"] = raw["epochs"]
     return found

@@ -23,6 +23,7 @@ from pipeline.recipe_folder import FolderData, folder_in
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
 from pipeline.stages import train_teacher, train_undistilled
+from pipeline.sweep import points_of, write_points
 from pipeline.workspace import open_run
 from tests.pipeline.recipe_files import PHOTOS, written
 
@@ -210,3 +211,21 @@ def test_a_recipe_that_changes_while_its_run_goes_on_stops_it(tmp_path: Path) ->
         done = CliRunner().invoke(app, words)
         assert "mine.toml: changed while the run went on" in str(done.exception), verb
     assert not list((tmp_path / "runs").glob("*/*/record.json"))
+
+
+@pytest.mark.parametrize("place", ["net.py", "./nets/net.py", "../net.py"])
+def test_a_point_with_an_own_network_keeps_what_is_known_of_its_pair(place: str, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "nets").mkdir(parents=True)
+    (tmp_path / "mine" / place).write_text("def student(): pass")
+    recipe = tmp_path / "mine" / "own.toml"
+    rival, paper = "[rivals.kd]\ntemperature = 9.0\n", '[expected.paper]\ntop1 = 90.0\nsource = "me"\n'
+    recipe.write_text(f'extends = "default"\n[distill]\nstudent = "{place}:student"\n{rival}{paper}')
+    (file,) = write_points(points_of(str(recipe), ["distill.method=kd"], 1), tmp_path / "runs")
+    point = load_recipe(file)[1]
+    assert point.distill.options()["temperature"] == 9.0
+    assert point.expected["paper"].top1 == 90.0
+    (tmp_path / "mine" / "other.py").write_text("def student(): pass")
+    text = f'extends = "{recipe}"\n[distill]\nstudent = "{tmp_path}/mine/other.py:student"\nmethod = "kd"\n'
+    (tmp_path / "another.toml").write_text(text)
+    other = load_recipe(str(tmp_path / "another.toml"))[1]
+    assert (other.distill.options()["temperature"], other.expected) == (4.0, {}), "another network is another pair"
