@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,6 +28,15 @@ def save_weights(path: Path, state: State, facts: Mapping[str, str] | None = Non
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, dict(facts or {}) or None)
+
+
+def facts_of_weights(path: Path) -> dict[str, str]:
+    """What stands in the header of a file of `save_weights`; nothing of a file that is none, as loading it says."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except Exception:  # the reader's own kinds
+        return {}
 
 
 def load_weights(

@@ -13,7 +13,7 @@ from afpkd.errors import UserError
 from afpkd.names import look_up, unknown
 from afpkd.record import Json
 from pipeline.lineage import WEIGHTS, require_recorded, require_same_data
-from pipeline.networks import build_network, recorded_network
+from pipeline.networks import build_network, recorded_network, require_own_code
 from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
 from pipeline.recorded import BUILT_FROM, checked, recorded
@@ -43,6 +43,7 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
         spec = folder_in(record).spec if "folder" in record else DATASETS[record["data"]]
         model = recorded_network(record, arch)
         require_recorded(path, WEIGHTS)
+        require_own_code(record, arch, path / WEIGHTS)
         whole = spec.load(data_root())
         require_same_data(path / "record.json", whole.sha256())
         return _measured(model, path / WEIGHTS, whole, record["preprocessing"])

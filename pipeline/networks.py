@@ -72,6 +72,20 @@ def facts_beside_weights(network: Json | None) -> dict[str, str]:
     return {"network": digest([what_it_names(network["arch"]), network["stages"], network["own"]])}
 
 
+def require_own_code(record: Json, named: str | None, weights: Path) -> None:
+    """UserError where a user's file has changed since a role's weights were trained in it: they may still fit.
+
+    record, named: as in `network_in`.
+    """
+    from afpkd.checkpoint import facts_of_weights
+
+    network = network_in(record, named)
+    trained_in = facts_of_weights(weights).get("network")
+    if is_user_file(network["arch"]) and trained_in not in (None, facts_beside_weights(network)["network"]):
+        told = f"{network['arch']}: the file is not the one in which {weights} were trained"
+        raise UserError("E_RUN_CHANGED", f"{told}: put it back, or train again")
+
+
 def label(arch: str) -> str:
     """A model's name for people: a user's file without its folder."""
     file, _, function = arch.rpartition(":")

@@ -19,7 +19,7 @@ from pipeline.exporting import excluded_of, export_classifier, export_detector
 from pipeline.failures import clear_failure, note_failure
 from pipeline.lineage import WEIGHTS, require_recorded
 from pipeline.live import forget_progress
-from pipeline.networks import arch_of, facts_beside_weights, network_of, recorded_network
+from pipeline.networks import arch_of, facts_beside_weights, network_of, recorded_network, require_own_code
 from pipeline.progress import StageProgress
 from pipeline.prompt_pictures import NUM_PICTURED, draw_prompts
 from pipeline.recipe import Distill
@@ -190,6 +190,7 @@ def export_bundle(run: Run, role: str) -> Json:
     folder, wanted = run.role(role), run.recipe.export
     record, weights = recorded(folder / "record.json", *BUILT_FROM, "inputs"), require_recorded(folder, WEIGHTS)
     model = recorded_network(record, arch_of(run.recipe, role))
+    require_own_code(record, arch_of(run.recipe, role), folder / WEIGHTS)
     progress = StageProgress(f"export {role}")
     progress.say(load_weights(model, folder / WEIGHTS))
     progress.busy("making and checking the files")

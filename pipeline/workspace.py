@@ -16,7 +16,7 @@ from pipeline.exportable import require_export
 from pipeline.lineage import CURVES, WEIGHTS, outputs_of, require_recorded
 from pipeline.live import Live, Pictures, forget_progress
 from pipeline.memory import keep_freed_memory
-from pipeline.networks import arch_of, build_network, facts_beside_weights, facts_of, network_in
+from pipeline.networks import arch_of, build_network, facts_beside_weights, facts_of, network_in, require_own_code
 from pipeline.progress import StageProgress
 from pipeline.recipe import Distill, Recipe
 from pipeline.recipe_detection import DistillDetector, TrainedDetector
@@ -148,6 +148,7 @@ class Workspace:
             raise UserError("E_TEACHER", f"{self.run.name}: {weak}: {mend}")
         self.inputs["teacher"] = require_recorded(folder, WEIGHTS)
         model = self.empty_model(network_in(record, arch_of(self.run.recipe, "teacher")))
+        require_own_code(record, arch_of(self.run.recipe, "teacher"), folder / WEIGHTS)
         load_weights(model, folder / WEIGHTS)
         shapes = probe_shapes(model, in_channels=self.in_channels, image_size=self.image_size)
         return FrozenTeacher(model), shapes

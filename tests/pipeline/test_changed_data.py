@@ -1,4 +1,4 @@
-"""Images that changed after a training: nothing of it is exported or scored with them, and its bundle is told."""
+"""Images or code that changed after a training: nothing of it is exported or scored with them; its bundle is told."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import export.build
 from afpkd.checkpoint import save_weights
 from afpkd.errors import UserError
 from afpkd.models import build_model
+from afpkd.models.user_file import model_from_file
 from afpkd.record import read_record, write_record
 from pipeline.evaluation import evaluate_path
-from pipeline.stages import export_bundle, train_teacher
+from pipeline.stages import export_bundle, train_teacher, tune_prompts
 from pipeline.workspace import Run, open_run
 from tests.pipeline.recipe_files import written
 
@@ -89,3 +90,34 @@ def test_the_same_photos_are_and_so_are_those_of_a_record_that_names_none(run: R
     write_record(record, {**read_record(record), "inputs": {}})
     assert evaluate_path(run.role("teacher"), arch=None, data=None, recipe=None)["n"] == 2
     assert export_bundle(run, "teacher")["verification"] == {}
+
+
+NET = """
+from torch import nn
+def make(num_classes):
+    maps = [nn.Conv2d(3, 8, 3, 2), nn.{}(), nn.Conv2d(8, 16, 3, 2), nn.ReLU()]
+    return nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
+"""
+
+
+def test_weights_go_back_only_into_the_code_that_they_were_trained_in(run: Run) -> None:
+    """Another activation has the same tensors: they fit, and mean nothing there."""
+    folder = run.recipe_file.parent
+    for name, activation in (("moved", "ReLU"), ("changed", "Sigmoid")):
+        (folder / name).mkdir()
+        (folder / name / "net.py").write_text(NET.format(activation))
+    (folder / "net.py").write_text(NET.format("ReLU"))
+    save_weights(folder / "mine.safetensors", model_from_file(f"{folder}/net.py:make", num_classes=2).state_dict())
+
+    def of(file: str) -> Run:
+        return open_run(written(folder, RECIPE.replace("resnet8", f"{file}:make")), folder / "runs", device="cpu")
+
+    train_teacher(of("net.py"))
+    teacher, told = run.role("teacher"), r"changed/net\.py:make: the file is not the one in which .* were trained"
+    for stage in (tune_prompts, lambda run: export_bundle(run, "teacher")):
+        with pytest.raises(UserError, match=told):
+            stage(of("changed/net.py"))
+    with pytest.raises(UserError, match=told):
+        evaluate_path(teacher, arch=f"{folder}/changed/net.py:make", data=None, recipe=None)
+    assert export_bundle(of("moved/net.py"), "teacher")["verification"] == {}
+    assert evaluate_path(teacher, arch=f"{folder}/moved/net.py:make", data=None, recipe=None)["n"] == 2
