@@ -139,14 +139,12 @@ def test_a_foreign_teacher_of_other_weights_is_not_shared(tmp_path: Path, monkey
     body = '[teacher]\narch = "resnet56"\nweights = "{}.pt"'
     for name, content in (("a", b"1"), ("b", b"2"), ("c", b"1")):
         (tmp_path / f"{name}.pt").write_bytes(content)
-    a, b, _ = recipes(tmp_path, **{name: body.format(name) for name in "abc"})
-    assert a.recipe.stage_digest("teacher") == b.recipe.stage_digest("teacher"), "the file is no part of it"
+    a, _, _ = recipes(tmp_path, **{name: body.format(name) for name in "abc"})
     finished(tmp_path / "a", a, "teacher", b"teacher")
     record = tmp_path / "a" / "teacher" / "record.json"
     write_record(record, read_record(record) | {"inputs": {"data": "d", "weights": a.weights}})
     asked = ["share-stage", "teacher", "--from", "a", "--runs", str(tmp_path), "--recipe"]
     told = CliRunner().invoke(app, [*asked, "b.toml"]).exception
-    assert isinstance(told, UserError)
     assert "taken from another weights file than that of b" in str(told)
     assert not (tmp_path / "b").exists()
     assert CliRunner().invoke(app, [*asked, "c.toml"]).exit_code == 0
@@ -248,7 +246,8 @@ def test_a_teacher_taken_from_a_file_is_outdated_once_its_file_is_another(tmp_pa
     finished(tmp_path / "a", before, "teacher", b"teacher")  # by `afpkd train-teacher`: Snakemake knows nothing of it
     write_record(record, read_record(record) | {"inputs": {"data": "d", "weights": before.weights}})
     assert outdated_records(tmp_path, before) == []
-    assert outdated_records(tmp_path, *recipes(tmp_path, a=body.format("new"))) == [record]
+    (now,) = recipes(tmp_path, a=body.format("new"))
+    assert outdated_records(tmp_path, now) == [record]
 
 
 def test_names_that_cannot_be_are_refused(tmp_path: Path) -> None:
