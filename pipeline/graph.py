@@ -74,7 +74,7 @@ def run_goals(
     except FileNotFoundError:  # a file system that makes no folders, such as /proc
         raise UserError("E_FILE", f"{runs}: no folder can be made there: name another place") from None
     with locked(runs):
-        _make_way(runs, found, devices if "profile" in goals else ())
+        _make_way(runs, found, devices if {"profile", "report"} & {*goals} else ())
         plan = plan_of(found, runs, goals, devices)
         plan |= {
             "train_device": train_device,

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from afpkd.errors import UserError
+from afpkd.record import write_record
 from deploy.measure import Wanted
 from deploy.target import DeviceError
-from pipeline import failures, stages
+from pipeline import failures, graph, stages
 from pipeline.report import findings
 from pipeline.workspace import open_run
 from tests.pipeline.conftest import HandMadeRun
@@ -72,3 +73,18 @@ def test_the_report_says_once_what_failed_everywhere_on_a_device_and_how_to_try_
     gaps = [gap for gap in findings.missing(made.records()) if "away" in gap.what]
     assert [gap.what for gap in gaps] == ["failed: device away: no answer [E_UNREACHABLE]"]
     assert "DEVICE=away" in gaps[0].command
+
+
+@pytest.mark.parametrize(
+    ("goal", "extra", "kept"),
+    [("profile", (), False), ("report", (), False), ("distill", (), True)],
+)
+def test_a_run_drops_the_outdated_of_what_it_measures(
+    goal: str, extra: tuple[str, ...], kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "_snakemake", lambda *_: None)
+    record = tmp_path / "default" / "profiles" / "local" / "student-fp32.json"
+    write_record(record, {"config_digest": "of other settings"})
+    how: dict[str, Any] = {"recipes": ["default"], "runs": tmp_path, "devices": ["local"], "train_device": "cpu"}
+    graph.run_goals([goal], **how, extra=extra)
+    assert record.exists() == kept
