@@ -37,6 +37,7 @@ SNAKEFILE = Path(__file__).with_name("Snakefile")
 PROFILES = Path(__file__).with_name("profiles")
 POLL_SECONDS = 0.2
 CANCEL_SECONDS = 10.0
+_DRY = re.compile(r"--dry-?run|-[a-zA-Z]*n[a-zA-Z]*")  # of Snakemake's options
 
 
 def run_goals(
@@ -74,7 +75,8 @@ def run_goals(
     except FileNotFoundError:  # a file system that makes no folders, such as /proc
         raise UserError("E_FILE", f"{runs}: no folder can be made there: name another place") from None
     with locked(runs):
-        _make_way(runs, found, devices if {"profile", "report"} & {*goals} else ())
+        if not any(map(_DRY.fullmatch, extra)):  # which only tells: what it would make again is still there
+            _make_way(runs, found, devices if {"profile", "report"} & {*goals} else ())
         plan = plan_of(found, runs, goals, devices)
         plan |= {
             "train_device": train_device,

@@ -77,7 +77,14 @@ def test_the_report_says_once_what_failed_everywhere_on_a_device_and_how_to_try_
 
 @pytest.mark.parametrize(
     ("goal", "extra", "kept"),
-    [("profile", (), False), ("report", (), False), ("distill", (), True)],
+    [
+        ("profile", (), False),
+        ("report", (), False),
+        ("distill", (), True),
+        ("profile", ("-np",), True),
+        ("profile", ("--dry-run",), True),
+        ("profile", ("--printshellcmds",), False),
+    ],
 )
 def test_a_run_drops_the_outdated_of_what_it_measures(
     goal: str, extra: tuple[str, ...], kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
