@@ -23,6 +23,10 @@ from afpkd.names import look_up, unknown
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel of pixel / 255."""
 
+_INCEPTIONS = ("googlenet", "inception_v3")
+"""Torchvision's bring images to mean and deviation 0.5, which their weights want, in their forward where these were
+published, and not without: the same tensors would be two networks, and a run reads its weights back into the second."""
+
 
 def foreign_model(
     arch: str,
@@ -100,9 +104,11 @@ def _published(arch: str) -> tuple[Normalisation, int]:
     if kind == "torchvision":
         import torchvision
 
-        weights = torchvision.models.get_model_weights(_torchvision_name(arch)).DEFAULT
-        transforms = weights.transforms()
-        return (tuple(transforms.mean), tuple(transforms.std)), len(weights.meta["categories"])
+        name = _torchvision_name(arch)
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+        transforms, num = weights.transforms(), len(weights.meta["categories"])
+        half = (0.5, 0.5, 0.5)
+        return (half, half) if name in _INCEPTIONS else (tuple(transforms.mean), tuple(transforms.std)), num
     raise UserError(
         "E_WEIGHTS_PUBLISHED", f"{arch}: weights = 'default': timm and torchvision publish weights: name a file"
     )
@@ -118,14 +124,14 @@ def _from_torchvision(arch: str, num_classes: int, in_channels: int, published: 
     import torchvision
 
     name, models = _torchvision_name(arch), torchvision.models
-    parts = {
-        "googlenet": {"init_weights": True, "aux_logits": False},
-        "inception_v3": {"init_weights": True, "aux_logits": False},
-    }
     if not published:
-        network = models.get_model(name, weights=None, num_classes=num_classes, **parts.get(name, {}))
+        parts = {"init_weights": True, "aux_logits": False} if name in _INCEPTIONS else {}
+        network: Any = models.get_model(name, weights=None, num_classes=num_classes, **parts)
     else:
         network = _downloaded(arch, True, lambda: models.get_model(name, weights="DEFAULT"))
+        if name in _INCEPTIONS:
+            network.transform_input = network.aux_logits = False
+            network.AuxLogits = None
         _replace_last_linear(arch, network, num_classes)
     _replace_first_convolution(network, in_channels)
     made: nn.Module = network

@@ -12,10 +12,12 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torchvision.models._api import WeightsEnum
 
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.models.foreign import published_normalisation, require_published_classes
+from afpkd.models.wrapped import renormalised
 from tests.afpkd.networks import SIZE
 
 OFFLINE = """
@@ -98,3 +100,28 @@ def test_published_weights_for_other_classes_and_grey_images(monkeypatch: pytest
     model = build_model("torchvision:shufflenet_v2_x0_5", num_classes=5, in_channels=1, image_size=SIZE, published=True)
     assert torch.equal(model.state_dict()["conv1.0.weight"], first.sum(dim=1, keepdim=True))
     assert model(torch.randn(2, 1, *SIZE)).logits.shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_published_inceptions_are_the_networks_that_their_weights_are_read_back_into(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None, init_weights=False, transform_input=True)
+    for buffer, values in theirs.named_buffers():
+        if buffer.endswith("running_var"):
+            values.fill_(0.1)  # random weights let little through
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda _weights, **_: theirs.state_dict())
+    arch, classes, size = f"torchvision:{name}", 1000, (80, 80)
+    published, again = (
+        build_model(arch, num_classes=classes, in_channels=3, image_size=size, published=which).eval()
+        for which in (True, False)
+    )
+    again.load_state_dict(published.state_dict())
+    images, imagenet = torch.rand(2, 3, *size), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in imagenet)
+    with torch.no_grad():
+        wanted = theirs.eval()((images - mean) / std)
+        for network in (published, again):
+            found = renormalised(network, imagenet, published_normalisation(arch))((images - mean) / std)
+            torch.testing.assert_close(found.logits, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
