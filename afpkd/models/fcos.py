@@ -90,7 +90,7 @@ class FcosDetector(FCOS):  # type: ignore[misc]  # torchvision ships no types
             whole.load_state_dict(state)
             told = f"backbone: {source}"
         elif source.startswith("timm:"):
-            state = _from_timm(source.removeprefix("timm:"))
+            state = _from_timm(self.backbone_name, source.removeprefix("timm:"))
             _load_fitting(whole, state, source)
             told = f"backbone: {source}"
         else:
@@ -211,10 +211,14 @@ def _from_torchvision(backbone: str, name: str) -> dict[str, Tensor]:
     return _fetched(partial(weights.get_state_dict, progress=False, check_hash=True), f"torchvision:{name}")
 
 
-def _from_timm(name: str) -> dict[str, Tensor]:
-    timm = timm_library()
-    if not timm.is_model(name.partition(".")[0]):
+def _from_timm(backbone: str, name: str) -> dict[str, Tensor]:
+    """Of the model of this very name: those of seresnet50 and resnetaa50 fit a resnet50 too, and are another's."""
+    timm, model = timm_library(), name.partition(".")[0]
+    if not timm.is_model(model):
         raise UserError("E_NETWORK_NAME", f"backbone timm:{name}: timm knows no such model")
+    if model != backbone:
+        told = f"backbone timm:{name}: weights of {model}, and the backbone is a {backbone}"
+        raise UserError("E_WEIGHTS_MISMATCH", f"{told}: name timm:{backbone}.TAG, or torchvision:NAME")
     return _fetched(lambda: timm.create_model(name, pretrained=True).state_dict(), f"timm:{name}")
 
 

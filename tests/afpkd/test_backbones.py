@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torchvision.models import resnet18
 
@@ -39,12 +40,15 @@ BAD_BACKBONES: dict[str, tuple[str, str]] = {
     "missing file": ("gone.pt", "no file at"),
     "unknown torchvision": ("torchvision:IMAGENET9K", "IMAGENET1K_V1"),
     "unknown timm": ("timm:resnet9000", "timm knows no such model"),
+    "another timm": ("timm:seresnet18", r"weights of seresnet18, and the backbone is a resnet18: name timm:resnet18\."),
 }
 
 
 @pytest.mark.parametrize("case", BAD_BACKBONES)
-def test_a_backbone_that_cannot_be_had_is_one_line(case: str, tmp_path: Path) -> None:
+def test_a_backbone_that_cannot_be_had_is_one_line(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, said = BAD_BACKBONES[case]
+    make = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: make(name))  # as if all weights were here
     network = FcosDetector("resnet18", width=64, num_convs=1, num_classes=2)
     with pytest.raises(UserError, match=said) as caught:
         network.load_backbone(source, (tmp_path,))
