@@ -17,7 +17,7 @@ from torch import nn
 
 from afpkd.errors import UserError, install
 from afpkd.models.user_file import cause_of, is_user_file, model_from_file
-from afpkd.models.wrapped import Wrapped, logits_of
+from afpkd.models.wrapped import Wrapped, at_rest, logits_of
 from afpkd.names import look_up, unknown
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -26,6 +26,9 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 _INCEPTIONS = ("googlenet", "inception_v3")
 """Torchvision's bring images to mean and deviation 0.5, which their weights want, in their forward where these were
 published, and not without: the same tensors would be two networks, and a run reads its weights back into the second."""
+
+_MOST_APART = 1e-2
+"""Part of the largest class score: the order of sums, another for a batch, moves it by far less."""
 
 
 def foreign_model(
@@ -45,12 +48,15 @@ def foreign_model(
     kind = "file" if is_user_file(arch) else arch.partition(":")[0]
     network = look_up("E_NETWORK_NAME", "library", kind, _BUILDERS)(arch, num_classes, in_channels, published)
     try:
-        return _as_ours(network, num_classes, in_channels, image_size, stages)
+        made = _as_ours(network, num_classes, in_channels, image_size, stages)
+        if kind == "file":
+            _require_lone_answers(network, in_channels, image_size)
     except Exception as error:  # whatever a stranger's forward raises
         told = error.message if isinstance(error, UserError) else ""
         cause = told or cause_of(error)
         size = "x".join(map(str, image_size))
         raise UserError("E_NETWORK_FIT", f"{arch}, on images of {in_channels}x{size}: {cause[:300]}") from error
+    return made
 
 
 def _as_ours(
@@ -80,6 +86,23 @@ def _require_copyable(network: nn.Module) -> None:
                 attribute = f"{name}.{key}" if name else key
                 told = f"its forward keeps a map on itself, '{attribute}', so that it cannot be copied for export"
                 raise UserError("E_NETWORK_FIT", f"{told}: return the map, or keep `map.detach()`")
+
+
+def _require_lone_answers(network: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:
+    """UserError where an image's answer hangs on those beside it: it is scored among hundreds, and asked for alone.
+
+    The images lie in memory as in training, channels last, which `view` may refuse: an error of torch's.
+    """
+    images = torch.linspace(-1, 1, 2 * in_channels * image_size[0] * image_size[1]).view(2, in_channels, *image_size)
+    images = images.contiguous(memory_format=torch.channels_last)
+    with at_rest(network), torch.no_grad():
+        together, alone = (logits_of(network(given))[0] for given in (images, images[:1]))
+    if float((together - alone).abs().max()) > _MOST_APART * float(alone.abs().max()):
+        told = "it answers an image otherwise beside another one, or each time"
+        mend = (
+            "let its forward treat images one by one, BatchNorm keep its statistics, and nothing be drawn in eval mode"
+        )
+        raise UserError("E_NETWORK_FIT", f"{told}: {mend}")
 
 
 def published_normalisation(arch: str) -> Normalisation:

@@ -38,7 +38,7 @@ class Wrapped(nn.Module):
         super().__init__()
         self.network = _without_inplace(network)
         image = torch.linspace(-1, 1, in_channels * image_size[0] * image_size[1]).view(1, in_channels, *image_size)
-        with _at_rest(network):
+        with at_rest(network):
             calls, logits = recorded(network, self._logits, image)
             self.classifier_name = last_linear(network, calls, logits)
             found = (
@@ -176,7 +176,7 @@ def logits_of(returned: Any) -> Tensor:
 
 
 @contextmanager
-def _at_rest(network: nn.Module) -> Iterator[None]:
+def at_rest(network: nn.Module) -> Iterator[None]:
     """The network in eval mode, its parameters frozen, and no random number drawn; all is put back."""
     modes = [(module, module.training) for module in network.modules()]
     learning = [(parameter, parameter.requires_grad) for parameter in network.parameters()]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from afpkd.errors import UserError
+from afpkd.models import build_model
 from afpkd.models.foreign import _as_ours
 from afpkd.models.wrapped import Wrapped
 
@@ -72,3 +75,38 @@ def test_a_network_that_keeps_a_map_on_itself_is_one_line(kept: str, named: str)
         return
     with pytest.raises(UserError, match=rf"keeps a map on itself, {named}, so that it cannot be copied for export"):
         _as_ours(Small(kept=kept), 5, 3, (32, 32), ())
+
+
+ALONE = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4, track_running_stats=TRACKS)
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(144, 5)
+    def forward(self, x):
+        return self.fc(FORWARD)
+"""
+
+
+@pytest.mark.parametrize(
+    ("forward", "tracks", "said"),
+    [
+        ("self.norm(self.conv(x)).flatten(1)", False, "answers an image otherwise beside another one"),
+        ("self.conv(x / x.max()).flatten(1)", True, "answers an image otherwise beside another one"),
+        ("nn.functional.dropout(self.conv(x)).flatten(1)", True, "beside another one, or each time: let its forward"),
+        ("self.conv(x).view(len(x), 144)", True, r"Use \.reshape\(\.\.\.\) instead"),
+        ("self.norm(self.conv(x)).flatten(1)", True, ""),
+    ],
+)
+def test_an_images_answer_is_its_own_whatever_lies_beside_it(
+    forward: str, tracks: bool, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(ALONE.replace("TRACKS", str(tracks)).replace("FORWARD", forward))
+    arch = f"{tmp_path / 'net.py'}:Net"
+    if said:
+        with pytest.raises(UserError, match=said):
+            build_model(arch, num_classes=5, in_channels=3, image_size=(8, 8))
+    else:
+        assert build_model(arch, num_classes=5, in_channels=3, image_size=(8, 8)).training
