@@ -23,7 +23,8 @@ def graph_cost(proto: onnx.ModelProto, input_shape: tuple[int, ...]) -> Json:
     others: dict[str, int] = {}
     for node in proto.graph.node:
         if node.op_type in _COUNTERS:
-            by_layer[node.name or node.output[0]] = _COUNTERS[node.op_type](node, shapes)
+            name = node.name or node.output[0]  # several may have one name: ONNX asks for none
+            by_layer[name] = by_layer.get(name, 0) + _COUNTERS[node.op_type](node, shapes)
         else:
             others[node.op_type] = others.get(node.op_type, 0) + 1
     macs = sum(by_layer.values())
@@ -41,9 +42,12 @@ def graph_cost(proto: onnx.ModelProto, input_shape: tuple[int, ...]) -> Json:
 
 
 def num_parameters(proto: onnx.ModelProto) -> int:
-    """Count the values that training found: weights, also as integers, without scales, zero points and shapes."""
+    """Count the values that training found: weights, also as integers, without scales, zero points and shapes.
+
+    As in torch, a BatchNorm's running statistics are left out.
+    """
     uses = [(node.op_type, place, name) for node in proto.graph.node for place, name in enumerate(node.input)]
-    scales = {name for operator, place, name in uses if place in _SCALES.get(operator, ())}
+    others = {name for operator, place, name in uses if place in _NO_WEIGHTS.get(operator, ())}
     integers = {name for operator, place, name in uses if place in _INTEGERS.get(operator, ())}
     products = {name for operator, _, name in uses if operator in _COUNTERS}
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -53,12 +57,13 @@ def num_parameters(proto: onnx.ModelProto) -> int:
     return sum(
         math.prod(tensor.dims)
         for name, tensor in tensors.items()
-        if name in integers or (tensor.data_type in _FLOATS and name not in scales)
+        if name in integers or (tensor.data_type in _FLOATS and name not in others)
     )
 
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-_SCALES = {  # inputs that say how integers are meant
+_NO_WEIGHTS = {  # inputs that say how integers are meant, or what was measured
+    "BatchNormalization": (3, 4),
     "QuantizeLinear": (1, 2),
     "DequantizeLinear": (1, 2),
     "QLinearConv": (1, 2, 4, 5, 6, 7),

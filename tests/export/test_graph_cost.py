@@ -76,3 +76,15 @@ def test_a_shape_that_depends_on_values_is_refused() -> None:
     proto = _graph(found, cast, product, weights={"w": [3, 4]}, output=["batch", "n"])
     with pytest.raises(UserError, match="cannot be inferred"):
         graph_cost(proto, (2, 3, 4))
+
+
+def test_nodes_of_one_name_are_all_counted_and_a_batchnorms_statistics_are_no_parameters() -> None:
+    convolutions = [
+        helper.make_node("Conv", [given, weight], [made], name="conv") for given, weight, made in ("xva", "awb")
+    ]
+    norm = helper.make_node("BatchNormalization", ["b", "scale", "shift", "mean", "variance"], ["y"])
+    weights = {"v": [5, 2, 1, 1], "w": [7, 5, 1, 1], **{name: [7] for name in norm.input[1:]}}
+    found = graph_cost(_graph(*convolutions, norm, weights=weights, output=["batch", 7, 3, 4]), (2, 3, 4))
+    assert found["by_layer"] == {"conv": 12 * 5 * 2 + 12 * 7 * 5}
+    assert found["macs"] == 12 * 5 * 2 + 12 * 7 * 5
+    assert found["num_params"] == 5 * 2 + 7 * 5 + 7 + 7
