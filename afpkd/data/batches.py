@@ -190,15 +190,14 @@ def random_crop_and_flip(images: Tensor, *, padding: int, flip: bool, draws: Dra
 def random_view(images: Tensor, *, least_area: float, rotation: float, draws: Draws) -> Tensor:
     """A random part of each of `images` (uint8 N, C, H, W), turned, at the size of the whole; the batch at once.
 
-    The part has least_area..1 of the image's area and 3/4..4/3 of its proportions (Inception's crop; Szegedy et al.
-    2015); it is turned by up to `rotation` degrees either way. Bilinear; black beyond the edge.
+    The part has least_area..1 of the image's area and 3/4..4/3 of its proportions, as far as it fits (Inception's crop;
+    Szegedy et al. 2015); it is turned by up to `rotation` degrees either way. Bilinear; black beyond the edge.
     """
     num = len(images)
     height, width = images.shape[-2:]
     draw = draws.uniform(5)
     area, ratio = least_area + (1 - least_area) * draw[0], torch.exp((2 * draw[1] - 1) * math.log(4 / 3))
-    if least_area == 1:
-        ratio = torch.ones_like(ratio)
+    ratio = torch.minimum(torch.maximum(ratio, area), 1 / area)  # a large part is as wide or high as the image, no more
     across, down = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
     x, y = (2 * draw[2] - 1) * (1 - across), (2 * draw[3] - 1) * (1 - down)
     angle = (2 * draw[4] - 1) * math.radians(rotation)

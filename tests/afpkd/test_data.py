@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from afpkd.data import DATASETS, cifar100
@@ -201,8 +202,8 @@ def test_a_part_of_a_ramp_is_a_ramp_of_part_of_its_range() -> None:
     images = torch.stack([x, y]).round().to(torch.uint8).expand(400, 2, height, width)
     seen = _view(images, area=0.25).float() / 255
     inner = seen[:, :, 4:-4, 4:-4]  # the border may be black
-    across = (inner[:, 0, 0, -1] - inner[:, 0, 0, 0]) * width / (width - 9)
-    down = (inner[:, 1, -1, 0] - inner[:, 1, 0, 0]) * height / (height - 9)
+    across = (inner[:, 0, 0, -1] - inner[:, 0, 0, 0]) * (width - 1) / (width - 9)
+    down = (inner[:, 1, -1, 0] - inner[:, 1, 0, 0]) * (height - 1) / (height - 9)
     assert float((inner[:, 0] - inner[:, 0, :1]).abs().max()) < 0.02  # straight: nothing is turned
     area = across * down
     assert 0.2 < float(area.min()) < 0.35
@@ -214,6 +215,23 @@ def test_a_part_of_a_ramp_is_a_ramp_of_part_of_its_range() -> None:
     centres = inner[:, 0].mean(dim=(1, 2))
     assert float(centres.min()) < 0.35
     assert float(centres.max()) > 0.65
+
+
+@pytest.mark.parametrize("least", [0.35, 0.8, 0.95])
+def test_a_part_has_at_least_the_area_that_was_asked_for(least: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    grid = F.affine_grid
+
+    def noted(theta: Tensor, size: list[int], align_corners: bool) -> Tensor:
+        seen.append(theta)
+        return grid(theta, size, align_corners=align_corners)
+
+    monkeypatch.setattr(F, "affine_grid", noted)
+    _view(torch.zeros(2000, 1, 8, 12, dtype=torch.uint8), area=least)
+    across, down = seen[0][:, 0, 0], seen[0][:, 1, 1]
+    assert float((across * down).min()) == pytest.approx(least, abs=2e-3)
+    assert float((across * down).mean()) == pytest.approx((1 + least) / 2, abs=0.02)
+    assert float(torch.maximum(across, down).max()) <= 1
 
 
 def test_a_turned_image_keeps_its_shapes() -> None:
