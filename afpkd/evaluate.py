@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -28,11 +29,23 @@ def in_passes(images: Tensor, most_pixels: int = MOST_PIXELS) -> tuple[Tensor, .
     return torch.tensor_split(images, max(num, 1))
 
 
+def bounds_of_passes(num: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each pass over `num` images, `size` a pass; no image is alone: dropped bands are swapped.
+
+    One that is left over joins the pass before.
+    """
+    starts = list(range(0, num, max(size, 2)))
+    if len(starts) > 1 and num - starts[-1] == 1:
+        starts.pop()
+    return pairwise([*starts, num])
+
+
 def predict(forward: Forward, pixels: Pixels) -> Tensor:
     """Logits N, K of every image of a split, without gradients."""
-    batch_size = min(_BATCH_SIZE, max(1, MOST_PIXELS // math.prod(pixels.images.shape[-2:])))
+    size = min(_BATCH_SIZE, max(1, MOST_PIXELS // math.prod(pixels.images.shape[-2:])))
     with torch.no_grad():
-        return torch.cat([forward(pixels.normalised(images)) for images in torch.split(pixels.images, batch_size)])
+        passes = bounds_of_passes(pixels.num_images, size)
+        return torch.cat([forward(pixels.normalised(pixels.images[start:end])) for start, end in passes])
 
 
 def top1(forward: Forward, pixels: Pixels) -> float:

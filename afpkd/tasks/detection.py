@@ -13,6 +13,7 @@ from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from afpkd.data.coco_batches import Boxed, Scenes
 from afpkd.distributed import averaged
+from afpkd.evaluate import bounds_of_passes
 from afpkd.models.fcos import FcosDetector, boxes_of, raw_detections
 from afpkd.models.outputs import Detections
 from afpkd.tasks.coco_metrics import Detected, average_precision
@@ -90,10 +91,9 @@ class Detection:
 
 def _raw(forward: Forward, samples: Scenes) -> Iterator[NDArray[np.float32]]:
     """The raw output of every image, A, 4 + K."""
-    for start in range(0, samples.num_images, _BATCH_SIZE):
-        chosen = list(range(start, min(start + _BATCH_SIZE, samples.num_images)))
+    for start, end in bounds_of_passes(samples.num_images, _BATCH_SIZE):
         with torch.no_grad():
-            raw = raw_detections(forward(samples.normalised(samples.pixels(chosen))).in_float32())
+            raw = raw_detections(forward(samples.normalised(samples.pixels(list(range(start, end))))).in_float32())
         yield from raw.cpu().numpy()
 
 

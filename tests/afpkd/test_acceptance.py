@@ -10,7 +10,7 @@ import torch
 from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
-from afpkd import learners
+from afpkd import evaluate, learners
 from afpkd.acceptance import CHANGES, banded, constant, mask_statistics, phase_one_report, shuffled, why_not_accepted
 from afpkd.data.batches import Pixels
 from afpkd.errors import UserError
@@ -137,6 +137,27 @@ def test_a_split_is_scored_in_batches_that_memory_can_hold(size: int, batches: l
 
     assert top1(forward, pixels) == 100.0
     assert seen == batches
+
+
+def test_no_image_is_scored_alone_where_its_neighbours_bands_are_swapped_in(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = FrequencyPrompts(toy.shapes, dropped="swapped")
+    for group in (module for module in prompts.modules() if isinstance(module, BandPrompts)):
+        assert group.gate_bias is not None
+        nn.init.constant_(group.gate_bias, -2.0)  # most is dropped
+
+    def forward(images: Tensor) -> Tensor:
+        logits: Tensor = learners.prompted(prompts, toy.teacher, images, toy.teacher(images))[0].logits
+        return logits
+
+    at_once = evaluate.predict(forward, toy.pixels)
+    for size in (15, 1):  # sixteen images: one would be left over; all would be alone
+        monkeypatch.setattr(evaluate, "_BATCH_SIZE", size)
+        with _batches(toy) as seen:
+            found = evaluate.predict(forward, toy.pixels)
+        assert seen == {15: [16] * 2, 1: [2] * 16}[size]  # clean and prompted
+        assert size == 1 or torch.equal(found, at_once)
 
 
 def test_answers_that_are_no_numbers_are_no_class() -> None:

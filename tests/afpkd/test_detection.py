@@ -19,12 +19,13 @@ from afpkd.fusion import FeatureFusion, LevelAdapters
 from afpkd.learners import FrozenTeacher, Learner, plain_learner, prompt_learner, start_adapters, student_learner
 from afpkd.models import probe_shapes
 from afpkd.models.fcos import FcosDetector
-from afpkd.models.outputs import Shapes
+from afpkd.models.outputs import Detections, Shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.record import Json
 from afpkd.settings import TrainSettings
+from afpkd.tasks import detection
 from afpkd.train import Fitting
-from tests.afpkd.detectors import CPU, TASK, outputs
+from tests.afpkd.detectors import CPU, TASK, outputs, small
 from tests.scenes import CANVAS, write_scenes
 
 
@@ -159,6 +160,20 @@ def test_phase_one_runs_inside_a_frozen_detector(scenes: Scenes, tmp_path: Path)
     halves = phase_one_report(prompts, teacher, images, TASK, most_pixels=2 * math.prod(CANVAS))
     for name in ("own", "shuffled", "constant"):
         assert halves[name] == pytest.approx(report[name], rel=1e-4)
+
+
+def test_no_scene_is_scored_alone(scenes: Scenes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a mask drops is swapped with another scene's."""
+    monkeypatch.setattr(detection, "_BATCH_SIZE", scenes.num_images - 1)
+    seen: list[int] = []
+
+    def forward(images: Tensor) -> Detections:
+        seen.append(len(images))
+        found: Detections = small()(images)
+        return found
+
+    TASK.scores(forward, scenes)
+    assert seen == [scenes.num_images]
 
 
 def test_what_a_mask_drops_is_zero_or_the_next_images() -> None:
