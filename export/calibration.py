@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
 
 from afpkd.errors import UserError
@@ -140,9 +141,20 @@ def tied_ranges(proto: onnx.ModelProto, ranges: Ranges) -> Ranges:
     tied = dict(ranges)
     for node in proto.graph.node:
         if node.op_type in ("Relu", "Clip") and consumers[node.input[0]] == 1 and node.input[0] in ranges:
-            low, high = ranges[node.input[0]]
-            tied[node.input[0]] = ranges.get(node.output[0], (max(low, 0.0), high))
+            least, most = (0.0, np.inf) if node.op_type == "Relu" else _bounds(node, proto.graph)
+            low, high = (min(max(end, least), most) for end in ranges[node.input[0]])
+            tied[node.input[0]] = ranges.get(node.output[0], (low, high))
     return tied
+
+
+def _bounds(clip: onnx.NodeProto, graph: onnx.GraphProto) -> tuple[float, float]:
+    """What a Clip cuts to, as far as the graph says it: ReLU6 0 and 6, Hardtanh -1 and 1."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    written = ((node.output[0], entry) for node in graph.node if node.op_type == "Constant" for entry in node.attribute)
+    constants |= {name: entry.t for name, entry in written if entry.name == "value"}
+    ends = [constants.get(name) for name in (*clip.input[1:], "", "")[:2]]
+    least, most = (None if end is None else float(numpy_helper.to_array(end)) for end in ends)
+    return -np.inf if least is None else least, np.inf if most is None else most
 
 
 def _floats(pair: tuple[Any, Any]) -> tuple[float, float]:

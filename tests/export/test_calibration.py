@@ -93,6 +93,26 @@ def test_what_a_relu_cuts_away_costs_no_precision() -> None:
     assert tied_ranges(proto, ranges) == ranges, "somebody else reads it too"
 
 
+@pytest.mark.parametrize(
+    ("least", "most", "range_"), [(-1.0, 1.0, (-1.0, -0.3)), (0.0, 6.0, (0.0, 0.0)), (None, None, (-9.0, -0.3))]
+)
+@pytest.mark.parametrize("as_operators", [False, True])
+def test_what_a_clip_lets_through_keeps_its_range(
+    least: float | None, most: float | None, range_: tuple[float, float], *, as_operators: bool
+) -> None:
+    """ReLU6, and Hardtanh, whose lower end is no zero."""
+    ends = [
+        numpy_helper.from_array(np.array(end, np.float32), name)
+        for end, name in ((least, "l"), (most, "m"))
+        if end is not None
+    ]
+    constants = [helper.make_node("Constant", [], [end.name], value=end) for end in ends if as_operators]
+    clip = helper.make_node("Clip", ["x", *(end.name for end in ends)], ["y"])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 1]) for name in "xy")
+    graph = helper.make_graph([*constants, clip], "g", [x], [y], [] if as_operators else ends)
+    assert tied_ranges(helper.make_model(graph), {"x": (-9.0, -0.3)}) == {"x": range_}
+
+
 @pytest.mark.parametrize("method", ["mse", "percentile", "minmax", "entropy"])
 def test_every_method_calibrates(method: Method, graph: onnx.ModelProto, inputs: Floats) -> None:
     ranges = ranges_of(graph, inputs, OP_TYPES, method)
