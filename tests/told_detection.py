@@ -9,6 +9,7 @@ from bench import detection, rows
 from pipeline.recipe_reader import load_recipe
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
+THREE = "none", "imitation", "afpkd"
 NAMES = {"imitation": "imitation", "reviewkd": "ReviewKD", "afpkd": "AFPKD"}
 
 
@@ -26,10 +27,7 @@ def sentences() -> Iterator[str]:
     yield "7.5 epochs"
     harmed = [f"{row['heldout_ap']:.1f}" for row in raw]
     yield f"{', '.join(harmed)} at `gamma` 0.001, 0.003, 0.01"
-    done = {on: rows.read(detection.protocol_on(on).result) for on in ("cpu", "cuda")}
-    assert {row["method"] for found in done.values() for row in found} == {"none"}, "the page says so"
-    for on, words in (("cpu", "{} on a CPU"), ("cuda", "{} on that H200")):
-        yield words.format(rows.mean_and_std([row["ap"] for row in done[on]]))
+    yield from _whole_runs()
     for method, name in NAMES.items():
         mine = [row for row in trials if row["method"] == method and row["options"].get("relative")]
         assert {row["options"]["gamma"] for row in mine} == set(detection.GAMMAS)
@@ -41,6 +39,21 @@ def sentences() -> Iterator[str]:
         assert _weights(
             recipe.distill.options() if method == "afpkd" else vars(getattr(recipe.rivals, method))
         ) == _weights(best)
+
+
+def _whole_runs() -> Iterator[str]:
+    here, there = (rows.read(detection.protocol_on(on).result) for on in ("cpu", "cuda"))
+    yield detection.table(here)
+    assert {(row["method"], row["seed"]) for row in here} == {(name, seed) for name in THREE for seed in range(3)}
+    test, heldout = ({name: _by_seed(here, name, key) for name in THREE} for key in ("ap", "heldout_ap"))
+    apart = [rows.paired_difference(found["afpkd"], found["none"]).replace("-", "−") for found in (test, heldout)]
+    yield f"AFPKD lies {apart[0]} AP from the undistilled student, {apart[1]} on the held-out images"
+    assert {row["method"] for row in there} == {"none"}, "the page says so"
+    yield f"undistilled {rows.mean_and_std([row['ap'] for row in there])} on that H200"
+
+
+def _by_seed(found: list[Json], method: str, key: str) -> dict[int, float]:
+    return {row["seed"]: row[key] for row in found if row["method"] == method}
 
 
 def _weights(options: Json) -> list[float | None]:
