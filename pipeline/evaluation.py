@@ -13,7 +13,7 @@ from afpkd.errors import UserError
 from afpkd.names import look_up, unknown
 from afpkd.record import Json
 from pipeline.lineage import WEIGHTS, require_recorded, require_same_data
-from pipeline.networks import build_network, recorded_network, require_own_code
+from pipeline.networks import build_network, network_of, recorded_network, require_own_code
 from pipeline.recipe_folder import folder_in
 from pipeline.recipe_reader import load_recipe, recipe_names
 from pipeline.recorded import BUILT_FROM, checked, recorded
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str | None) -> Json:
     """Top-1 on the test set: {"top1": percent, "n": images}; of a bundle with several files, {precision: {...}}."""
     if (path / "manifest.json").is_file():
+        _refuse_idle(path, arch=arch, data=data, recipe=recipe)
         return _of_bundle(path)
     if (path / "record.json").is_file():
+        _refuse_idle(path, data=data, recipe=recipe)
         record = recorded(path / "record.json")
         if record.get("task") == "detection":
             raise UserError(
@@ -53,9 +55,9 @@ def evaluate_path(path: Path, *, arch: str | None, data: str | None, recipe: str
     if arch is None or data is None:
         raise UserError("E_EVALUATE", f"{path}: a bare weights file needs --arch NAME and --data NAME")
     spec = look_up("E_UNKNOWN_NAME", "data set", data, DATASETS)
-    normalisation = _normalisation(path, data, recipe)
+    normalisation, own = _normalisation(path, data, recipe)
     model = build_network(
-        {"arch": arch, "stages": [], "own": None},
+        {"arch": arch, "stages": [], "own": own},
         num_classes=spec.num_classes,
         in_channels=spec.in_channels,
         image_size=spec.image_size,
@@ -137,13 +139,26 @@ def _measured(model: nn.Module, path: Path, data: Dataset, normalisation: Json) 
     return {"top1": model_scores(CLASSIFICATION, model, pixels)["top1"], "n": len(data.test.labels)}
 
 
-def _normalisation(path: Path, data: str, recipe: str | None) -> Json:
-    """The mean and std of `recipe`, or of the shipped recipe that names this very file, or of one of the data set."""
+def _refuse_idle(path: Path, **given: str | None) -> None:
+    """UserError for an option that a bundle or a role, which says all of itself, would not look at."""
+    idle = " and ".join(f"--{option}" for option, value in given.items() if value is not None)
+    if idle:
+        raise UserError("E_USAGE", f"{path}: {idle}: would do nothing, it is for a bare weights file: leave it out")
+
+
+def _normalisation(path: Path, data: str, recipe: str | None) -> tuple[Json, list[list[float]] | None]:
+    """The mean and std of `recipe`, or of the shipped recipe that names this very file, or of one of the data set.
+
+    And those that the file itself wants, where it is the recipe's teacher and has its own.
+    """
     candidates = [load_recipe(name) for name in ([recipe] if recipe else recipe_names())]
     fitting = [(name, found) for name, found in candidates if found.data.name == data]
     named = [(name, found) for name, found in fitting if Path(getattr(found.teacher, "weights", "")).name == path.name]
     if not fitting:
-        raise UserError("E_EVALUATE", f"no recipe says how {data} is normalised: name one with --recipe")
+        raise UserError("E_EVALUATE", f"no recipe says how {data} is normalised: name one of {data} with --recipe")
     name, chosen = (named or fitting)[0]
-    sys.stderr.write(f"normalised as recipe {name} has it: mean {chosen.data.mean}, std {chosen.data.std}\n")
-    return {"mean": chosen.data.mean, "std": chosen.data.std}
+    own = network_of(chosen, "teacher")["own"] if named else None
+    mean, std = map(tuple, own) if own else (chosen.data.mean, chosen.data.std)
+    whose = "its teacher" if own else "it"
+    sys.stderr.write(f"normalised as recipe {name} has {whose}: mean {mean}, std {std}\n")
+    return {"mean": chosen.data.mean, "std": chosen.data.std}, own

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from afpkd.models import build_model
 from afpkd.record import Json, sha256_of
 from export.files import LEGACY_OPSET
 from pipeline.cli import app
-from pipeline.networks import facts_beside_weights
+from pipeline.evaluation import evaluate_path
+from pipeline.networks import build_network, facts_beside_weights
 from pipeline.recipe_folder import FolderData, folder_in
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
@@ -140,6 +142,33 @@ def test_a_teacher_taken_in_otherwise_is_another_teacher(tmp_path: Path) -> None
         record = train_teacher(open_run(recipe, tmp_path / "runs"))
         found.append(record["outputs"]["model.safetensors"])
     assert len(set(found)) == 2
+
+
+def test_a_bare_file_is_scored_as_the_teacher_that_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = build_model("resnet8", num_classes=10, in_channels=1, image_size=(28, 28)).state_dict()
+    own = list[object]()
+
+    def seen(network: Json, **how: Any) -> Any:
+        own.append(network["own"])
+        return build_network(network, **how)
+
+    monkeypatch.setattr("pipeline.evaluation.build_network", seen)
+    text = 'extends = "default"\n[teacher]\narch = "resnet8"\nweights = "w.safetensors"\nmean = [0.9]\nstd = [1.5]\n'
+    bare = {"arch": "resnet8", "data": "fashion_mnist_5k", "recipe": written(tmp_path, text)}
+    for name in ("w.safetensors", "other.safetensors"):
+        save_weights(tmp_path / name, state)
+        evaluate_path(tmp_path / name, **bare)
+    assert own == [[[0.9], [1.5]], None], "whose the other file is, nobody says"
+    assert "normalised as recipe mine has its teacher: mean (0.9,), std (1.5,)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("holds", ["record.json", "manifest.json"])
+def test_a_role_and_a_bundle_refuse_what_they_would_not_look_at(holds: str, tmp_path: Path) -> None:
+    (tmp_path / holds).write_text("{}")
+    with pytest.raises(UserError, match="--data and --recipe: would do nothing"):
+        evaluate_path(tmp_path, arch=None, data="cifar100", recipe="default")
 
 
 def test_the_images_of_a_record_are_those_of_its_recipe(photos: Path) -> None:
