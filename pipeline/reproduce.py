@@ -16,8 +16,9 @@ from afpkd.errors import UserError
 from afpkd.record import Json, sha256_of
 from deploy.profile_record import SCHEMA as PROFILE
 from pipeline.lineage import WEIGHTS, require_recorded
+from pipeline.networks import arch_of
 from pipeline.progress import StageProgress
-from pipeline.recipe_reader import recipe_names
+from pipeline.recipe_reader import recipe_names, teacher_weights
 from pipeline.recorded import MEASURED, checked, recorded
 from pipeline.workspace import Run, open_run
 
@@ -135,13 +136,16 @@ def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> 
             if require_recorded(run_dir / kind, WEIGHTS) != record["inputs"][kind]:
                 raise UserError("E_RUN_CHANGED", f"{path}: made from another {kind} than lies in {run_dir / kind}")
             shutil.copytree(run_dir / kind, run.role(kind), ignore=shutil.ignore_patterns("bundle"))
+    foreign = teacher_weights(run.recipe, run.recipe_file) if stage == "teacher" else None
+    if foreign and sha256_of(foreign) != record["inputs"].get("weights"):
+        raise UserError("E_RUN_CHANGED", f"{path}: taken from another weights file than {foreign} is now: put it back")
     again = _train(stage, run)
     then, now = (str(row["outputs"].get(WEIGHTS)) for row in (record, again))
     same = then == now
     note = "to the byte" if same else "; ".join(_differs(record, again)) or "same code, packages and machine"
     return [
         Found("weights", then[:12], now[:12], True if same else None, note, decides=False),
-        *_scores(record, again, run.role(stage)),
+        *_scores(record, again, run),
     ]
 
 
@@ -167,7 +171,7 @@ def _differs(before: Json, now: Json) -> list[str]:
     return told
 
 
-def _scores(before: Json, now: Json, folder: Path) -> list[Found]:
+def _scores(before: Json, now: Json, run: Run) -> list[Found]:
     """The selected epoch's test scores; of a classifier within what that many images can tell."""
     from deploy.statistics import top1_interval
     from pipeline.evaluation import evaluate_path
@@ -178,7 +182,8 @@ def _scores(before: Json, now: Json, folder: Path) -> list[Found]:
         if not key.endswith("_selected") or was is None or value is None:
             continue
         if key == "test_top1_selected":
-            num = evaluate_path(folder, arch=None, data=None, recipe=None)["n"]
+            folder, arch = run.role(now["role"]), arch_of(run.recipe, now["role"])
+            num = evaluate_path(folder, arch=arch, data=None, recipe=None)["n"]
             within = _meet(*(top1_interval(round(score / 100 * num), num) for score in (was, value)))
             found.append(Found("test top-1 (%)", _told(was), _told(value), within, f"intervals of {num:,} images"))
         else:

@@ -106,6 +106,28 @@ def test_a_changed_teacher_is_refused(record: Path) -> None:
         reproduce(record, str(record.parents[3] / "tiny.toml"), record.parent / "work")
 
 
+def test_an_own_network_is_made_again_from_its_recipes_file(tmp_path: Path) -> None:
+    net = "from torch import nn\ndef make(num_classes):\n    maps = [nn.Conv2d(1, 4, 3, 2), nn.Conv2d(4, 8, 3, 2)]\n"
+    net += "    return nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))\n"
+    (tmp_path / "net.py").write_text(net)
+    (tmp_path / "tiny.toml").write_text(f'{RECIPE}student = "net.py:make"\n[export]\nprecisions = ["fp32"]\n')
+    run = open_run(str(tmp_path / "tiny.toml"), tmp_path / "runs", device="cpu", threads=1)
+    stages.train_undistilled(run)
+    code, shown = told(run.role("undistilled") / "record.json")
+    assert (code, shown.count(" within ")) == (0, 2), shown
+
+
+def test_a_teacher_of_another_file_is_refused(record: Path) -> None:
+    folder = record.parents[3]
+    (folder / "w.pt").write_bytes(b"now")
+    (folder / "tiny.toml").write_text('extends = "default"\n[teacher]\narch = "resnet8"\nweights = "w.pt"\n')
+    digest = load_recipe(str(folder / "tiny.toml"))[1].stage_digest("teacher")
+    taken = {"role": "teacher", "config_digest": digest, "inputs": {"data": "d", "weights": "0" * 64}}
+    write_record(record, {**read_record(record), **taken})
+    with pytest.raises(UserError, match=r"taken from another weights file than .*w\.pt is now"):
+        reproduce(record, str(folder / "tiny.toml"), record.parent / "work")
+
+
 @pytest.mark.parametrize("document", [{}, {"schema": "afpkd.prompts/1", "outputs": {}}, {"schema": []}])
 def test_what_is_no_such_record_is_refused(document: Json, tmp_path: Path) -> None:
     write_record(tmp_path / "x.json", document)
