@@ -36,6 +36,6 @@ def require_maps(method: str, whose: str, shapes: Shapes) -> None:
     if OPTIONS[method].imitates_maps and not shapes.channels:
         raise UserError(
             "E_METHOD_FIT",
-            f"{method} imitates feature maps, and the {whose} has none at two resolutions or more (a transformer?): "
-            "use kd or dkd, which look at its answers",
+            f"{method} imitates feature maps, and the {whose} has none at two resolutions or more (a transformer? one "
+            "that computes under torch.no_grad?): name its `stages`, or use kd or dkd, which look at its answers",
         )

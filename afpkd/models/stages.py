@@ -68,7 +68,13 @@ def recorded(network: nn.Module, logits: Logits, image: Tensor) -> tuple[list[Ca
 
 
 def stage_ends(network: nn.Module, logits: Logits, image: Tensor, calls: list[Call]) -> list[str]:
-    """Names of the modules whose outputs end the stages, shallow to deep; none where there are no two resolutions."""
+    """Names of the modules whose outputs end the stages, shallow to deep; none where there are no two resolutions.
+
+    Nor where no gradient reaches the image in any case (`torch.no_grad()` in the forward): no cut could be told.
+    """
+    with torch.enable_grad():
+        if not logits(image.clone().requires_grad_()).requires_grad:
+            return []
     once = {name for name, num in Counter(call.name for call in calls).items() if num == 1}
     maps = [(at, call) for at, call in enumerate(calls) if call.name in once and _is_map(call.output, image)]
     by_size: dict[tuple[int, int], list[tuple[int, Call]]] = {}

@@ -126,6 +126,31 @@ FAMILIES = {
 """Channels of the stages at strides 4, 8, 16 and 32: those of the papers, the last with the widening convolution."""
 
 
+class Branched(nn.Module):
+    """Two branches at each resolution, added; its stem may be frozen in its own forward."""
+
+    def __init__(self, *, frozen: bool) -> None:
+        super().__init__()
+        self.frozen, self.stem, self.fc = frozen, nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Linear(8, 5)
+        self.left = nn.ModuleList(nn.Conv2d(8, 8, 3, stride=2, padding=1) for _ in range(2))
+        self.right = nn.ModuleList(nn.Conv2d(8, 8, 1, stride=2) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            x = self.stem(x)
+        for left, right in zip(self.left, self.right, strict=True):
+            x = torch.relu(left(x) + right(x))
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_branch_is_no_stage_where_the_forward_hides_its_gradients_either(*, frozen: bool) -> None:
+    assert Wrapped(Branched(frozen=frozen), in_channels=3, image_size=SIZE).taps == []
+    named = Wrapped(Branched(frozen=frozen), in_channels=3, image_size=SIZE, stages=["stem", "left.1"])
+    assert [tap.module for tap in named.taps] == ["stem", "left.1"]
+
+
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_stages_of_many_families_are_found_and_can_be_refined(arch: str) -> None:
     model = wrapped(arch)
