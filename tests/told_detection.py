@@ -43,7 +43,7 @@ def sentences() -> Iterator[str]:
 
 def _whole_runs() -> Iterator[str]:
     here, there = (rows.read(detection.protocol_on(on).result) for on in ("cpu", "cuda"))
-    yield detection.table(here)
+    yield " ".join(detection.table(here).split())
     assert {(row["method"], row["seed"]) for row in here} == {(name, seed) for name in THREE for seed in range(3)}
     test, heldout = ({name: _by_seed(here, name, key) for name in THREE} for key in ("ap", "heldout_ap"))
     apart = [rows.paired_difference(found["afpkd"], found["none"]).replace("-", "−") for found in (test, heldout)]
