@@ -45,6 +45,8 @@ def measure(
     from deploy.measure_file import measure_file
     from pipeline.screen import shown
 
+    if out is not None and out.suffix == ".npz":
+        raise UserError("E_USAGE", f"--out {out}: raw samples go there: name the record {out.with_suffix('.json')}")
     progress = StageProgress("measure")
     with shown():
         progress.busy("starting")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +64,10 @@ def report(
     from pipeline.plan import COMPARISON
     from pipeline.workspace import open_run
 
+    if not (max_latency_ms is None or 0 < max_latency_ms < math.inf):
+        raise UserError("E_USAGE", f"--max-latency-ms: more than 0, got {max_latency_ms:g}")
+    if not (min_accuracy is None or 0 <= min_accuracy <= 100):
+        raise UserError("E_USAGE", f"--min-accuracy: in percent, 0 to 100, got {min_accuracy:g}")
     with graph.stage_call("report", runs) as inside_a_run:
         found = [open_run(name, runs) for name in dict.fromkeys(recipes or [recipe])]
         budget = {"max_latency_ms": max_latency_ms, "min_accuracy": min_accuracy}
@@ -103,7 +108,7 @@ def compare(
     for path in (before, after):
         if not path.exists():
             raise UserError("E_RUN_MISSING", f"{path}: no such run or record: name one, such as runs/default")
-    if threshold < 0 or max_drop < 0:
+    if not (threshold >= 0 and max_drop >= 0):  # NaN is neither
         raise UserError("E_USAGE", "--threshold and --max-drop: 0 or more")
     changes = compare_runs(before, after, threshold=threshold, max_drop=max_drop)
     outcomes = [change.outcome for change in changes]

@@ -116,6 +116,10 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "RUNS in /proc": ("run distill --runs /proc/afpkd", "E_FILE", "no folder can be made there: name another place"),
     "two at once": ("run distill --runs held", "E_RUNS_BUSY", "wait for it, end it, or use another RUNS"),
     "half of a foreign model": ("export --onnx text.onnx", "E_USAGE", "needs --spec SPEC.toml"),
+    "an accuracy that is none": ("report --min-accuracy nan", "E_USAGE", "0 to 100, got nan"),
+    "a latency below zero": ("report --max-latency-ms -5", "E_USAGE", "more than 0, got -5"),
+    "a threshold that is none": ("compare . . --threshold nan", "E_USAGE", "0 or more"),
+    "samples in the record's place": ("measure m.onnx --out m.npz", "E_USAGE", "name the record m.json"),
     "a sweep over nothing": ("sweep default --set distill.mu", "E_USAGE", "KEY=VALUE,VALUE was expected"),
     "a code": ("explain E_DISC", "E_UNKNOWN_NAME", "did you mean 'E_DISK'?"),
 }
