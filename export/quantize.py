@@ -22,6 +22,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from afpkd.data.batches import evenly_spaced
 from afpkd.errors import UserError
 from afpkd.models.wrapped import PREFIX as WRAPPED
 from afpkd.names import unknown
@@ -84,7 +85,7 @@ def quantized(proto: onnx.ModelProto, inputs: NDArray[np.float32], settings: Int
     return Quantized(
         full,
         half=lambda opset: half_from_quantized(full, opset),
-        sensitivity=lambda: sensitivity(proto, ranges, inputs[: _num_judged(proto)]),
+        sensitivity=lambda: sensitivity(proto, ranges, inputs[evenly_spaced(_num_judged(proto), len(inputs)).numpy()]),
     )
 
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from afpkd.errors import UserError
 from export.calibration import calibration_images, ranges_of, tied_ranges
-from export.quantize import OP_TYPES, layers, with_qdq
+from export.quantize import OP_TYPES, Int8, layers, quantized, with_qdq
 from export.verify import graph_forward
 
 if TYPE_CHECKING:
@@ -30,6 +30,16 @@ def test_calibration_images_are_distinct_seeded_and_named() -> None:
     assert first.facts()["sha256"] == again.facts()["sha256"] != other.facts()["sha256"]
     with pytest.raises(UserError, match="calibration takes 512 images, the training set has 100"):
         calibration_images(train[:100], 0)
+
+
+def test_layers_are_judged_on_images_of_the_whole_set(
+    graph: onnx.ModelProto, inputs: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that calibrate keep the order of the set, which may lie class by class."""
+    made, judged = quantized(graph, inputs, Int8()), list[Floats]()
+    monkeypatch.setattr("export.quantize.sensitivity", lambda proto, ranges, images: judged.append(images))
+    made.sensitivity()
+    np.testing.assert_array_equal(judged[0], inputs[::4])
 
 
 def one_layer() -> onnx.ModelProto:
