@@ -1,4 +1,8 @@
-"""Run by a Python at its start where this folder is in its PYTHONPATH (`tests.tiny.briefly`): `quick` is a moment."""
+"""Run by a Python at its start where this folder is in its PYTHONPATH (fixture `brief`): `quick` takes a moment there.
+
+Its ten seconds of two cores a file were most of what the tests of whole runs took. test_graph.py's chain measures by
+the preset as it is.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ class _Finder:
             warm_up = replace(quick.warm_up, min_seconds=0.05, max_seconds=0.5)
             module._PRESETS["quick"] = replace(quick, min_seconds=0.2, warm_up=warm_up)
 
-        spec.loader.exec_module = shortened  # type: ignore[method-assign]
+        spec.loader.exec_module = shortened  # type: ignore[method-assign]  # this one module's
         return spec
 
 
