@@ -110,7 +110,7 @@ def share_stage(
     with graph.stage_call(stage, runs):
         work = require_unchanged(open_run(recipe, runs), stage, digest)
         with stage_lock(work.role(stage)):
-            weights = teacher_weights(work.recipe, work.recipe_file)
+            weights = teacher_weights(work.recipe, work.recipe_file) if stage == "teacher" else None
             foreign = sha256_of(weights) if weights else None
             record = share_stage(stage, work.recipe, work.folder, runs.resolve() / maker, foreign)
         StageProgress(stage).say(f"the same as that of {maker}: copied")

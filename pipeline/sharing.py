@@ -45,8 +45,8 @@ def shared_stages(found: Sequence[Named], runs: Path) -> dict[str, dict[str, str
 def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path, foreign: str | None = None) -> Json:
     """Copy a finished stage of the run `maker` into the run `folder`, record last; UserError where it is not the same.
 
-    foreign: the hash of the recipe's foreign teacher, which its digest leaves out. The record keeps what it says of the
-    making, and says in `shared_from` whose it was.
+    foreign: of a teacher taken from a file, that file's hash, which the digest leaves out. The record keeps what it
+    says of the making, and says in `shared_from` whose it was.
     """
     source, target = maker / stage, folder / stage
     require_recorded(source, WEIGHTS)
@@ -55,7 +55,7 @@ def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path, foreign: 
         raise UserError(
             "E_RUN_CHANGED", f"{source}: made by other settings than those of {folder.name}: run its own stage"
         )
-    if stage == "teacher" and foreign and record["inputs"].get("weights") != foreign:
+    if foreign and record["inputs"].get("weights") != foreign:
         raise UserError(
             "E_RUN_CHANGED", f"{source}: taken from another weights file than that of {folder.name}: run its own stage"
         )

@@ -83,10 +83,8 @@ class Scenes:
         placing = random_placing(content, self.canvas, augmentation, generator)
         placing, content, indices = Placing(*(drawn[part] for drawn in placing)), content[part], chosen[part].tolist()
         images = placed_images(self.pixels(indices), content, placing)
-        content, placing = (
-            content.cpu(),
-            Placing(*(drawn.cpu() for drawn in placing)),
-        )  # boxes are few: on a GPU each step is a wait
+        # boxes are few: on a GPU each step would be a wait
+        content, placing = content.cpu(), Placing(*(drawn.cpu() for drawn in placing))
         moved = [
             placed_boxes(self.boxes(index), content[row], Placing(*(column[row] for column in placing)), self.canvas)
             for row, index in enumerate(indices)

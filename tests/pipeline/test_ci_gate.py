@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from afpkd.record import read_record
+from deploy.presets import find_preset
 from tests import stories
 from tests.tiny import FP32, tiny_recipe
 
@@ -41,6 +44,14 @@ def test_the_gate_lets_the_same_student_pass_and_not_a_larger_one(tmp_path: Path
     for line in shipped:
         stories.run(line, tmp_path)
     assert read_record(tmp_path / "baseline/gate/student/record.json")["arch"] == "resnet20"
+
+
+@pytest.mark.usefixtures("brief")
+def test_what_a_test_of_whole_runs_starts_measures_for_a_moment() -> None:
+    code = "from deploy.presets import find_preset as f; print(f('quick').min_seconds, f('standard').min_seconds)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=stories.ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0.2", "30"]
+    assert find_preset("quick").min_seconds == 5
 
 
 def test_both_workflows_run_the_commands_of_the_page() -> None:

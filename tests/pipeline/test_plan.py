@@ -25,8 +25,8 @@ def recipes(folder: Path, **bodies: str) -> list[Named]:
     return read_recipes([str(folder / f"{name}.toml") for name in bodies])
 
 
-def finished(run: Path, one: Named, stage: str, weights: bytes, *made_from: str) -> None:
-    """A finished stage as the stages leave it."""
+def finished(run: Path, one: Named, stage: str, weights: bytes, *made_from: str) -> Path:
+    """The record of a finished stage as the stages leave it."""
     path = run / stage / "model.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(weights)
@@ -35,8 +35,9 @@ def finished(run: Path, one: Named, stage: str, weights: bytes, *made_from: str)
         (run / stage / f"level{len(weights) % 2}.png").write_bytes(weights)
     inputs: Json = {"data": "d", **{kind: sha256_of(run / kind / path.name) for kind in made_from}}
     outputs = {file.name: sha256_of(file) for file in (path, *path.parent.glob("*.png"))}
-    record = {"inputs": inputs, "outputs": outputs, "recipe": run.name}
-    write_record(run / stage / "record.json", {**record, "config_digest": one.recipe.stage_digest(stage)})
+    made = {"inputs": inputs, "outputs": outputs, "recipe": run.name, "config_digest": one.recipe.stage_digest(stage)}
+    write_record(record := run / stage / "record.json", made)
+    return record
 
 
 def test_points_that_differ_in_the_method_share_all_but_the_student(tmp_path: Path) -> None:
@@ -140,14 +141,14 @@ def test_a_foreign_teacher_of_other_weights_is_not_shared(tmp_path: Path, monkey
     for name, content in (("a", b"1"), ("b", b"2"), ("c", b"1")):
         (tmp_path / f"{name}.pt").write_bytes(content)
     a, _, _ = recipes(tmp_path, **{name: body.format(name) for name in "abc"})
-    finished(tmp_path / "a", a, "teacher", b"teacher")
-    record = tmp_path / "a" / "teacher" / "record.json"
+    record = finished(tmp_path / "a", a, "teacher", b"teacher")
     write_record(record, read_record(record) | {"inputs": {"data": "d", "weights": a.weights}})
     asked = ["share-stage", "teacher", "--from", "a", "--runs", str(tmp_path), "--recipe"]
-    told = CliRunner().invoke(app, [*asked, "b.toml"]).exception
-    assert "taken from another weights file than that of b" in str(told)
-    assert not (tmp_path / "b").exists()
-    assert CliRunner().invoke(app, [*asked, "c.toml"]).exit_code == 0
+    told = str(CliRunner().invoke(app, [*asked, "b.toml"]).exception)
+    assert ("taken from another weights file than that of b" in told, (tmp_path / "b").exists()) == (True, False)
+    finished(tmp_path / "a", a, "undistilled", b"made from no file")
+    for stage in ("teacher", "undistilled"):
+        assert CliRunner().invoke(app, [asked[0], stage, *asked[2:], "c.toml"]).exit_code == 0
 
 
 def test_two_recipes_of_one_name_are_refused_and_one_named_twice_is_one(tmp_path: Path) -> None:
@@ -242,8 +243,7 @@ def test_a_teacher_taken_from_a_file_is_outdated_once_its_file_is_another(tmp_pa
         (tmp_path / f"{name}.pt").write_text(name)
     body = '[teacher]\narch = "resnet56"\nweights = "{}.pt"'
     (before,) = recipes(tmp_path, a=body.format("old"))
-    record = tmp_path / "a" / "teacher" / "record.json"
-    finished(tmp_path / "a", before, "teacher", b"teacher")  # by `afpkd train-teacher`: Snakemake knows nothing of it
+    record = finished(tmp_path / "a", before, "teacher", b"teacher")  # by a verb: Snakemake knows nothing of it
     write_record(record, read_record(record) | {"inputs": {"data": "d", "weights": before.weights}})
     assert outdated_records(tmp_path, before) == []
     (now,) = recipes(tmp_path, a=body.format("new"))
