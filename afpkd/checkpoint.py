@@ -75,8 +75,17 @@ def load_weights(
             "E_WEIGHTS_NAN",
             f"{path}: holds NaN or infinite weights: nothing was loaded; take another file, or train with a lower lr",
         )
-    module.load_state_dict(state)
+    own.update(state)  # as in `copied_state`, their versions go with them
+    module.load_state_dict(own)
     return f"loaded {len(state)} of {len(own)} tensors from {path}{notes}"
+
+
+def copied_state(module: nn.Module) -> State:
+    """A module's state dict as it is now, on the CPU, and the modules' versions, which torchvision's MNASNet needs."""
+    state: State = module.state_dict()
+    for name, tensor in state.items():
+        state[name] = tensor.detach().cpu().clone()
+    return state
 
 
 def state_sha256(module: nn.Module) -> str:

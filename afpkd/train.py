@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from afpkd import distributed
 from afpkd.amp import amp_dtype
-from afpkd.checkpoint import State, load_training_state, save_training_state
+from afpkd.checkpoint import State, copied_state, load_training_state, save_training_state
 from afpkd.cuda_graph import RecordedPass
 from afpkd.data.batches import Augmentation, Samples, epoch_order, generator_for
 from afpkd.errors import UserError
@@ -127,7 +127,7 @@ class Fitting:
         if self.learner.frozen is not None:
             self.learner.frozen.assert_unchanged()
         precision = str(self.amp_dtype or torch.float32).removeprefix("torch.")
-        product = _copied(self.learner.product)
+        product = copied_state(self.learner.product)
         return Fitted(product, self.best_state, self.best_epoch, self.history, self.wall_s, self.cpu_s, precision)
 
     def next_images(self) -> Tensor:
@@ -188,7 +188,7 @@ class Fitting:
         }
         self.history.append(row)
         if row[score] >= max(earlier[score] for earlier in self.history):
-            self.best_epoch, self.best_state = row["epoch"], _copied(self.learner.product)
+            self.best_epoch, self.best_state = row["epoch"], copied_state(self.learner.product)
         return row
 
     def _state(self) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class Fitting:
 
         BatchNorm statistics are put back: the training does not notice.
         """
-        before = _copied(self.learner.trained)
+        before = copied_state(self.learner.trained)
         self.learner.trained.train()
         parameters = [p for p in self.learner.product.parameters() if p.requires_grad]
         found = {}
@@ -260,7 +260,7 @@ class Fitting:
         """Whether a parameter takes part in no loss; only processes that train together ask, since it takes a pass."""
         if distributed.num_processes() == 1:
             return False
-        before = _copied(self.learner.trained)
+        before = copied_state(self.learner.trained)
         self.learner.trained.train()
         parameters = [p for p in self.learner.trained.parameters() if p.requires_grad]
         total = _total(self._losses(self.step, 1.0, self.learner.losses))
@@ -294,7 +294,3 @@ def _optimizer(trained: nn.Module, settings: TrainSettings) -> torch.optim.Optim
 def _total(losses: dict[str, Tensor]) -> Tensor:
     first, *others = losses.values()
     return sum(others, start=first)
-
-
-def _copied(module: nn.Module) -> State:
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
