@@ -41,6 +41,7 @@ class ManyValues(TyperCommand):
 
 
 def report(
+    context: typer.Context,
     recipe: RecipeOption = "default",
     recipes: Annotated[
         list[str] | None,
@@ -64,6 +65,9 @@ def report(
     from pipeline.plan import COMPARISON
     from pipeline.workspace import open_run
 
+    given = context.get_parameter_source("recipe")
+    if recipes and given is not None and given.name == "COMMANDLINE":
+        raise UserError("E_USAGE", "--recipe and --recipes: give one of them")
     if not (max_latency_ms is None or 0 < max_latency_ms < math.inf):
         raise UserError("E_USAGE", f"--max-latency-ms: more than 0, got {max_latency_ms:g}")
     if not (min_accuracy is None or 0 <= min_accuracy <= 100):

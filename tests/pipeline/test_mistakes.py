@@ -117,6 +117,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "two at once": ("run distill --runs held", "E_RUNS_BUSY", "wait for it, end it, or use another RUNS"),
     "half of a foreign model": ("export --onnx text.onnx", "E_USAGE", "needs --spec SPEC.toml"),
     "an accuracy that is none": ("report --min-accuracy nan", "E_USAGE", "0 to 100, got nan"),
+    "a recipe beside several": ("report --recipe default --recipes a b", "E_USAGE", "give one of them"),
     "a latency below zero": ("report --max-latency-ms -5", "E_USAGE", "more than 0, got -5"),
     "a threshold that is none": ("compare . . --threshold nan", "E_USAGE", "0 or more"),
     "samples in the record's place": ("measure m.onnx --out m.npz", "E_USAGE", "name the record m.json"),
@@ -278,21 +279,22 @@ def test_a_setup_that_cannot_fetch_its_packages_says_what_to_see_to(tmp_path: Pa
     assert makes.startswith("make: ***")
 
 
-@pytest.mark.parametrize(("device", "code"), [("local", "E_LOCAL"), ("orin1", "E_DEVICE_NAME")])
-def test_make_deploy_asks_for_a_device_before_it_trains(device: str, code: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("deploy DEVICE=local", "E_LOCAL"),
+        ("deploy DEVICE=orin1", "E_DEVICE_NAME"),
+        ("deploy DEVICE=orin1 RECIPES=default", "E_USAGE"),
+        ("distill RECIPE=default RECIPES=default", "E_USAGE"),
+    ],
+)
+def test_make_refuses_what_cannot_be_meant_before_it_trains(words: str, code: str, tmp_path: Path) -> None:
     afpkd = tmp_path / "afpkd"
     afpkd.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipeline "$@"\n')
     afpkd.chmod(0o755)
     setup = ["-f", str(ROOT / "Makefile"), "-o", ".venv/.afpkd-setup", f"AFPKD={afpkd}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AFPKD_QUIET": "1"}
-    done = subprocess.run(
-        ["make", *setup, "deploy", f"DEVICE={device}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env=environment,
-    )
-    assert done.returncode == 2
-    assert [line for line in done.stderr.splitlines() if line.endswith(f"[{code}]")], done.stderr
+    command = ["make", *setup, *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert (done.returncode, f"[{code}]\n" in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "runs").exists()
