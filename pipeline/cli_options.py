@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,8 +77,18 @@ def snakemake_words(text: str) -> list[str]:
         raise UserError("E_USAGE", f"--snakemake {text}: {str(error).lower()}: close it") from None
 
 
-def require_unchanged(run: Run, stage: str, digest: str | None) -> Run:
-    """The run; UserError where its recipe is no longer that of the graph which started this stage."""
+def require_unchanged(run: Run, stage: str, digest: str | None, feeds: Sequence[str] = ()) -> Run:
+    """The run; UserError where its recipe is no longer that of the graph which started this stage.
+
+    feeds: whose weights the stage reads. Where a user calls it, no graph has made those anew that the recipe of now
+    would make otherwise: UserError, too.
+    """
+    from pipeline.recorded import recorded
+
+    for path in [] if digest is not None else [run.role(feed) / "record.json" for feed in feeds]:
+        if path.is_file() and recorded(path).get("config_digest") != run.recipe.stage_digest(path.parent.name):
+            told = f"{path}: made by other settings than {run.recipe_file.name} has now"
+            raise UserError("E_RUN_CHANGED", f"{told}: run its stage again, or `make distill`, which runs what it must")
     if digest is not None and run.recipe.stage_digest(stage) != digest:
         raise UserError(
             "E_RUN_CHANGED", f"{run.recipe_file}: changed while the run went on: give the same command again"

@@ -49,11 +49,12 @@ def _function(verb: str) -> Callable[..., None]:
         digest: DigestOption = None,
         as_json: JsonOption = False,
     ) -> None:
+        from pipeline.sharing import feeds_of
         from pipeline.workspace import open_run
 
         with _guard(stage, runs, train_processes):
             run = open_run(recipe, runs, device=train_device, threads=threads, processes=train_processes)
-            made = _made(verb, stage, require_unchanged(run, stage, digest))
+            made = _made(verb, stage, require_unchanged(run, stage, digest, feeds_of(stage, run.recipe)))
             if as_json:
                 sys.stdout.write(json.dumps(made, indent=2) + "\n")
 

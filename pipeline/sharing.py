@@ -29,7 +29,7 @@ def shared_stages(found: Sequence[Named], runs: Path) -> dict[str, dict[str, str
     for stage in STAGES:  # in the order in which they need each other
         makers: dict[str, str] = {}
         for one in sorted(found, key=lambda one: _still_to_do(runs, one.name, stage)):
-            fed = [content[one.name, feed] for feed in _feeds(stage, one.recipe)]
+            fed = [content[one.name, feed] for feed in feeds_of(stage, one.recipe)]
             foreign = one.weights if stage == "teacher" else None
             maker = makers.setdefault(digest([one.recipe.stage_digest(stage), foreign, fed]), one.name)
             if _is_done(runs, one.name, stage):
@@ -59,7 +59,7 @@ def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path, foreign: 
         raise UserError(
             "E_RUN_CHANGED", f"{source}: taken from another weights file than that of {folder.name}: run its own stage"
         )
-    for feed in _feeds(stage, recipe):
+    for feed in feeds_of(stage, recipe):
         made_from = record["inputs"].get(feed)  # no prompts where the masks are untrained
         if made_from and made_from != require_recorded(folder / feed, WEIGHTS):
             raise UserError(
@@ -86,7 +86,7 @@ def _travels(path: Path) -> bool:
     return path.suffix in (".safetensors", ".jsonl", ".png") and not path.name.startswith(".")
 
 
-def _feeds(stage: str, recipe: Recipe) -> list[str]:
+def feeds_of(stage: str, recipe: Recipe) -> list[str]:
     """Whose weights a stage reads."""
     prompted = ["prompts"] if recipe.distill.uses_prompts else []
     return {"prompts": ["teacher"], "student": ["teacher", *prompted]}.get(stage, [])

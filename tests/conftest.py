@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 COVERING = ("afpkd", "export", "deploy")
 """Folders of tests whose lines count as covered: those of the layers that `make test` measures, the fast ones. What a
 layer's own tests do not reach is not reached; and tracing costs the others two fifths of their time."""
-LONGEST = ("tests/deploy/ssh/test_run.py", "tests/deploy/ssh/test_aarch64.py")
+LONGEST = ("tests/deploy/ssh/test_run.py", "tests/deploy/ssh/test_aarch64.py", "tests/pipeline/test_slurm.py")
 """Files of slow tests alone that take minutes: the longest first, which would be waited for at the end."""
 OF_MAKE = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
 

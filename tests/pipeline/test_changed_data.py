@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.models.user_file import model_from_file
 from afpkd.record import read_record, write_record
+from pipeline.cli import app
+from pipeline.cli_options import require_unchanged
 from pipeline.evaluation import evaluate_path
 from pipeline.stages import export_bundle, train_teacher, tune_prompts
 from pipeline.workspace import Run, open_run
@@ -90,6 +93,22 @@ def test_the_same_photos_are_and_so_are_those_of_a_record_that_names_none(run: R
     write_record(record, {**read_record(record), "inputs": {}})
     assert evaluate_path(run.role("teacher"), arch=None, data=None, recipe=None)["n"] == 2
     assert export_bundle(run, "teacher")["verification"] == {}
+
+
+@pytest.mark.parametrize("verb", [["tune-prompts"], ["export", "--role", "teacher"]])
+def test_a_stage_by_itself_takes_nothing_that_the_recipe_would_make_otherwise_now(
+    verb: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a whole run the graph makes it anew."""
+    command = ["afpkd", *verb, "--recipe", str(run.recipe_file), "--runs", str(run.folder.parent)]
+    monkeypatch.setattr(sys, "argv", command)
+    edited = run.recipe_file.read_text().replace("image_size = [16, 16]", "image_size = [16, 16]\nflip = false")
+    run.recipe_file.write_text(edited)
+    with pytest.raises(UserError, match=r"teacher/record\.json: made by other settings than \w+\.toml has now: run"):
+        app(standalone_mode=False)
+    again = open_run(str(run.recipe_file), run.folder.parent, device="cpu")
+    train_teacher(again)
+    assert require_unchanged(again, "prompts", None, ["teacher"]) == again
 
 
 NET = """
