@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,16 +58,31 @@ def main(arguments: list[str]) -> None:
             if wanted:
                 folder = chosen.folder or Path("runs") / protocol.folder
                 train_seed(wanted, seed, folder, protocol, chosen.device)
-    found = rows.read(protocol.result)
+    found = standing(protocol)
     sys.stdout.write(rows.comparison(found))
+    earlier = len(rows.read(protocol.result)) - len(found)
+    if earlier:
+        sys.stdout.write(f"\n{earlier} rows of {protocol.recipe} as it was are left out\n")
     if found and protocol == MAIN:
         sys.stdout.write("\n" + rows.beside_published(found, load_recipe(PUBLISHED)[1]))
 
 
 def missing_variants(seed: int, protocol: Protocol = MAIN) -> list[str]:
     """The variants that this seed shall have and has no row of."""
-    found = {rows.name_of(row) for row in rows.read(protocol.result) if row["seed"] == seed}
+    found = {rows.name_of(row) for row in standing(protocol) if row["seed"] == seed}
     return [name for name in protocol.variants if seed in protocol.seeds[name] and name not in found]
+
+
+def standing(protocol: Protocol) -> list[Json]:
+    """The rows of what the protocol trains today: one of a recipe since changed is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        wanted = [
+            (name, written_run(name, variant, seed, Path(folder), protocol.recipe).recipe)
+            for name, variant in protocol.variants.items()
+            for seed in protocol.seeds[name]
+        ]
+    found = rows.read(protocol.result)
+    return [row for row in found if any(rows.stands(row, name, recipe) for name, recipe in wanted)]
 
 
 def train_seed(variants: list[str], seed: int, folder: Path, protocol: Protocol = MAIN, device: str = "cpu") -> None:

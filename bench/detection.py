@@ -123,11 +123,8 @@ def train_seed(seed: int, names: list[str], folder: Path, device: str = "cpu") -
 
 
 def has_row(run: Run, name: str) -> bool:
-    """Whether there is a row of this variant, this seed and this recipe: one of a recipe since changed is none."""
-    digest = run.recipe.stage_digest("student")
-    found = rows.read(protocol_on(run.device).result)
-    mine = [row for row in found if (rows.name_of(row), row["seed"]) == (name, run.recipe.seed)]
-    return any(row["config_digest"] == digest for row in mine)
+    """Whether there is a row of this variant, its seed and its recipe."""
+    return any(rows.stands(row, name, run.recipe) for row in rows.read(protocol_on(run.device).result))
 
 
 def require_headroom(run: Run) -> None:

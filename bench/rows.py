@@ -89,6 +89,12 @@ def read(name: str) -> list[Json]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def stands(row: Json, name: str, recipe: Recipe) -> bool:
+    """Whether a row is of this variant, seed and recipe: one of a recipe since changed is not."""
+    told = name_of(row), row["seed"], row["config_digest"]
+    return told == (name, recipe.seed, recipe.stage_digest("student"))
+
+
 def comparison(rows: list[Json], ours: str = "afpkd") -> str:
     """Markdown: a variant a line, test top-1 in percent, mean ± standard deviation over its seeds.
 

@@ -50,6 +50,20 @@ def test_students_side_by_side_are_bit_equal_to_students_alone(protocol: variant
     assert accuracy.missing_variants(0, protocol) == []
 
 
+def test_rows_of_a_recipe_since_changed_are_missing_and_left_out_of_the_table(
+    protocol: variants.Protocol, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kd = accuracy.written_run("kd", variants.FOUR["kd"], 1, tmp_path, protocol.recipe).recipe.stage_digest("student")
+    rows.append("tiny", [_row("kd", 1, 60.0, kd), _row("none", 1, 50.0, "of an earlier recipe")])
+    assert accuracy.missing_variants(1, protocol) == ["none", "reviewkd", "afpkd"]
+    monkeypatch.setitem(accuracy.PROTOCOLS, "cross", protocol)
+    accuracy.main(["--protocol", "cross"])
+    shown = capsys.readouterr().out
+    assert "| `kd` | 1 | 60.00 |" in shown
+    assert "50.00" not in shown
+    assert f"1 rows of {protocol.recipe} as it was are left out" in shown
+
+
 def test_a_shared_teacher_runs_once_a_batch() -> None:
     network = build_model("resnet8", num_classes=4, in_channels=1)
     calls: list[int] = []
@@ -124,9 +138,10 @@ def test_other_protocols_are_recipes_with_the_main_protocols_weights(name: str, 
     assert accuracy.teacher_folder(own) == {"cross": "teacher", "tinyimagenet": "teacher-seed0"}[name]
 
 
-def _row(name: str, seed: int, top1: float) -> Json:
+def _row(name: str, seed: int, top1: float, digest: str = "") -> Json:
     metrics = dict.fromkeys(rows.METRICS, top1)
-    return {"method": name, "variant": "default", "seed": seed, "cpu_s": 3600.0, **metrics}
+    whose: Json = {"method": name, "variant": "default", "seed": seed, "config_digest": digest}
+    return {**whose, "cpu_s": 3600.0, **metrics}
 
 
 def test_the_table_pairs_seeds_and_gives_students_interval() -> None:
