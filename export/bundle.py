@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ NUM_GOLDEN = 64
 
 GOLDEN, LABELS, EVAL, EVAL_LABELS = "golden.npz", "labels.txt", "eval.npy", "eval_labels.npy"
 EVAL_BOXES = "eval_boxes.json"
+_KNOWN = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS, EVAL_BOXES}
+_MODEL = re.compile(r"(fp32|fp16|int8)(-tensorrt|-legacy)?\.onnx")
+"""The names that `export.files` gives: a bundle that is outdated has no manifest that would list them."""
 
 
 class ModelFile(NamedTuple):
@@ -103,9 +107,8 @@ def require_place(out: Path) -> None:
         raise UserError("E_OUT", f"{out}: is a file: name a folder for the bundle")
     if out.exists() and out.samefile(Path()):
         raise UserError("E_OUT", f"{out}: the folder you are in would be replaced: name another, such as bundle")
-    known = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS, EVAL_BOXES}
     for path in sorted(out.iterdir()) if out.exists() else ():
-        if path.name not in known and path.suffix != ".onnx":
+        if path.name not in _KNOWN and not _MODEL.fullmatch(path.name):  # other .onnx files are somebody's models
             raise UserError(
                 "E_OUT", f"{path}: no part of a bundle, and would be lost: name another folder or move it away"
             )

@@ -86,6 +86,9 @@ def _check_options(
         if path is not None and not path.is_file():
             raise UserError("E_FILE", f"{path}: no such file: check the path")
     require_place(out)
+    for path in (onnx, weights):
+        if path is not None and path.resolve().parent == out.resolve():
+            raise UserError("E_OUT", f"{path}: lies in {out}, which is replaced: name another folder")
 
 
 def _read(spec: Spec, spec_file: Path, split: str, num: int | None = None) -> FolderSplit:

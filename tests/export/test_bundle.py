@@ -15,6 +15,7 @@ from afpkd.errors import UserError
 from afpkd.record import write_record
 from export import bundle as module
 from export.bundle import Evaluation, Golden, golden_indices, preprocess, read_manifest, write_bundle
+from export.files import PRECISIONS, planned_files
 from export.sealed import verify_bundle
 
 Pixels = NDArray[np.uint8]
@@ -129,6 +130,26 @@ def test_a_folder_of_other_things_is_never_replaced(written: Written, images: Pi
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
     with pytest.raises(UserError, match=r"thesis\.tex: is a file"):
         written(tmp_path / "home" / "thesis.tex", images)
+
+
+def test_somebodys_models_are_no_part_of_a_bundle(written: Written, images: Pixels, tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "resnet.onnx").write_bytes(b"months of work")
+    with pytest.raises(UserError, match=r"resnet\.onnx: no part of a bundle, and would be lost"):
+        written(tmp_path / "models", images)
+    assert (tmp_path / "models" / "resnet.onnx").read_bytes() == b"months of work"
+
+
+@pytest.mark.parametrize("quantizer", ["onnxruntime", "modelopt"])
+def test_every_file_that_is_planned_makes_way_for_a_new_bundle(
+    quantizer: str, written: Written, images: Pixels, tmp_path: Path
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    planned = planned_files(PRECISIONS, 18, legacy=quantizer != "modelopt", quantizer=quantizer)
+    for file in planned:
+        (tmp_path / "bundle" / file.name).write_bytes(b"of an outdated bundle, whose manifest is gone")
+    written(tmp_path / "bundle", images)
+    verify_bundle(tmp_path / "bundle")
 
 
 def test_the_folder_that_a_shell_stands_in_is_not_replaced(
