@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from afpkd.data.batches import generator_for
+from afpkd.errors import UserError
 from afpkd.losses import Progress
 
 _LONGEST_WAIT = datetime.timedelta(days=7)
@@ -139,17 +140,26 @@ def synchronise_norms(module: nn.Module, device: torch.device) -> None:
 
 
 def replace_norms(module: nn.Module) -> None:
-    """SyncBatchNorm in the place of each BatchNorm that learns; frozen ones stay what their network knows them as."""
+    """SyncBatchNorm in the place of each BatchNorm that learns; frozen ones stay what their network knows them as.
+
+    UserError for a kind of BatchNorm that torch's would not compute the same as.
+    """
     for name, child in module.named_children():
-        if (
-            isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d)
-            and child.weight is not None
-            and child.weight.requires_grad
-        ):
-            synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]  # torch's
-            setattr(module, name, synchronised)
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d) and child.weight is not None:
+            if child.weight.requires_grad:
+                setattr(module, name, _synchronised(child))
         else:
             replace_norms(child)
+
+
+def _synchronised(norm: nn.Module) -> nn.Module:
+    convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+    if type(norm).__module__.startswith("timm."):  # it holds the activation, too
+        from timm.layers.norm_act import convert_sync_batchnorm as convert
+    elif type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+        told = f"{type(norm).__name__} is a BatchNorm of its own, whose statistics several GPUs cannot share"
+        raise UserError("E_TRAIN_PROCESSES", f"{told}: use TRAIN_PROCESSES=1")
+    return convert(norm)
 
 
 def shared(losses: Losses, trained: nn.Module, *, has_unused: bool) -> Losses:

@@ -214,7 +214,7 @@ CATALOGUE: dict[str, Entry] = {
     ),
     "E_PROMPTS": Entry(
         "the trained prompts choose no pixels: their masks are no better than constant or shuffled ones",
-        'raise prompts.epochs or prompts.area, try prompts.dropped = "swapped", or set prompts.must_choose = false',
+        "in [prompts] raise epochs or area or lower lr: wide teachers and few photos want it; or must_choose = false",
     ),
     # Runs and their records
     "E_RUN_MISSING": Entry(

@@ -15,6 +15,7 @@ from onnx import TensorProto, ValueInfoProto, version_converter
 from afpkd.errors import UserError
 
 _FLOAT = int(TensorProto.FLOAT)
+_STANDARD = {"", "ai.onnx"}
 _IR = 10  # the newest that ONNX Runtime 1.18 reads, as `export.files` says; later ones brought small number types alone
 
 
@@ -33,8 +34,11 @@ def graph_from_file(path: Path, *, channels: int, image_size: tuple[int, int], n
     _require(path, "input", inputs, [channels, *image_size])
     _require(path, "output", outputs, [num_classes])
     _rename(proto, {inputs[0].name: "input", outputs[0].name: "logits"})
-    for value in (inputs[0], outputs[0]):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    for value, sizes in ((inputs[0], [channels, *image_size]), (outputs[0], [num_classes])):
+        batch, *others = value.type.tensor_type.shape.dim
+        batch.dim_param = "batch"
+        for dim, size in zip(others, sizes, strict=True):  # one that the file leaves open is what the spec says
+            dim.dim_value = size
     proto.graph.ClearField("value_info")  # shapes of a fixed batch
     proto.ir_version = min(proto.ir_version, _IR)
     _name_nodes(proto.graph)
@@ -44,18 +48,33 @@ def graph_from_file(path: Path, *, channels: int, image_size: tuple[int, int], n
 def at_opset(proto: onnx.ModelProto, opset: int, path: Path) -> onnx.ModelProto:
     """Give the graph in operator set `opset`; UserError where ONNX cannot convert it."""
     written = {entry.domain: entry.version for entry in proto.opset_import}
-    foreign = sorted(domain for domain in written if domain not in ("", "ai.onnx"))
+    foreign = sorted(_domains(proto) - _STANDARD)
     if foreign:
         raise UserError(
             "E_ONNX_FIT", f"{path}: uses operators of {', '.join(foreign)}, which not every runtime has: export without"
         )
     found = written.get("", written.get("ai.onnx"))
+    for entry in [entry for entry in proto.opset_import if entry.domain not in _STANDARD]:
+        proto.opset_import.remove(entry)  # named, but no node is of it
     if found == opset:
         return proto
     try:
         return version_converter.convert_version(proto, opset)
     except Exception as error:  # the converter raises RuntimeErrors of its own
         raise UserError("E_ONNX_FIT", f"{path}: opset {found} cannot be converted to {opset}: {_line(error)}") from None
+
+
+def _domains(proto: onnx.ModelProto) -> set[str]:
+    """Of which operators the model has nodes, those of branches, loops and functions included."""
+    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
+    found = set[str]()
+    while nodes:
+        node = nodes.pop()
+        found.add(node.domain)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                nodes += graph.node
+    return found
 
 
 def _require(path: Path, what: str, values: list[ValueInfoProto], sizes: list[int]) -> None:

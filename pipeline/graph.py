@@ -27,7 +27,7 @@ from pipeline.disk import explained, full, is_full, nearly_full
 from pipeline.failures import clear_failures, failures
 from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
-from pipeline.plan import COMPARISON, Named, claim_folder, outdated_records, plan_of, read_recipes
+from pipeline.plan import COMPARISON, Named, claim_folder, other_comparison, outdated_records, plan_of, read_recipes
 from pipeline.processes import require_processes
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, new_events
 from pipeline.recipe import ROLES
@@ -100,8 +100,8 @@ def _make_way(runs: Path, found: Sequence[Named], measured: Sequence[str]) -> No
     folders = [runs / one.name for one in found]
     for folder in folders:
         folder.mkdir(exist_ok=True)
-    outdated = [path for one in found for path in outdated_records(runs, one, measured)]  # all are looked at first
-    for path in outdated:
+    outdated = [path for one in found for path in outdated_records(runs, one, measured)] + other_comparison(runs, found)
+    for path in outdated:  # all were looked at first
         path.unlink()
     for one in found:
         claim_folder(runs, one)

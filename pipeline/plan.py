@@ -108,6 +108,15 @@ def roles_in_turns(recipe: Recipe) -> list[tuple[str, ...]]:
     return [ROLES] if find_preset(recipe.profile.preset).repeats > 1 else [(role,) for role in ROLES]
 
 
+def other_comparison(runs: Path, found: Sequence[Named]) -> list[Path]:
+    """The page that compares recipes, where it is of others than these: a report by hand lies in the same place."""
+    folder, names = runs / COMPARISON, [one.name for one in found]
+    page, told = folder / "report.html", folder / "report.json"
+    if len(names) < 2 or not (page.is_file() and told.is_file()):
+        return []
+    return [] if read_record(told).get("recipes") == names else [page]
+
+
 def outdated_records(runs: Path, one: Named, measured: Collection[str] = ()) -> list[Path]:
     """Records whose identity is not this recipe's, also where a verb made them and Snakemake knows nothing.
 

@@ -44,7 +44,7 @@ def require_processes(processes: int, recipe: Recipe, train_device: str) -> None
     """UserError where a recipe's batches or this machine's GPUs do not allow so many; before anything starts."""
     if processes < 1:
         raise UserError("E_TRAIN_PROCESSES", f"TRAIN_PROCESSES={processes}: one process or more was expected")
-    for section in ("teacher", "prompts", "distill"):
+    for section in recipe.trained:
         settings = getattr(recipe, section)
         if isinstance(settings, TrainSettings):
             require_equal_parts(settings.batch_size, processes, f"{section}.batch_size")

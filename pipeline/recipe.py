@@ -187,9 +187,14 @@ class Recipe:
         if self.data.num_fitted is not None and (told := self.too_large_batch(self.data.num_fitted)):
             raise ValueError(told)
 
+    @property
+    def trained(self) -> list[str]:
+        """The sections of what is trained, or taken as it is."""
+        return ["teacher", *(["prompts"] if self.distill.uses_prompts else []), "distill"]
+
     def too_large_batch(self, num_train: int) -> str | None:
         """Which section asks for more images a step than there are, in words."""
-        for section in ("teacher", *(["prompts"] if self.distill.uses_prompts else []), "distill"):
+        for section in self.trained:
             if (size := getattr(getattr(self, section), "batch_size", 0)) > num_train:
                 return f"{section}.batch_size: {size} is more than the {num_train} images trained on"
         return None

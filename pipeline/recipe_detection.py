@@ -165,6 +165,8 @@ class DistillDetector(Distill):
     def __post_init__(self) -> None:
         """Refuse what no detector can be distilled by."""
         Distill.__post_init__(self)
+        if "none" not in (self.weights, self.backbone):
+            raise ValueError(f"backbone: {self.backbone} would replace a part of {self.weights}: leave one of them out")
         if OPTIONS[self.method].needs_logits:
             fitting = [name for name, options in OPTIONS.items() if not options.needs_logits]
             raise ValueError(

@@ -78,6 +78,13 @@ class Prompts(TrainSettings):
         if self.compile:
             raise ValueError("compile: prompts act inside the teacher and are not compiled: leave it out")
 
+    def mend(self) -> str:
+        """What may help prompts that do not choose, of what the other settings allow."""
+        tries = ["raise epochs", "lower lr"]
+        tries += ["raise area"] if self.objective == "choose" and self.area < 1 else []
+        tries += ['try dropped = "swapped"'] if self.united and self.dropped != "swapped" else []
+        return f"in [prompts] {', '.join(tries)}, or set must_choose = false"
+
     def shape(self) -> Json:
         """What the prompts are, as opposed to how they are trained: the keywords of `FrequencyPrompts`."""
         return {key: getattr(self, key) for key in ("tokens", "scales", "united", "gate", "dropped")}

@@ -246,6 +246,8 @@ def _still_valid(section: str, base: Json, top: Json) -> Json:
     """The inherited keys of a section, less those of a variant that `top` leaves: another method or teacher."""
     if section == "data" and "folder" in (base.get("name"), top.get("name")):
         return base if top.get("name", "folder") == base.get("name") else {}
+    if top.get("weights", "none") != "none":  # of a whole network, whose backbone comes with it
+        base = {key: value for key, value in base.items() if key != "backbone"}
     if section == "distill" and top.get("method", base.get("method")) != base.get("method"):
         left, kept = (OPTIONS.get(str(part.get("method"))) for part in (base, top))
         idle = AfpkdOptions.logit_term if kept is AfpkdOptions and not top.get("kappa") else ()
@@ -255,10 +257,8 @@ def _still_valid(section: str, base: Json, top: Json) -> Json:
         return {key: value for key, value in base.items() if key not in ("area", "area_weight")}
     if section == "teacher":
         training = {f.name for f in dataclasses.fields(TrainSettings)}
-        if _is_adopted(top):
-            return {key: value for key, value in base.items() if key not in training}
-        if training & top.keys() and _is_adopted(base):
-            return {key: value for key, value in base.items() if key != "weights"}
+        gone = training if _is_adopted(top) else {"weights"} if training & top.keys() and _is_adopted(base) else set()
+        return {key: value for key, value in base.items() if key not in gone}
     return base
 
 

@@ -98,7 +98,10 @@ def _measured_again(path: Path, record: Json, recipe: str | None, work: Path) ->
 
 
 def profiles_compared(before: Json, now: Json) -> list[Found]:
-    """Latencies whose 95 % intervals meet are within; accuracies likewise, of the same images."""
+    """Latencies whose 95 % intervals meet are within; accuracies likewise, of the same images.
+
+    p50 is always told: of a record without one nothing can be told to come back.
+    """
     doubts = [f"{when}: INVALID" for when, row in (("then", before), ("now", now)) if row["verdict"] == "INVALID"]
     found = [_percentile(before, now, name, doubts) for name in ("p50", "p90", "p99")]
     if before.get("top1") is not None and now.get("top1") is not None:
@@ -107,7 +110,7 @@ def profiles_compared(before: Json, now: Json) -> list[Found]:
         found.append(Found("top-1 (%)", _told(before["top1"]), _told(now["top1"]), meet, "intervals of so many images"))
     if before.get("ap") is not None and now.get("ap") is not None:
         found.append(_without_interval("AP (%)", before["ap"], now["ap"]))
-    return [one for one in found if one.before != "-" or one.now != "-"]
+    return [one for one in found if one.decides or one.before != "-" or one.now != "-"]
 
 
 def _percentile(before: Json, now: Json, name: str, doubts: Sequence[str]) -> Found:

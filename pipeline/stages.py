@@ -141,8 +141,7 @@ def _require_choice(run: Run) -> None:
 
     refusal = why_not_accepted(read_record(run.role("prompts") / "record.json")["metrics"])
     if refusal and run.recipe.prompts.must_choose:
-        mend = 'raise prompts.epochs or prompts.area, try prompts.dropped = "swapped", or set must_choose = false'
-        raise UserError("E_PROMPTS", f"{run.name}: prompts: {refusal}: {mend}")
+        raise UserError("E_PROMPTS", f"{run.name}: prompts: {refusal}: {run.recipe.prompts.mend()}")
 
 
 def _train_plain(run: Run, role: str, settings: TrainedTeacher | TrainedDetector | Distill) -> Json:

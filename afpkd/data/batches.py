@@ -105,10 +105,15 @@ class Pixels(NamedTuple):
         return normalised(images, self.mean, self.std)
 
     def sample(self, num: int) -> Tensor:
-        """The first images; evenly spaced ones where images lie class by class, as folders do. uint8 n, C, H, W."""
+        """The first images; where images lie class by class, as folders do, evenly spaced ones. uint8 n, C, H, W.
+
+        In an order that does not follow the classes: what is swapped with a neighbour shall not be of its own class.
+        """
         if not bool((self.labels.diff() >= 0).all()):
             return self.images[:num]
-        return self.images[evenly_spaced(num, self.num_images).to(self.device)]
+        chosen = evenly_spaced(num, self.num_images)
+        order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))
+        return self.images[chosen[order].to(self.device)]
 
     def batch(
         self, chosen: Tensor, augmentation: Augmentation, generator: torch.Generator, part: slice = WHOLE

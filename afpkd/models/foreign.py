@@ -73,6 +73,8 @@ def _as_ours(
             "E_NETWORK_FIT", f"it knows {num} classes, the data {num_classes}: let its function take num_classes"
         )
     if hasattr(returned, "features") and hasattr(returned, "classifier"):
+        if stages:
+            raise UserError("E_NETWORK_FIT", "it returns features of its own: leave `stages` out")
         return network
     return Wrapped(network, in_channels=in_channels, image_size=image_size, stages=stages)
 

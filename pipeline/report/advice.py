@@ -160,6 +160,8 @@ def _distillation_words(choice: Candidate, twin: Candidate) -> str:
     gap = f"{signed(own.value - other.value)} points against the same network undistilled"
     if own.value <= other.value:
         return f"{gap}: here the teacher did not help."
+    if own.low is None or other.low is None:
+        return f"{gap}: no interval is known, so not how much of it is chance."
     if own.meets(other):
         return f"{gap}: less than a test set of this size tells apart for sure."
     return f"{gap}: more than chance in the test images."

@@ -87,7 +87,11 @@ def missing(run: Records) -> list[Gap]:
     have = {(p["role"], p["device"], p["precision"]): p["stale"] for p in run.profiles}
     for device, precision in run.places():
         for state, value in (("not measured", None), ("outdated", True)):
-            roles = [words for role, words in ROLES.items() if have.get((role, device, precision)) is value]
+            roles = [
+                words
+                for role, words in ROLES.items()
+                if have.get((role, device, precision)) is value and run.exports(role, precision)
+            ]
             if roles:
                 what = f"{' and '.join(roles)} at {precision} on {device}: {state}"
                 gaps.append(Gap(what, run.command("profile", device=device)))

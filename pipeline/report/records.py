@@ -49,6 +49,11 @@ class Records:
         found = (p for p in self.profiles if (p["role"], p["device"], p["precision"]) == wanted and not p["stale"])
         return next(found, None)
 
+    def exports(self, role: str, precision: str) -> bool:
+        """Whether the role's bundle of now has such a file; also where there is none that would say."""
+        manifest = self.manifests.get(role)
+        return manifest is None or any(file["precision"] == precision for file in manifest.get("files", ()))
+
     def data(self) -> str:
         """Name the data set."""
         return next((record["data"] for record in self.records.values() if "data" in record), NONE)
@@ -62,8 +67,9 @@ class Records:
         return command(self.variables, *targets, device=device)
 
     def places(self) -> list[tuple[str, str]]:
-        """List each (device, precision) where something was measured."""
-        return sorted({(p["device"], p["precision"]) for p in self.profiles})
+        """List each (device, precision) where something was measured that is exported still."""
+        found = (p for p in self.profiles if self.exports(p["role"], p["precision"]))
+        return sorted({(p["device"], p["precision"]) for p in found})
 
 
 def read_records(
@@ -181,7 +187,10 @@ def _why_stale(profile: Json, manifest: Json | None, record: Json | None) -> str
     if manifest is None:
         return ""
     now = {file["path"]: file["sha256"] for file in manifest.get("files", ())}
-    if any(now.get(path, sha256) != sha256 for path, sha256 in profile["inputs"].items()):
+    measured = {path: sha256 for path, sha256 in profile["inputs"].items() if path != _MANIFEST.name}
+    if not measured.keys() <= now.keys():
+        return "outdated: the file is no longer exported"
+    if any(now[path] != sha256 for path, sha256 in measured.items()):
         return "outdated: the exported file has changed since it was measured"
     if is_trained_anew(manifest, record):
         return "outdated: the network was trained anew and has not been exported since"

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import itertools
 import tarfile
 from pathlib import Path
 
@@ -114,9 +115,13 @@ def test_a_sample_is_of_all_classes_where_images_lie_class_by_class() -> None:
     labels = np.repeat(np.arange(10), 6)
     split = Split(_numbered(60).images, labels)
     pixels = pixels_from_split(split, (0.5,), (0.5,), CPU)
-    assert pixels.sample(20)[:, 0, 0, 0].tolist() == list(range(0, 60, 3))
-    assert pixels.sample(7)[:, 0, 0, 0].tolist() == [0, 8, 17, 25, 34, 42, 51]
-    assert torch.equal(pixels.sample(500), pixels.images)
+    assert sorted(pixels.sample(20)[:, 0, 0, 0].tolist()) == list(range(0, 60, 3))
+    assert sorted(pixels.sample(7)[:, 0, 0, 0].tolist()) == [0, 8, 17, 25, 34, 42, 51]
+    found = pixels.sample(500)[:, 0, 0, 0].tolist()
+    assert sorted(found) == list(range(60))
+    assert torch.equal(pixels.sample(500), pixels.sample(500))
+    neighbours = [pixels.labels[a] == pixels.labels[b] for a, b in itertools.pairwise(found)]
+    assert sum(neighbours) < 0.6 * len(neighbours), "images would be swapped with those of their own class"
     labels[[0, 59]] = labels[[59, 0]]
     mixed = pixels_from_split(Split(split.images, labels), (0.5,), (0.5,), CPU)
     assert torch.equal(mixed.sample(20), mixed.images[:20])

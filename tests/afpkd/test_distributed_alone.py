@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -65,6 +66,27 @@ def test_norms_that_learn_are_synchronised_on_gpus_and_frozen_ones_stay() -> Non
     norms = [module for module in detector.backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]
     assert len(norms) > 10
     assert not any(norm.training for norm in norms)
+
+
+@pytest.mark.parametrize("name", ["regnetx_002", "mobilenetv4_conv_small"])
+def test_norms_of_timm_that_hold_the_activation_keep_it(name: str) -> None:
+    """torch's own conversion leaves it out, under the same names of weights: another network."""
+    torch.manual_seed(0)
+    net, images = timm.create_model(name, num_classes=3).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = net(images)
+        replace_norms(net)
+        assert torch.equal(net(images), expected)
+    assert not [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_a_norm_that_nobody_can_synchronise_is_refused() -> None:
+    class Rectified(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    with pytest.raises(UserError, match=r"Rectified is a BatchNorm of its own, .*use TRAIN_PROCESSES=1 \[E_TRAIN"):
+        replace_norms(nn.Sequential(nn.Conv2d(3, 4, 1), Rectified(4)))
 
 
 def test_the_seed_of_a_step_is_set_in_one_process_and_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,6 +89,30 @@ class Net(nn.Module):
     def forward(self, x):
         return self.fc(FORWARD)
 """
+
+
+OUTPUTS = """
+from torch import nn
+from afpkd.models.outputs import Outputs
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, num_classes)
+    def forward(self, x, refine=None):
+        x = self.conv(x)
+        x = x if refine is None else refine(0, x)
+        pooled = x.relu().mean((2, 3))
+        return Outputs(self.fc(pooled), [x], pooled, x, self.fc)
+"""
+
+
+def test_stages_of_a_network_that_tells_its_features_are_refused(tmp_path: Path) -> None:
+    """They would be read by nobody."""
+    (tmp_path / "net.py").write_text(OUTPUTS)
+    options: Any = {"num_classes": 5, "in_channels": 3, "image_size": (8, 8)}
+    assert build_model(f"{tmp_path / 'net.py'}:Net", **options)
+    with pytest.raises(UserError, match=r"it returns features of its own: leave `stages` out \[E_NETWORK_FIT\]"):
+        build_model(f"{tmp_path / 'net.py'}:Net", **options, stages=("conv",))
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,54 @@ def test_the_operator_set_is_converted_or_left_alone(tmp_path: Path) -> None:
     assert converted.opset_import[0].version == 18
     images = np.ones((2, 3, 4, 4), np.float32)
     np.testing.assert_array_equal(logits(converted, images), logits(proto, images))
+
+
+def _with_a_branch(proto: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """A node inside of a branch of the graph."""
+    inner = helper.make_graph([node], "branch", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)])
+    proto.graph.node.append(helper.make_node("If", ["c"], ["w"], then_branch=inner, else_branch=inner))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_operators_of_others_are_refused_and_domains_that_are_only_named_are_not(inside: bool, tmp_path: Path) -> None:
+    """ONNX Runtime names eight domains in whatever it saves."""
+    proto = read(saved(tmp_path / "theirs.onnx", names=("x", "flat", "y")))
     proto.opset_import.append(helper.make_opsetid("com.example", 1))
+    for opset in (17, 18):
+        named = onnx.ModelProto.FromString(proto.SerializeToString())
+        assert {entry.domain for entry in at_opset(named, opset, tmp_path).opset_import} == {""}
+    node = helper.make_node("Fancy", ["input"], ["z"], domain="com.example")
+    _with_a_branch(proto, node) if inside else proto.graph.node.append(node)
     with pytest.raises(UserError, match=r"uses operators of com\.example"):
         at_opset(proto, 17, tmp_path)
+
+
+def test_what_ort_saves_is_taken(tmp_path: Path) -> None:
+    path, options = saved(tmp_path / "theirs.onnx", names=("x", "flat", "y")), onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    assert len(onnx.load(tmp_path / "optimised.onnx").opset_import) > 1
+    images = np.ones((2, 3, 4, 4), np.float32)
+    ours, theirs = (at_opset(read(file), 18, file) for file in (path, tmp_path / "optimised.onnx"))
+    np.testing.assert_allclose(logits(theirs, images), logits(ours, images), rtol=1e-5)
+
+
+def test_sizes_that_the_file_leaves_open_are_those_of_the_spec(tmp_path: Path) -> None:
+    """TensorRT builds engines of one image size."""
+    path = saved(tmp_path / "theirs.onnx", names=("x", "flat", "y"), batch="n")
+    proto = onnx.load(path)
+    for value, names in ((proto.graph.input[0], "chw"), (proto.graph.output[0], "k")):
+        for dim, name in zip(value.type.tensor_type.shape.dim[1:], names, strict=True):
+            dim.dim_param = name
+    onnx.save(proto, path)
+    found = at_opset(read(path), 18, path)
+    shapes = [
+        [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*found.graph.input, *found.graph.output)
+    ]
+    assert shapes == [["batch", 3, 4, 4], ["batch", 5]]
+    logits(found, np.ones((2, 3, 4, 4), np.float32))
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(8, 8), (10, 10), (onnx.IR_VERSION, 10)])

@@ -285,6 +285,7 @@ def test_a_setup_that_cannot_fetch_its_packages_says_what_to_see_to(tmp_path: Pa
         ("deploy DEVICE=local", "E_LOCAL"),
         ("deploy DEVICE=orin1", "E_DEVICE_NAME"),
         ("deploy DEVICE=orin1 RECIPES=default", "E_USAGE"),
+        ("deploy DEVICE=local-gpu CLUSTER=nowhere", "E_CLUSTER"),
         ("distill RECIPE=default RECIPES=default", "E_USAGE"),
     ],
 )
@@ -292,9 +293,8 @@ def test_make_refuses_what_cannot_be_meant_before_it_trains(words: str, code: st
     afpkd = tmp_path / "afpkd"
     afpkd.write_text(f'#!/bin/sh\nexec {sys.executable} -m pipeline "$@"\n')
     afpkd.chmod(0o755)
-    setup = ["-f", str(ROOT / "Makefile"), "-o", ".venv/.afpkd-setup", f"AFPKD={afpkd}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "AFPKD_QUIET": "1"}
-    command = ["make", *setup, *words.split()]
+    command = ["make", "-f", str(ROOT / "Makefile"), "-o", ".venv/.afpkd-setup", f"AFPKD={afpkd}", *words.split()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
     assert (done.returncode, f"[{code}]\n" in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "runs").exists()

@@ -179,6 +179,15 @@ def test_a_foreign_teacher_has_no_batch_to_share() -> None:
         require_processes(3, recipe, "cpu")
 
 
+def test_a_phase_that_the_method_has_not_asks_for_nothing(tmp_path: Path) -> None:
+    text = 'extends = "default"\n[teacher]\nbatch_size = 48\n[distill]\nbatch_size = 48\n'
+    (tmp_path / "ours.toml").write_text(text)
+    with pytest.raises(UserError, match=r"prompts\.batch_size = 64"):
+        require_processes(3, load_recipe(str(tmp_path / "ours.toml"))[1], "cpu")
+    (tmp_path / "kd.toml").write_text(text + 'method = "kd"\n')
+    require_processes(3, load_recipe(str(tmp_path / "kd.toml"))[1], "cpu")
+
+
 def _failure(folder: Path, rank: int, exitcode: int, left: Json | None = None) -> ProcessFailure:
     file = folder / f"{rank}.json"
     if left is not None:

@@ -108,6 +108,22 @@ def test_a_backbones_file_is_part_of_what_starts_with_it(tmp_path: Path) -> None
     assert _changed(nothing, before) == _changed(before, _digests(written(tmp_path, text))) == {"teacher"}
 
 
+@pytest.mark.parametrize("section", ["teacher", "distill"])
+def test_weights_of_a_whole_detector_do_without_an_inherited_backbone(section: str, tmp_path: Path) -> None:
+    (tmp_path / "t.pth").touch()
+    base = SCENES.replace("PLACE", "nowhere") + '[teacher]\nbackbone = "torchvision:R"\n'
+    written(tmp_path, base + '[distill]\nbackbone = "torchvision:R"\n', "base.toml")
+    mine = f'extends = "base.toml"\n[{section}]\nweights = "t.pth"\n'
+    ours = getattr(load_recipe(written(tmp_path, mine))[1], section)
+    assert (Path(ours.weights).name, getattr(ours, "backbone", "none")) == ("t.pth", "none")
+    starts = 'weights = "none"\nbackbone = "torchvision:R"\n'
+    kept = load_recipe(written(tmp_path, f'extends = "base.toml"\n[distill]\n{starts}'))[1]
+    assert getattr(kept.distill, "backbone", None) == "torchvision:R"
+    if section == "distill":
+        with pytest.raises(UserError, match=r"backbone: torchvision:R would replace a part of .*t\.pth: leave one"):
+            load_recipe(written(tmp_path, mine + 'backbone = "torchvision:R"\n'))
+
+
 def test_another_network_of_the_same_tensors_has_another_file(photos: Path) -> None:
     """Else nothing that was made from a network would be made anew from another."""
     for name in ("net", "other"):

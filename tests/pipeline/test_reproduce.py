@@ -215,6 +215,15 @@ def test_an_accuracy_that_comes_back_does_not_vouch_for_a_latency() -> None:
     assert exit_code(profiles_compared(sound, {**invalid, "top1": 10.0, "top1_interval": [8.0, 12.0]})) == 1
 
 
+def test_a_record_without_a_latency_never_comes_back() -> None:
+    """Golden outputs were wrong then, and are now: nothing was timed."""
+    broken = row(None, None, None, verdict="INVALID")
+    (found,) = profiles_compared(broken, broken)
+    assert (found.quantity, found.within, found.note) == ("p50 (ms)", None, "then: INVALID; now: INVALID")
+    scored = {**broken, "top1": 90.0, "top1_interval": [88.0, 92.0]}
+    assert [exit_code(profiles_compared(one, one)) for one in (broken, scored)] == [3, 3]
+
+
 def test_an_accuracy_without_its_interval_is_not_judged() -> None:
     known, unknown = (row(1.0, 0.9, 1.1, top1=90.0, top1_interval=ends) for ends in ([88.0, 92.0], None))
     for before, now in ((known, unknown), (unknown, known)):

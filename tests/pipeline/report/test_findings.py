@@ -125,6 +125,18 @@ def test_a_profile_of_an_earlier_export_is_not_used(made: HandMadeRun) -> None:
     assert "outdated" not in made.report().md
 
 
+def test_a_profile_of_a_file_that_is_no_longer_exported_is_not_used(made: HandMadeRun) -> None:
+    """Its network may be another by now: nothing else would say so."""
+    made.put_profile("student", precision="int8", inputs={"manifest.json": "aa" * 32, "int8.onnx": "cc" * 32})
+    made.put_manifest("student", "bb" * 32)
+    report = made.report()
+    (told,) = [row for row in report.tables()["Models"] if row["Precision"] == "int8"]
+    assert (told["Verdict"], told["Reasons"]) == ("INVALID", "outdated: the file is no longer exported")
+    assert "distilled at int8" not in report.md, "none can be measured again"
+    (told,) = [row for row in summary.facts(made.folder)["profiles"] if row["precision"] == "int8"]
+    assert told["verdict"] == "INVALID"
+
+
 def test_a_profile_of_a_network_that_was_trained_anew_is_not_used(made: HandMadeRun) -> None:
     made.put_manifest("student", "bb" * 32)
     path = made.folder / "student" / "bundle" / "manifest.json"

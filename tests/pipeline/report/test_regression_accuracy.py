@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom
 
 from afpkd.errors import UserError
-from afpkd.record import write_record
+from afpkd.record import Json, write_record
 from pipeline.report.regression import Outcome, points_of_pairs
 from tests.pipeline.conftest import HandMadeRun
 from tests.pipeline.report.comparing import change_profile, compared, one
@@ -43,7 +43,11 @@ def test_accuracy_on_the_same_images_is_paired(runs: tuple[Path, Path]) -> None:
         bundle = folder / "student" / "bundle"
         bundle.mkdir(parents=True, exist_ok=True)
         np.save(bundle / "eval_labels.npy", labels)
-        manifest = {"evaluation": {"labels": "eval_labels.npy", "images": "eval.npy"}, "hashes": {"eval.npy": "aa"}}
+        manifest: Json = {
+            "evaluation": {"labels": "eval_labels.npy", "images": "eval.npy"},
+            "hashes": {"eval.npy": "aa"},
+        }
+        manifest |= {"files": [{"precision": "fp32", "path": "fp32.onnx", "sha256": "bb" * 32}]}
         write_record(bundle / "manifest.json", manifest)
     found = one(compared(runs, max_drop=1.5), "top-1 (%)")
     assert found.note == "on the same images"
@@ -60,7 +64,7 @@ def test_accuracy_on_the_same_images_is_paired(runs: tuple[Path, Path]) -> None:
     assert one(compared(runs), "top-1 (%)").note == "", "boxes have no right class"
     write_record(bundle / "manifest.json", {**manifest, "task": "detection"})
     assert one(compared(runs), "top-1 (%)").note == "on other test images", "of boxes, too"
-    write_record(bundle / "manifest.json", {"evaluation": manifest["evaluation"], "hashes": []})
+    write_record(bundle / "manifest.json", {**manifest, "hashes": []})
     with pytest.raises(UserError, match=r"student-fp32\.json: the samples .* or the labels of .* are not of our form"):
         compared(runs)
     write_record(bundle / "manifest.json", {**manifest, "hashes": {"eval.npy": "aa"}})
