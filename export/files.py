@@ -53,6 +53,10 @@ class Planned(NamedTuple):
 _LEGACY = (Runs("tensorrt", "8.5", "8.6"),)
 
 
+_IN_FLOAT = ("InstanceNormalization",)
+"""8.x hands its scale and bias to a plugin, which reads them as float32 whatever their type."""
+
+
 def _runs(opset: int) -> tuple[Runs, ...]:
     return Runs("onnxruntime", _onnxruntime_of(opset)), _tensorrt(opset)
 
@@ -111,7 +115,7 @@ class Maker:
         if file.precision == "fp32":
             return self._graph(source)
         if file.precision == "fp16":
-            return half_from_float(self._graph(source))
+            return half_from_float(self._graph(source), _IN_FLOAT if file.opset == LEGACY_OPSET else ())
         found = self._quantized(source)
         return found.half(file.opset) if file.half else found.full
 

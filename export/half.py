@@ -5,12 +5,14 @@ The conversion is ONNX Runtime's own (onnxconverter-common's float16, MIT, in a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, version_converter
 from onnxruntime.quantization.onnx_model import ONNXModel
-from onnxruntime.transformers.float16 import convert_float_to_float16
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from export.calibration import ranges_of
 
@@ -20,13 +22,26 @@ OPSET_OF_HALF_QUANTIZATION = 19
 """From here on QuantizeLinear takes float16."""
 
 
-def half_from_float(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Give a copy that computes in float16 between a cast of its input and one of its output."""
+def half_from_float(proto: onnx.ModelProto, in_float: Sequence[str] = ()) -> onnx.ModelProto:
+    """Give a copy that computes in float16 between a cast of its input and one of its output.
+
+    in_float: operators that stay in float32, between casts of their own; their constants are no cast's.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    half = convert_float_to_float16(copy, keep_io_types=True)
+    _store_constants(copy.graph, in_float)
+    half = convert_float_to_float16(copy, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *in_float])
     _forget_types_of_weights(half.graph)
     return sorted_graph(half)
+
+
+def _store_constants(graph: onnx.GraphProto, operators: Sequence[str]) -> None:
+    """Constants of these operators become weights, which stay of the type that whoever reads them wants."""
+    wanted = {name for node in graph.node if node.op_type in operators for name in node.input}
+    for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] in wanted]:
+        (value,) = node.attribute
+        graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(value.t), node.output[0]))
+        graph.node.remove(node)
 
 
 def _forget_types_of_weights(graph: onnx.GraphProto) -> None:

@@ -35,7 +35,7 @@ _GONE_IN_11 += " ICudaEngine.device_memory_size"
 _RTX_ALONE = "IBuilderConfig.set_compute_capability IBuilderConfig.num_compute_capabilities ComputeCapability"
 
 _LACKING = {
-    "8.5": f"{_NEW_IN_10} {_RTX_ALONE}",
+    "8.5": f"OnnxParserFlag OnnxParser.set_flag {_NEW_IN_10} {_RTX_ALONE}",
     "8.6": f"{_NEW_IN_10} {_RTX_ALONE}",
     "10.3": _RTX_ALONE,
     "10.16": _RTX_ALONE,
@@ -73,6 +73,13 @@ class Release:
     knobs: Knobs
     lacking: frozenset[str]
     classes: dict[str, Any] = field(default_factory=dict)
+    has_plugins: bool = False
+    """Whether they were registered."""
+
+    def register_plugins(self, log: Any, namespace: str) -> bool:
+        """What the module calls `init_libnvinfer_plugins`."""
+        self.has_plugins = True
+        return True
 
     @property
     def version(self) -> str:
@@ -87,6 +94,7 @@ def api(level: str, **knobs: Any) -> Any:
     release = Release(level, Knobs(**knobs), frozenset(_LACKING[level].split()))
     module: Any = _Module("tensorrt_rtx" if level == "rtx" else "tensorrt")
     module.__version__ = release.version
+    module.init_libnvinfer_plugins = release.register_plugins
     kinds = _flags("NetworkDefinitionCreationFlag", EXPLICIT_BATCH=0, STRONGLY_TYPED=int(level.startswith("10")))
     for base in (kinds, *_ENUMERATIONS, *fake_tensorrt_build.CLASSES, *fake_tensorrt_engine.CLASSES):
         if base.__name__ not in release.lacking:
@@ -148,6 +156,7 @@ def _flags(name: str, **members: int) -> Any:
 
 
 _ENUMERATIONS = [
+    _flags("OnnxParserFlag", NATIVE_INSTANCENORM=0),
     _flags("BuilderFlag", FP16=0, INT8=1, GPU_FALLBACK=3, TF32=7),
     _flags("MemoryPoolType", WORKSPACE=0),
     _flags("ProfilingVerbosity", DETAILED=2),

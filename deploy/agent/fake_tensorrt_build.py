@@ -75,11 +75,22 @@ class OnnxParser(Fake):  # noqa: D101
     def __init__(self, network: Any, log: Any) -> None:
         self._network = network
         self._errors: list[Any] = []
+        self._flags = {"NATIVE_INSTANCENORM"} if self._release.level[0] != "8" else set[str]()
+
+    def set_flag(self, flag: Any) -> None:  # noqa: D102
+        self._flags.add(flag.name)
+
+    def _require_plugins(self) -> None:
+        """The one operator of ours that is not native everywhere."""
+        native = "NATIVE_INSTANCENORM" in self._flags or self._release.has_plugins
+        if b"InstanceNormalization" in self._network._onnx and not native:
+            raise ValueError("Plugin not found: InstanceNormalization_TRT")
 
     def parse_from_file(self, path: str) -> bool:  # noqa: D102
         try:
             with open(path, "rb") as file:  # noqa: PTH123 (a path's text, as the real one)
                 self._network._onnx = file.read()
+            self._require_plugins()
             self._network._inputs = session(self._network._onnx).get_inputs()
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             self._errors = [self._release.classes["ParserError"](str(error))]

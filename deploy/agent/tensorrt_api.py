@@ -50,9 +50,12 @@ def open_tensorrt(library: str | None = None) -> Api:
     trt, name = _module(library)
     if not hasattr(trt.IExecutionContext, "execute_async_v3"):
         raise AgentError("E_OLD", f"{name} {trt.__version__} is too old: 8.5 (JetPack 5.1) is the oldest that will do")
+    log = _log_of(trt)
+    if hasattr(trt, "init_libnvinfer_plugins"):  # else some operators are not found: 8.5's InstanceNormalization
+        trt.init_libnvinfer_plugins(log, "")
     return Api(
         trt=trt,
-        log=_log_of(trt),
+        log=log,
         library=name,
         version=trt.__version__,
         has_strong_types=hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"),

@@ -128,6 +128,8 @@ def _network(api: Api, builder: Any, onnx_path: str, strong: bool) -> tuple[Any,
     network = made(api, "no network", lambda: builder.create_network(flags))
     api.log.errors.clear()
     parser = trt.OnnxParser(network, api.log)
+    if hasattr(trt, "OnnxParserFlag"):  # 8.6, which else takes a plugin; from 10.0 on it is set
+        parser.set_flag(trt.OnnxParserFlag.NATIVE_INSTANCENORM)
     if not parser.parse_from_file(onnx_path):
         raise _parse_error(api, parser, onnx_path)
     return network, parser

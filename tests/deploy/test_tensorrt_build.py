@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,35 @@ def test_only_the_batch_may_be_dynamic(install: Install, cache: Path, tmp_path: 
     relu = save(tmp_path / "x.onnx", [node("Relu", "input")], shape=["batch", 3, "height", 8])
     error = failure(relu, cache)
     assert (error.code, "only its batch may be dynamic" in error.message) == ("E_SHAPE", True)
+
+
+@pytest.mark.parametrize("level", [*WEAK, *STRONG])
+def test_an_operator_that_some_releases_have_as_a_plugin_is_found(
+    level: str, install: Install, cache: Path, tmp_path: Path
+) -> None:
+    """FCOS's head normalises groups: opset 17 has InstanceNormalization for it."""
+    install(level)
+    ones = {"scale": np.ones(CHANNELS, np.float32), "shift": np.zeros(CHANNELS, np.float32)}
+    nodes = [
+        node("InstanceNormalization", "input", "scale", "shift", output="normal"),
+        node("Relu", "normal", output="positive"),
+        node("GlobalAveragePool", "positive", output="mean"),
+        node("Flatten", "mean"),
+    ]
+    path = save(tmp_path / "x.onnx", nodes, ones, opset=17, shape=["batch", CHANNELS, SIDE, SIDE])
+    np.testing.assert_array_equal(load(path, cache).infer(images(3)), expected(path, images(3)))
+
+
+def test_the_fake_wants_what_8_wants(install: Install, tmp_path: Path) -> None:
+    for level, wants in (("8.5", True), ("8.6", True), ("10.3", False)):
+        install(level)
+        trt: Any = importlib.import_module("tensorrt")
+        ones = {name: np.ones(3, np.float32) for name in ("scale", "shift")}
+        path = save(tmp_path / "x.onnx", [node("InstanceNormalization", "input", "scale", "shift")], ones, opset=17)
+        builder = trt.Builder(None)
+        flags = 1 if hasattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH") else 0
+        parser = trt.OnnxParser(builder.create_network(flags), None)
+        assert parser.parse_from_file(str(path)) != wants
 
 
 def test_impossible_options_are_named(install: Install, onnx_path: Path, cache: Path) -> None:

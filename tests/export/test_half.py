@@ -10,7 +10,9 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
+from export.files import LEGACY_OPSET, Maker, planned_files
 from export.half import half_from_float
+from export.quantize import Int8
 from export.to_onnx import graph_from_model, save_graph
 from export.verify import compare, graph_forward, onnx_forward
 
@@ -26,6 +28,21 @@ class Enlarges(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.fc(self.up(self.conv(x)).relu().mean((2, 3)))
         return logits
+
+
+def test_what_tensorrt_8_reads_as_float32_stays_so_in_its_float16_file() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    maker = Maker(lambda opset: graph_from_model(net, torch.zeros(1, 3, 8, 8), opset=opset), 18, None, Int8())
+    (legacy,) = [file for file in planned_files(("fp16",), 18, legacy=True) if file.opset == LEGACY_OPSET]
+    graph = maker.graph(legacy).graph
+    (norm,) = [node for node in graph.node if node.op_type == "InstanceNormalization"]
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert [kinds[name] for name in norm.input[1:]] == [TensorProto.FLOAT] * 2
+    assert TensorProto.FLOAT16 in kinds.values()
+    images = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
+    found = compare(graph_forward(maker.graph(legacy))(images), graph_forward(maker._graph(LEGACY_OPSET))(images))
+    assert found["sqnr_db"] > 50
 
 
 @pytest.mark.parametrize("opset", [18, 20])
