@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import threading
 from pathlib import Path
 
 from . import machine
@@ -26,6 +27,7 @@ _OF_SUDO = ("sudo:", "Sorry, user ")
 """How a line of sudo's own begins."""
 
 _ALLOW = "allow it in sudoers, or set clocks = as-is"
+_SECONDS = 60
 _TRY = "try it on the board, or set clocks = as-is"
 
 
@@ -151,15 +153,21 @@ def _run(*arguments: str, command: tuple[str, ...] = _COMMAND) -> None:
     # jetson_clocks asks before it overwrites a file: it gets no answer, and a file of its own.
     told = " ".join(command[:3])
     try:
-        done = subprocess.run(
-            [*command, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        process = subprocess.Popen(
+            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except OSError as error:
         raise AgentError("E_SUDO", f"{told}: {error}: {_ALLOW}") from None
-    except subprocess.TimeoutExpired as error:
-        raise AgentError("E_CLOCKS", f"{told}: no end after {error.timeout:g} s: {_TRY}") from None
-    if done.returncode:
-        line = _last_line(done.stderr) or _last_line(done.stdout) or "it failed"
+    # It is root's: we may not end it, so that whoever waits for its end waits for ever, which a thread may.
+    said: list[tuple[bytes, bytes]] = []
+    waiting = threading.Thread(target=lambda: said.append(process.communicate()), daemon=True)
+    waiting.start()
+    waiting.join(_SECONDS)
+    if not said:
+        raise AgentError("E_CLOCKS", f"{told}: no end after {_SECONDS:g} s: {_TRY}")
+    output, errors = said[0]
+    if process.returncode:
+        line = _last_line(errors) or _last_line(output) or "it failed"
         if line.startswith(_OF_SUDO):
             raise AgentError("E_SUDO", f"{told}: {line}: {_ALLOW}")
         raise AgentError("E_CLOCKS", f"{told}: {line}: {_TRY}")

@@ -1,4 +1,4 @@
-"""CUDA memory, streams and events behind ten calls, and which library makes them.
+"""CUDA memory, streams and events behind a dozen calls, and which library makes them.
 
 Three libraries do the same: ctypes on libcudart (nothing to install on a Jetson), NVIDIA's `cuda-bindings`, `pycuda`.
 Their errors were seen for real without a driver and with a driver but no device; each has copied to an H200 and back,
@@ -28,7 +28,10 @@ class Cuda(Protocol):
         """Give the address of `num_bytes` of device memory; E_OUT_OF_MEMORY where there are not so many."""
 
     def alloc_host(self, num_bytes: int) -> NDArray[np.uint8]:
-        """Give page-locked host memory, which the device reads and writes itself; it lives as long as the process."""
+        """Give page-locked host memory, which the device reads and writes itself."""
+
+    def free_host(self, array: NDArray[np.uint8]) -> None:
+        """Give memory of `alloc_host` back; nobody may touch the array, or views of it, any more."""
 
     def free(self, address: int) -> None:
         """Give the memory at `address` back."""

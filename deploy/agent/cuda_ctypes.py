@@ -45,6 +45,10 @@ class CtypesCuda:
         self._call("cudaMallocHost", ctypes.byref(address), ctypes.c_size_t(num_bytes))
         return array_at(address.value or 0, num_bytes)
 
+    def free_host(self, array: NDArray[np.uint8]) -> None:
+        """See `Cuda.free_host`."""
+        self._call("cudaFreeHost", ctypes.c_void_p(array.ctypes.data))
+
     def free(self, address: int) -> None:
         """See `Cuda.free`."""
         self._call("cudaFree", ctypes.c_void_p(address))
@@ -120,15 +124,25 @@ def array_at(address: int, num_bytes: int) -> NDArray[np.uint8]:
 
 
 def open_device(path: str | None = None) -> CtypesCuda:
-    """Load libcudart (`path`, or the newest found), see that there is a device: E_NO_CUDA, E_NO_DRIVER, E_NO_DEVICE."""
-    failures = []
+    """Load libcudart (`path`, or the newest found that the driver is new enough for), see that there is a device.
+
+    AgentError: E_NO_CUDA, E_NO_DRIVER (of the newest), E_NO_DEVICE.
+    """
+    failures, too_new = [], None
     for candidate in [path] if path is not None else _candidates():
         try:
             library = ctypes.CDLL(candidate)
         except OSError as error:
             failures.append(str(error))
             continue
-        return CtypesCuda(library, candidate)
+        try:
+            return CtypesCuda(library, candidate)
+        except AgentError as error:  # no driver, or an older one than this CUDA wants
+            if error.code != "E_NO_DRIVER":
+                raise
+            too_new = too_new or error
+    if too_new is not None:
+        raise too_new
     raise AgentError("E_NO_CUDA", f"no libcudart ({failures[0]}): install CUDA's runtime (JetPack brings it)")
 
 

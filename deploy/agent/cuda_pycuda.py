@@ -43,6 +43,9 @@ class Pycuda:
         array: NDArray[np.uint8] = _call("cuMemHostAlloc", self._driver.pagelocked_empty, num_bytes, np.uint8)
         return array
 
+    def free_host(self, array: NDArray[np.uint8]) -> None:
+        """See `Cuda.free_host`: pycuda gives it back with the array's last view."""
+
     def free(self, address: int) -> None:
         """See `Cuda.free`."""
         _call("cuMemFree", self._allocations.pop(address).free)

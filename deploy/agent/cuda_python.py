@@ -30,6 +30,10 @@ class PythonCuda:
         """See `Cuda.alloc_host`."""
         return array_at(int(self._call("cudaMallocHost", num_bytes)), num_bytes)
 
+    def free_host(self, array: NDArray[np.uint8]) -> None:
+        """See `Cuda.free_host`."""
+        self._call("cudaFreeHost", array.ctypes.data)
+
     def free(self, address: int) -> None:
         """See `Cuda.free`."""
         self._call("cudaFree", address)

@@ -54,7 +54,10 @@ def deploy(document: Json) -> Json:
     events.say("building", done=0, total=_STEPS)
     runtime, entry = loaded(bundle, wanted.precision, wanted.runtime, wanted.threads, wanted.options)
     events.say("checking", done=1, total=_STEPS)
-    check = _checked(runtime, bundle, entry)
+    try:
+        check = require_golden(runtime, bundle, entry)
+    except AgentError as error:
+        raise AgentError(error.code, f"{error.message}: nothing was changed") from None
     events.say("switching", done=2, total=_STEPS)
     root = Path(wanted.root)
     facts = {
@@ -102,12 +105,13 @@ def _wanted(document: Json) -> Wanted:
     return wanted
 
 
-def _checked(runtime: Runtime, bundle: Bundle, entry: Json) -> Json:
+def require_golden(runtime: Runtime, bundle: Bundle, entry: Json) -> Json:
+    """Give how near the golden outputs are. AgentError E_GOLDEN where they are others."""
     images, expected = bundle.golden()
     inputs = bundle.preprocess(images)
     logits = np.concatenate([runtime.infer(np.ascontiguousarray(inputs[i : i + 1])) for i in range(len(inputs))])
     check = golden_check(logits, expected, bundle.tolerances(entry))
     if not check["ok"]:
         told = {key: check[key] for key in ("max_abs", "cosine", "argmax_agreement")}
-        raise AgentError("E_GOLDEN", f"{entry['path']} computes something else here ({told}): nothing was changed")
+        raise AgentError("E_GOLDEN", f"{entry['path']} computes something else here ({told})")
     return check

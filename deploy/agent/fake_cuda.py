@@ -48,6 +48,11 @@ class FakeCuda:
         _PINNED.append(array)
         return array
 
+    def free_host(self, array: NDArray[np.uint8]) -> None:
+        """See `Cuda.free_host`."""
+        (index,) = [index for index, one in enumerate(_PINNED) if one.ctypes.data == array.ctypes.data]
+        del _PINNED[index]
+
     def free(self, address: int) -> None:
         """See `Cuda.free`."""
         if _BUFFERS.pop(address, None) is None:
@@ -120,6 +125,11 @@ def is_allocated(address: int, num_bytes: int) -> bool:
 def is_pinned(array: NDArray[Any]) -> bool:
     """Whether the array lies in page-locked memory."""
     return any(np.shares_memory(array, pinned) for pinned in _PINNED)
+
+
+def pinned_bytes() -> int:
+    """How much is page-locked now."""
+    return sum(map(len, _PINNED))
 
 
 def allocated_bytes() -> int:

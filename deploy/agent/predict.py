@@ -16,7 +16,7 @@ import numpy as np
 
 from .bundle import Bundle
 from .classes import best_classes
-from .deployment import loaded
+from .deployment import loaded, require_golden
 from .errors import AgentError
 from .images import read_images
 from .objects import Drawings, is_detector, seen_objects
@@ -44,7 +44,11 @@ class _Arguments(NamedTuple):
 
 
 class Deployed:
-    """The release in `folder`, loaded. AgentError E_RELEASE where there is none."""
+    """The release in `folder`, loaded. AgentError E_RELEASE where there is none.
+
+    An engine that had to be built anew (another power mode, JetPack, or it was dropped) is held against the golden
+    outputs first, as when it was deployed: E_GOLDEN.
+    """
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -54,7 +58,9 @@ class Deployed:
         self._bundle = Bundle(str(folder / "bundle"))
         options = facts["options"]
         self._runtime: Runtime
-        self._runtime, _ = loaded(self._bundle, facts["precision"], facts["runtime"], facts["threads"], options)
+        self._runtime, entry = loaded(self._bundle, facts["precision"], facts["runtime"], facts["threads"], options)
+        if self._runtime.describe().get("engine", {}).get("built_because"):  # not the engine that was checked
+            require_golden(self._runtime, self._bundle, entry)
         self._labels = (folder / "bundle" / self._bundle.manifest["labels"]).read_text(encoding="utf-8").splitlines()
         self.release = facts["id"]
 

@@ -58,7 +58,7 @@ def identity_of(api: Api, onnx: Sequence[Path], options: BuildOptions, cuda_fact
         "tensorrt": api.describe(),
         "cuda": {key: cuda_facts[key] for key in ("driver", "compute_capability", "num_sms")},
         "board": machine.describe()["processor"],
-        "power_mode": machine.power_mode(),
+        "power_mode": (machine.power_mode() or "").partition(" ")[0] or None,  # behind it the fan's
     }
 
 

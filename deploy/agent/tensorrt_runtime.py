@@ -130,9 +130,11 @@ class TensorrtRuntime:
         return self._opinion(None if fixed else f"{self._input_name}:{sizes}")
 
     def close(self) -> None:
-        """Give the device's buffers back; nothing can be inferred after it."""
+        """Give the buffers back, the device's and the page-locked ones; nothing can be inferred after it."""
         for address in self._addresses:
             self._cuda.free(address)
+        while self._host:
+            self._cuda.free_host(self._host.pop())
 
     def _infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         source, logits = self._filled(images)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deploy.agent import fake_cuda
+from deploy.agent.cuda_ctypes import array_at
 from deploy.agent.errors import AgentError
 
 FAKE_CUDART = r"""
@@ -22,6 +23,7 @@ static int queued;
 int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
 int cudaMalloc(void **p, size_t n) { if (n > (1u << 30)) return 2; *p = malloc(n); return 0; }
 int cudaMallocHost(void **p, size_t n) { *p = malloc(n); return 0; }
+int cudaFreeHost(void *p) { free(p); return 0; }
 int cudaFree(void *p) { if (p == (void *)1) return 1; free(p); return 0; }
 int cudaMemcpyAsync(void *to, const void *from, size_t n, int kind, void *stream) {
   if ((kind != 1 && kind != 2) || stream != (void *)0x77) return 400;
@@ -69,6 +71,7 @@ class FakeRuntimeModule(types.ModuleType):
             "cudaMalloc": self.fake.alloc,
             "cudaMallocHost": lambda num_bytes: self.fake.alloc_host(num_bytes).ctypes.data,
             "cudaFree": self.fake.free,
+            "cudaFreeHost": lambda address: self.fake.free_host(array_at(address, 1)),
             "cudaMemcpyAsync": self.copy,
             "cudaStreamCreate": self.fake.create_stream,
             "cudaStreamSynchronize": self.fake.synchronize,

@@ -25,8 +25,11 @@ from tests.deploy.cuda_libraries import FAKE_CUDART, FakeRuntimeModule, fake_pyc
 
 @pytest.fixture(scope="session")
 def fake_cudart(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("cudart")
-    (folder / "cudart.c").write_text(FAKE_CUDART)
+    return _compiled(FAKE_CUDART, tmp_path_factory.mktemp("cudart"))
+
+
+def _compiled(source: str, folder: Path) -> str:
+    (folder / "cudart.c").write_text(source)
     path = folder / "libcudart.so.12"
     try:
         subprocess.run(["cc", "-shared", "-fPIC", "-o", path, folder / "cudart.c"], check=True, capture_output=True)
@@ -89,6 +92,8 @@ def test_page_locked_memory_is_an_array_that_copies_go_through(device: Cuda) -> 
     device.copy_to_host(back, address, stream)
     device.synchronize(stream)
     assert (back.view(np.float32) == 1).all()
+    del back
+    device.free_host(ones)
 
 
 def test_marks_in_a_stream_tell_the_time_between_them(device: Cuda) -> None:
@@ -137,6 +142,19 @@ def test_other_failures_keep_cudas_number_and_call(fake_cudart: str) -> None:
         device.free(1)
     with pytest.raises(AgentError, match="cudaStreamSynchronize: CUDA error 400"):
         device.synchronize(5)
+
+
+def test_a_cuda_that_the_driver_is_too_old_for_is_passed_over(
+    fake_cudart: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A toolkit that is newer than the driver lies beside the one that JetPack brought."""
+    newer = _compiled(FAKE_CUDART.replace("*n = 1; return 0;", "*n = 0; return 35;"), tmp_path)
+    monkeypatch.setattr(cuda_ctypes, "_candidates", lambda: [newer, fake_cudart])
+    assert cuda_ctypes.open_device().describe()["file"] == fake_cudart
+    monkeypatch.setattr(cuda_ctypes, "_candidates", lambda: [newer, "/nowhere/libcudart.so"])
+    with pytest.raises(AgentError, match="CUDA error 35") as caught:
+        cuda_ctypes.open_device()
+    assert caught.value.code == "E_NO_DRIVER"
 
 
 def test_pycudas_primary_context_is_current(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +235,7 @@ def test_the_calls_are_those_of_the_real_libraries() -> None:
     """pycuda cannot be installed without CUDA's compiler: its names are those of its documentation."""
     library = ctypes.CDLL(next(filter(_loads, cuda_ctypes._candidates())))
     functions = set(re.findall(r"(cuda\w+)\(", FAKE_CUDART))
-    assert len(functions) == 14
+    assert len(functions) == 15
     assert [name for name in functions if not hasattr(library, name)] == []
     bindings = pytest.importorskip("cuda.bindings.runtime")
     fake = FakeRuntimeModule()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deploy.agent import engine_cache, fake_cuda, machine, vitals
+from deploy.agent import deployment, engine_cache, fake_cuda, machine, predict, vitals
 from deploy.agent.engine_cache import EngineCache
 from deploy.agent.errors import AgentError
+from tests.deploy.conftest import HandMadeBundle
 from tests.deploy.fakes import Install, expected, failure, images, load
 
 IDENTITY: dict[str, Any] = {
@@ -174,6 +176,24 @@ def test_a_cached_engine_that_no_longer_opens_is_built_anew_once(
     assert "did not open" in engine["built_because"]
     assert "expecting 10.3.0, got 10.3.9" in engine["built_because"]
     assert load(onnx_path, cache).describe()["engine"]["built_because"] is None
+
+
+def test_a_release_whose_engine_is_built_anew_is_checked_anew(
+    install: Install, bundle: HandMadeBundle, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine is of one power mode: what predicts after a change is not the one that `deploy` has checked."""
+    install("10.3")
+    facts = {"id": "one", "precision": "fp32", "runtime": "tensorrt", "threads": 0}
+    facts["options"] = {"cuda": "fake", "cache_dir": str(cache)}
+    shutil.copytree(bundle.folder, tmp_path / "release" / "bundle")
+    (tmp_path / "release" / "release.json").write_text(json.dumps(facts))
+    checked = []
+    real = deployment.require_golden
+    monkeypatch.setattr(predict, "require_golden", lambda *given: checked.append(real(*given)["ok"]))
+    for mode, num in (("pmode:0000 fmode:quiet", 1), ("pmode:0000 fmode:cool", 1), ("pmode:0001 fmode:cool", 2)):
+        monkeypatch.setattr(machine, "power_mode", lambda mode=mode: mode)
+        predict.Deployed(tmp_path / "release")
+        assert checked == [True] * num, mode
 
 
 def test_power_mode_is_read_where_the_board_notes_it(tmp_path: Path) -> None:

@@ -174,14 +174,14 @@ def test_wrong_shapes_are_named(shape: tuple[int, ...], install: Install, onnx_p
 
 def test_buffers_are_of_the_engines_size_and_given_back(install: Install, onnx_path: Path, cache: Path) -> None:
     install("10.3")
-    before = fake_cuda.allocated_bytes()
+    before, pinned = fake_cuda.allocated_bytes(), fake_cuda.pinned_bytes()
     runtime = load(onnx_path, cache, batch=8)
     assert fake_cuda.allocated_bytes() - before == 4 * 8 * (CHANNELS * SIDE * SIDE + CLASSES)
     for _ in range(3):
         runtime.infer(images(20))
     assert fake_cuda.allocated_bytes() - before == 4 * 8 * (CHANNELS * SIDE * SIDE + CLASSES)
     runtime.close()
-    assert fake_cuda.allocated_bytes() == before
+    assert (fake_cuda.allocated_bytes(), fake_cuda.pinned_bytes()) == (before, pinned)
 
 
 def test_a_crash_while_deserialising_is_an_error_not_the_agents_end(
