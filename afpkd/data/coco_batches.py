@@ -7,6 +7,7 @@ images all randomness is a function of (seed, step), and a split that fits in me
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +40,7 @@ class Placing(NamedTuple):
 
 
 class Scenes:
-    """A split for training and scoring. `images`: uint8 N, 3, H, W on the device, None where it would not fit."""
+    """A split for training and scoring. `images`: uint8 N, 3, H, W on the device, one a file; None where too many."""
 
     def __init__(
         self,
@@ -54,9 +55,14 @@ class Scenes:
         self.split, self.canvas, self.device = split, canvas, device
         self.mean, self.std = tuple(mean), tuple(std)
         self.scales = [letterbox_scale(scene.size, canvas) for scene in split.scenes]
+        first: dict[Path, int] = {}  # a split may hold each scene several times: `repeated`
+        for index, scene in enumerate(split.scenes):
+            first.setdefault(scene.path, index)
+        rows = {path: row for row, path in enumerate(first)}
+        self._rows = [rows[scene.path] for scene in split.scenes]
         self.images: Tensor | None = None
-        if len(split.scenes) * 3 * canvas[0] * canvas[1] <= most_bytes:
-            self.images = self._read(range(len(split.scenes)))
+        if len(first) * 3 * canvas[0] * canvas[1] <= most_bytes:
+            self.images = self._read(list(first.values()))
 
     @property
     def num_images(self) -> int:
@@ -65,7 +71,9 @@ class Scenes:
 
     def pixels(self, chosen: list[int]) -> Tensor:
         """The canvases of some images, uint8 n, 3, H, W."""
-        return self._read(chosen) if self.images is None else self.images[torch.tensor(chosen, device=self.device)]
+        if self.images is None:
+            return self._read(chosen)
+        return self.images[torch.tensor([self._rows[index] for index in chosen], device=self.device)]
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 N, 3, H, W -> float32, by the arithmetic of the bundle's manifest."""
@@ -103,7 +111,7 @@ class Scenes:
         height, width = self.split.scenes[index].size
         return width * self.scales[index], height * self.scales[index]
 
-    def _read(self, indices: range | list[int]) -> Tensor:
+    def _read(self, indices: list[int]) -> Tensor:
         with ThreadPoolExecutor(_READERS) as pool:
             read = pool.map(lambda index: read_canvas(self.split.scenes[index], self.canvas)[0], indices)
             return torch.from_numpy(np.stack(list(read))).to(self.device)

@@ -256,6 +256,10 @@ def test_batches_are_a_function_of_seed_and_step(split: CocoSplit) -> None:
     scenes = Scenes(split.chosen([0, 1]), (32, 64), (0.5,) * 3, (0.25,) * 3, CPU)
     lazy = Scenes(split.chosen([0, 1]), (32, 64), (0.5,) * 3, (0.25,) * 3, CPU, most_bytes=0)
     assert lazy.images is None
+    split = repeated(split.chosen([0, 1]), 2)
+    twice = Scenes(split, (32, 64), (0.5,) * 3, (0.25,) * 3, CPU, most_bytes=2 * 3 * 32 * 64)
+    assert torch.equal(twice.pixels([3, 2]), scenes.pixels([1, 0]))
+    assert (len([] if twice.images is None else twice.images), twice.num_images) == (2, 4), "decoded and kept once"
     wanted = Augmentation(scales=(0.5, 2.0))
     batches = [
         scenes_.batch(torch.tensor([0, 1]), wanted, generator_for("augmentation", 0, step, CPU))
