@@ -156,7 +156,7 @@ def _synchronised(norm: nn.Module) -> nn.Module:
     convert: Callable[[nn.Module], nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
     if type(norm).__module__.startswith("timm."):  # it holds the activation, too
         from timm.layers.norm_act import convert_sync_batchnorm as convert
-    elif type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+    elif type(norm).forward is not nn.BatchNorm2d.forward:  # 1d's, too: their base's
         told = f"{type(norm).__name__} is a BatchNorm of its own, whose statistics several GPUs cannot share"
         raise UserError("E_TRAIN_PROCESSES", f"{told}: use TRAIN_PROCESSES=1")
     return convert(norm)

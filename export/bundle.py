@@ -29,7 +29,7 @@ GOLDEN, LABELS, EVAL, EVAL_LABELS = "golden.npz", "labels.txt", "eval.npy", "eva
 EVAL_BOXES = "eval_boxes.json"
 _KNOWN = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS, EVAL_BOXES}
 _MODEL = re.compile(r"(fp32|fp16|int8)(-tensorrt|-legacy)?\.onnx")
-"""The names that `export.files` gives: a bundle that is outdated has no manifest that would list them."""
+"""The names that `export.files` gives."""
 
 
 class ModelFile(NamedTuple):
@@ -107,8 +107,9 @@ def require_place(out: Path) -> None:
         raise UserError("E_OUT", f"{out}: is a file: name a folder for the bundle")
     if out.exists() and out.samefile(Path()):
         raise UserError("E_OUT", f"{out}: the folder you are in would be replaced: name another, such as bundle")
+    is_bundle = (out / GOLDEN).exists()  # a manifest it has not where it is outdated
     for path in sorted(out.iterdir()) if out.exists() else ():
-        if path.name not in _KNOWN and not _MODEL.fullmatch(path.name):  # other .onnx files are somebody's models
+        if path.name not in _KNOWN and not (is_bundle and _MODEL.fullmatch(path.name)):  # else somebody's models
             raise UserError(
                 "E_OUT", f"{path}: no part of a bundle, and would be lost: name another folder or move it away"
             )

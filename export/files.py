@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from afpkd.errors import UserError
 from afpkd.record import Json
 from export.activations import activation_memory
-from export.half import OPSET_OF_HALF_QUANTIZATION, half_from_float, overflow
+from export.half import LEGACY_OPSET, OPSET_OF_HALF_QUANTIZATION, half_from_float, overflow
 from export.quantize import Int8, Quantized, quantized
 
 PRECISIONS = ("fp32", "fp16", "int8")
-LEGACY_OPSET = 17
 
 GraphOf = Callable[[int], onnx.ModelProto]
 """opset -> the network as a float32 graph of that opset; UserError where it cannot be had."""
@@ -51,10 +50,6 @@ class Planned(NamedTuple):
 # compatibility table). NVIDIA's parser: opset 17 up to TensorRT 8.6, 20 in 10.0 to 10.3, 24 in 10.15 (its
 # operators.md).
 _LEGACY = (Runs("tensorrt", "8.5", "8.6"),)
-
-
-_IN_FLOAT = ("InstanceNormalization",)
-"""8.x hands its scale and bias to a plugin, which reads them as float32 whatever their type."""
 
 
 def _runs(opset: int) -> tuple[Runs, ...]:
@@ -115,7 +110,7 @@ class Maker:
         if file.precision == "fp32":
             return self._graph(source)
         if file.precision == "fp16":
-            return half_from_float(self._graph(source), _IN_FLOAT if file.opset == LEGACY_OPSET else ())
+            return half_from_float(self._graph(source))
         found = self._quantized(source)
         return found.half(file.opset) if file.half else found.full
 

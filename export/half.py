@@ -18,30 +18,50 @@ from export.calibration import ranges_of
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
 SMALLEST_NORMAL = float(np.finfo(np.float16).tiny)  # 2^-14: below it float16 loses bits
+LEGACY_OPSET = 17
+"""Of files for TensorRT 8.5 and 8.6."""
+IN_FLOAT = ("InstanceNormalization",)
+"""TensorRT 8 hands its scale and bias to a plugin, which reads them as float32 whatever their type."""
 OPSET_OF_HALF_QUANTIZATION = 19
 """From here on QuantizeLinear takes float16."""
 
 
-def half_from_float(proto: onnx.ModelProto, in_float: Sequence[str] = ()) -> onnx.ModelProto:
+def half_from_float(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Give a copy that computes in float16 between a cast of its input and one of its output.
 
-    in_float: operators that stay in float32, between casts of their own; their constants are no cast's.
+    In a file for TensorRT 8 `IN_FLOAT` stays in float32, between casts of its own.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    _store_constants(copy.graph, in_float)
+    for_8 = any(entry.domain in ("", "ai.onnx") and entry.version <= LEGACY_OPSET for entry in proto.opset_import)
+    in_float = IN_FLOAT if for_8 else ()
+    _tensors_of_constants(copy.graph)
+    _take_weights(copy.graph, in_float)
     half = convert_float_to_float16(copy, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *in_float])
     _forget_types_of_weights(half.graph)
     return sorted_graph(half)
 
 
-def _store_constants(graph: onnx.GraphProto, operators: Sequence[str]) -> None:
-    """Constants of these operators become weights, which stay of the type that whoever reads them wants."""
-    wanted = {name for node in graph.node if node.op_type in operators for name in node.input}
-    for node in [node for node in graph.node if node.op_type == "Constant" and node.output[0] in wanted]:
-        (value,) = node.attribute
-        graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(value.t), node.output[0]))
-        graph.node.remove(node)
+def _tensors_of_constants(graph: onnx.GraphProto) -> None:
+    """Constants given as plain floats become tensors, the form that the conversion knows."""
+    for node in graph.node:
+        for value in node.attribute if node.op_type == "Constant" else ():
+            if value.name in ("value_float", "value_floats"):
+                floats = np.asarray(value.f if value.name == "value_float" else value.floats, np.float32)
+                value.CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(floats)))
+
+
+def _take_weights(graph: onnx.GraphProto, operators: Sequence[str]) -> None:
+    """Give each of these operators weights of its own: those that it shared with others would be float16, and cast."""
+    values = {node.output[0]: node.attribute[0] for node in graph.node if node.op_type == "Constant"}
+    known = {name: value.t for name, value in values.items() if value.name == "value"}
+    known |= {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        for place, name in enumerate(node.input) if node.op_type in operators else ():
+            if name in known:
+                node.input[place] = f"{node.output[0]}_weight_{place}"
+                array = numpy_helper.to_array(known[name])
+                graph.initializer.append(numpy_helper.from_array(array, node.input[place]))
 
 
 def _forget_types_of_weights(graph: onnx.GraphProto) -> None:

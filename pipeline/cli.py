@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import sys
@@ -248,6 +249,8 @@ def profile(
 
 def main() -> None:
     """Run the program. Exit 0: done; 2: a mistake that the one line on stderr explains; 130: interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr's are: a terminal may not have our signs
     gc.set_threshold(10_000)  # of Python's 700: to import torch makes many objects and no garbage, a sixth of its time
     if os.environ.get(WORKER_VARIABLE):
         from pipeline.processes import begin_worker

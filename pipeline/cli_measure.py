@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -45,8 +46,8 @@ def measure(
     from deploy.measure_file import measure_file
     from pipeline.screen import shown
 
-    if out is not None and out.suffix == ".npz":
-        raise UserError("E_USAGE", f"--out {out}: raw samples go there: name the record {out.with_suffix('.json')}")
+    if out is not None:
+        _require_place(out, model, inputs)
     progress = StageProgress("measure")
     with shown():
         progress.busy("starting")
@@ -62,6 +63,23 @@ def measure(
             progress=progress.job,
         )
     sys.stdout.write((json.dumps(record, indent=2) if as_json else text_of(record)) + "\n")
+
+
+def _require_place(out: Path, model: Path, inputs: Path | None) -> None:
+    """UserError, before hours of measuring, where the record or its samples would take the place of what is read."""
+    from deploy.onnx_checks import weights_beside
+
+    if out.is_dir():
+        raise UserError("E_OUT", f"--out {out}: a folder: name a file there, such as {out / 'record.json'}")
+    if out.suffix == ".npz":
+        raise UserError("E_USAGE", f"--out {out}: raw samples go there: name the record {out.with_suffix('.json')}")
+    read = [model, *weights_beside(model).values(), *([inputs] if inputs else [])]
+    for place in (out, out.with_suffix(".npz")):
+        if any(place.exists() and file.exists() and place.samefile(file) for file in read):
+            raise UserError("E_OUT", f"--out {out}: {place} is read, and would be written over: name another")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=out.parent):  # it can be written to
+        pass
 
 
 def text_of(record: Json) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 from pathlib import Path
@@ -52,11 +53,12 @@ def explained(error: Exception, folder: Path) -> Exception:
 
 
 def full(folder: Path) -> UserError:
-    """The line for a person. Nothing that was finished is touched by a full disk."""
-    free = shutil.disk_usage(_existing(folder)).free
-    told = (
-        f"{folder.resolve()}: the disk is full ({free / 1e6:.1f} MB free): make room, then give the same command again"
-    )
+    """The line for a person; that of temporary files may be another disk. A full one touches nothing finished."""
+    place, mend = folder, "make room"
+    if not nearly_full(folder) and nearly_full(temporary := Path(os.environ.get("TMPDIR") or "/tmp")):  # noqa: S108 (as tempfile)
+        place, mend = temporary, "make room or set TMPDIR"
+    free, what = shutil.disk_usage(_existing(place)).free, "the disk" if nearly_full(place) else "a disk or a quota"
+    told = f"{place.resolve()}: {what} is full ({free / 1e6:.1f} MB free): {mend}, then give the same command again"
     return UserError("E_DISK", f"{told}: what was finished stays, training continues from its last checkpoint")
 
 

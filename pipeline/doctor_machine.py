@@ -65,7 +65,12 @@ def ssh() -> Iterator[Finding]:
 
 def disk(runs: Path, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Iterator[Finding]:
     """Room for runs, data and temporary files, and whether they may be written."""
-    temporary = Path(tempfile.gettempdir())
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError:  # of several places
+        told = "temporary files: nowhere can one be written: is the disk full?"
+        yield bad("disk", told, "free some room, or name a place with TMPDIR")
+        temporary = runs
     for what, path, least in (("runs", runs, _RUN_BYTES), ("temporary files", temporary, _RUN_BYTES)):
         yield _room(what, path, least, free, bad)
 
@@ -117,7 +122,17 @@ def _container() -> int | None:
         most, used = ((_CGROUP / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
     except OSError:
         return None
-    return int(most) - int(used) if most.isdigit() else None
+    return int(most) - int(used) + _reclaimable() if most.isdigit() else None
+
+
+def _reclaimable() -> int:
+    """Bytes of a container's memory that hold files' pages, which make way for whoever asks."""
+    try:
+        lines = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    found = dict(line.split() for line in lines)
+    return sum(int(found.get(name, 0)) for name in ("inactive_file", "slab_reclaimable"))
 
 
 def _ulimit() -> int | None:

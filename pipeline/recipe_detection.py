@@ -166,7 +166,9 @@ class DistillDetector(Distill):
         """Refuse what no detector can be distilled by."""
         Distill.__post_init__(self)
         if "none" not in (self.weights, self.backbone):
-            raise ValueError(f"backbone: {self.backbone} would replace a part of {self.weights}: leave one of them out")
+            raise ValueError(
+                f"backbone: {self.backbone} would replace a part of {self.weights}: leave one out, or weights = 'none'"
+            )
         if OPTIONS[self.method].needs_logits:
             fitting = [name for name, options in OPTIONS.items() if not options.needs_logits]
             raise ValueError(

@@ -42,9 +42,9 @@ class Training(NamedTuple):
 
 
 def trainings(run: Path) -> list[Training]:
-    """Read every training stage of runs/<recipe>; UserError where there is none."""
+    """Read every training stage of runs/<recipe>; UserError where there is none and none is on its way."""
     found = [_training(run / stage, stage) for stage in STAGES]
-    if all(training.state is State.waiting for training in found):
+    if all(training.state is State.waiting for training in found) and not (run.is_dir() and _is_busy(run)):
         raise UserError(
             "E_RUN_MISSING", f"{run}: no training is or was here: name a run's folder, such as runs/default"
         )
@@ -55,8 +55,13 @@ def is_going_on(run: Path, found: Sequence[Training]) -> bool:
     """Whether more is to come: a stage trains, or a run holds the folder of runs and not every stage is done."""
     if any(training.state is State.training for training in found):
         return True
+    return _is_busy(run) and any(training.state is not State.done for training in found)
+
+
+def _is_busy(run: Path) -> bool:
+    """Whether a run holds the folder of runs, also before its first training has begun."""
     runs = run.resolve().parent
-    return is_held(runs, read_object(runs / HOLDER)) and any(training.state is not State.done for training in found)
+    return is_held(runs, read_object(runs / HOLDER))
 
 
 def text_of(run: Path, found: Sequence[Training]) -> str:

@@ -75,7 +75,9 @@ class OnnxParser(Fake):  # noqa: D101
     def __init__(self, network: Any, log: Any) -> None:
         self._network = network
         self._errors: list[Any] = []
-        self._flags = {"NATIVE_INSTANCENORM"} if self._release.level[0] != "8" else set[str]()
+        self._flags: set[str] = set()
+        if self._release.level[0] != "8":
+            self._flags.add("NATIVE_INSTANCENORM")
 
     def set_flag(self, flag: Any) -> None:  # noqa: D102
         self._flags.add(flag.name)

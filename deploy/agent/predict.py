@@ -46,8 +46,8 @@ class _Arguments(NamedTuple):
 class Deployed:
     """The release in `folder`, loaded. AgentError E_RELEASE where there is none.
 
-    An engine that had to be built anew (another power mode, JetPack, or it was dropped) is held against the golden
-    outputs first, as when it was deployed: E_GOLDEN.
+    Another engine than the one that was checked when it was deployed (of another power mode or JetPack, or built anew)
+    is held against the golden outputs first: E_GOLDEN.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +59,7 @@ class Deployed:
         options = facts["options"]
         self._runtime: Runtime
         self._runtime, entry = loaded(self._bundle, facts["precision"], facts["runtime"], facts["threads"], options)
-        if self._runtime.describe().get("engine", {}).get("built_because"):  # not the engine that was checked
+        if _engine(self._runtime.describe()) != _engine(facts["runtime_facts"]):
             require_golden(self._runtime, self._bundle, entry)
         self._labels = (folder / "bundle" / self._bundle.manifest["labels"]).read_text(encoding="utf-8").splitlines()
         self.release = facts["id"]
@@ -83,6 +83,12 @@ class Deployed:
     def _best(self, logits: NDArray[np.float32], top: int) -> list[Json]:
         found = best_classes(logits, top)
         return [{"class": index, "label": self._labels[index], "probability": chance} for index, chance in found]
+
+
+def _engine(runtime_facts: Json) -> str | None:
+    """The hash of a runtime's engine; None where it has none."""
+    sha256: str | None = runtime_facts.get("engine", {}).get("sha256")
+    return sha256
 
 
 def main(words: Sequence[str], archive: Path, output: IO[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of
+from pipeline.report.candidates import BROKEN, Estimate, accuracy_of_profile, latency_of
 from pipeline.report.conditions import conditions_of, unlike
 from pipeline.report.records import Records, metric_of_record, score_of
 from pipeline.report.wording import METRICS, ROLES, VERDICTS, milliseconds, percent, si, signed, times
@@ -82,7 +82,7 @@ def missing(run: Records) -> list[Gap]:
     gaps += [Gap(f"failed: {error}", run.command("profile", device=device)) for device, error in failed]
     left_out = dict.fromkeys((p["device"], told) for p in run.profiles for told in p.get("left_out", ()))
     gaps += [Gap(told, run.command("profile", device=device)) for device, told in left_out]
-    if not run.profiles:
+    if not run.places():
         return [*gaps, Gap("latency, throughput, memory: nothing is measured yet", run.command("profile"))]
     have = {(p["role"], p["device"], p["precision"]): p["stale"] for p in run.profiles}
     for device, precision in run.places():
@@ -117,6 +117,8 @@ def _score(run: Records, role: str, place: tuple[str, str] | None) -> float | No
     """That of the file measured at `place`; where there is none, of the weights, which fp32 equals to the image."""
     profile = run.profile(role, *place) if place else None
     if profile:
+        if any(reason.startswith(BROKEN) for reason in profile["reasons"]):
+            return None  # what it scored is not what was trained
         found = accuracy_of_profile(profile)
         return found and found.value
     record = run.records.get(role)

@@ -202,8 +202,8 @@ def _outcome(growth: Estimate, limit: float) -> Outcome:
     """Judge a growth, where growing is worse."""
     if abs(growth.value) <= limit:
         return Outcome.same
-    if growth.low is None or growth.high is None:
-        return Outcome.undecided
+    if growth.low is None or growth.high is None:  # how much is chance is not known; it is not worse, at any rate
+        return Outcome.undecided if growth.value > 0 else Outcome.same
     if growth.value > 0:
         return Outcome.worse if growth.low > 0 else Outcome.undecided
     return Outcome.better if growth.high < 0 else Outcome.same

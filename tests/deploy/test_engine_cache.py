@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 from deploy.agent import deployment, engine_cache, fake_cuda, machine, predict, vitals
+from deploy.agent.bundle import Bundle
 from deploy.agent.engine_cache import EngineCache
 from deploy.agent.errors import AgentError
 from tests.deploy.conftest import HandMadeBundle
 from tests.deploy.fakes import Install, expected, failure, images, load
+
+GOLDEN_FACTS = ("max_abs", "cosine", "argmax_agreement")
 
 IDENTITY: dict[str, Any] = {
     "onnx_sha256": "a" * 64,
@@ -181,19 +184,23 @@ def test_a_cached_engine_that_no_longer_opens_is_built_anew_once(
 def test_a_release_whose_engine_is_built_anew_is_checked_anew(
     install: Install, bundle: HandMadeBundle, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine is of one power mode: what predicts after a change is not the one that `deploy` has checked."""
+    """What predicts after a change of the machine is not the engine that `deploy` has checked."""
     install("10.3")
-    facts = {"id": "one", "precision": "fp32", "runtime": "tensorrt", "threads": 0}
-    facts["options"] = {"cuda": "fake", "cache_dir": str(cache)}
-    shutil.copytree(bundle.folder, tmp_path / "release" / "bundle")
-    (tmp_path / "release" / "release.json").write_text(json.dumps(facts))
-    checked = []
-    real = deployment.require_golden
-    monkeypatch.setattr(predict, "require_golden", lambda *given: checked.append(real(*given)["ok"]))
-    for mode, num in (("pmode:0000 fmode:quiet", 1), ("pmode:0000 fmode:cool", 1), ("pmode:0001 fmode:cool", 2)):
-        monkeypatch.setattr(machine, "power_mode", lambda mode=mode: mode)
-        predict.Deployed(tmp_path / "release")
-        assert checked == [True] * num, mode
+    release, options = tmp_path / "release", {"cuda": "fake", "cache_dir": str(cache)}
+    shutil.copytree(bundle.folder, release / "bundle")
+    facts: dict[str, Any] = {"id": "one", "precision": "fp32", "runtime": "tensorrt", "threads": 0, "options": options}
+    monkeypatch.setattr(machine, "power_mode", lambda: "pmode:0000 fmode:quiet")
+    runtime, _ = deployment.loaded(Bundle(str(release / "bundle")), "fp32", "tensorrt", 0, options)
+    (release / "release.json").write_text(json.dumps({**facts, "runtime_facts": runtime.describe()}))
+    monkeypatch.setattr(deployment, "golden_check", lambda *_: dict.fromkeys(GOLDEN_FACTS, 0.5) | {"ok": False})
+    predict.Deployed(release)  # the engine that was checked
+    monkeypatch.setattr(machine, "power_mode", lambda: "pmode:0000 fmode:cool")
+    predict.Deployed(release)
+    install("10.16")  # as another JetPack
+    for _ in range(2):  # the second time it lies in the cache, and is wrong still
+        with pytest.raises(AgentError, match="computes something else here") as caught:
+            predict.Deployed(release)
+        assert caught.value.code == "E_GOLDEN"
 
 
 def test_power_mode_is_read_where_the_board_notes_it(tmp_path: Path) -> None:

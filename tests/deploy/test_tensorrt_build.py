@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from deploy.agent import fake_cuda, fake_tensorrt
+from deploy.agent import fake_cuda, fake_tensorrt, tensorrt_api
+from deploy.agent.tensorrt_build import BuildOptions, build_engine
 from tests.deploy.conftest import CHANNELS, CLASSES, SIDE, linear_onnx
 from tests.deploy.fakes import Install, expected, failure, images, load
 from tests.deploy.test_onnx_checks import node, save
@@ -168,6 +169,13 @@ def test_an_operator_that_some_releases_have_as_a_plugin_is_found(
     ]
     path = save(tmp_path / "x.onnx", nodes, ones, opset=17, shape=["batch", CHANNELS, SIDE, SIDE])
     np.testing.assert_array_equal(load(path, cache).infer(images(3)), expected(path, images(3)))
+
+
+def test_8_6_takes_the_native_form(install: Install, onnx_path: Path) -> None:
+    install("8.6")
+    fake_tensorrt.touched.clear()
+    build_engine(tensorrt_api.open_tensorrt("tensorrt"), str(onnx_path), BuildOptions("fp32"))
+    assert ("OnnxParserFlag", "NATIVE_INSTANCENORM") in fake_tensorrt.touched
 
 
 def test_the_fake_wants_what_8_wants(install: Install, tmp_path: Path) -> None:

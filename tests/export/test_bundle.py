@@ -134,10 +134,13 @@ def test_a_folder_of_other_things_is_never_replaced(written: Written, images: Pi
 
 def test_somebodys_models_are_no_part_of_a_bundle(written: Written, images: Pixels, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "resnet.onnx").write_bytes(b"months of work")
-    with pytest.raises(UserError, match=r"resnet\.onnx: no part of a bundle, and would be lost"):
-        written(tmp_path / "models", images)
-    assert (tmp_path / "models" / "resnet.onnx").read_bytes() == b"months of work"
+    for name in ("resnet.onnx", "fp32.onnx"):
+        model = tmp_path / "models" / name
+        model.write_bytes(b"months of work")
+        with pytest.raises(UserError, match=rf"{name}: no part of a bundle, and would be lost"):
+            written(tmp_path / "models", images)
+        assert model.read_bytes() == b"months of work"
+        model.unlink()
 
 
 @pytest.mark.parametrize("quantizer", ["onnxruntime", "modelopt"])
@@ -145,6 +148,7 @@ def test_every_file_that_is_planned_makes_way_for_a_new_bundle(
     quantizer: str, written: Written, images: Pixels, tmp_path: Path
 ) -> None:
     (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "golden.npz").touch()
     planned = planned_files(PRECISIONS, 18, legacy=quantizer != "modelopt", quantizer=quantizer)
     for file in planned:
         (tmp_path / "bundle" / file.name).write_bytes(b"of an outdated bundle, whose manifest is gone")

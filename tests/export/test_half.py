@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from export.files import LEGACY_OPSET, Maker, planned_files
-from export.half import half_from_float
+from export.files import Maker, planned_files
+from export.half import LEGACY_OPSET, half_from_float
 from export.quantize import Int8
 from export.to_onnx import graph_from_model, save_graph
 from export.verify import compare, graph_forward, onnx_forward
@@ -43,6 +43,29 @@ def test_what_tensorrt_8_reads_as_float32_stays_so_in_its_float16_file() -> None
     images = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
     found = compare(graph_forward(maker.graph(legacy))(images), graph_forward(maker._graph(LEGACY_OPSET))(images))
     assert found["sqnr_db"] > 50
+
+
+@pytest.mark.parametrize("form", ["value", "value_floats", "weight"])
+def test_weights_that_it_shares_with_others_stay_float32_too(form: str) -> None:
+    """A cast between a weight and the plugin makes it no weight: the parser refuses that."""
+    ones, shift = np.ones(4, np.float32), numpy_helper.from_array(np.zeros(4, np.float32), "shift")
+    value = {"value": numpy_helper.from_array(ones, "v")} if form == "value" else {"value_floats": ones.tolist()}
+    nodes = [] if form == "weight" else [helper.make_node("Constant", [], ["ones"], **value)]
+    nodes.append(helper.make_node("InstanceNormalization", ["input", "ones", "shift"], ["normal"]))
+    nodes += [helper.make_node("GlobalMaxPool", ["normal"], ["most"]), helper.make_node("Flatten", ["most"], ["flat"])]
+    nodes.append(helper.make_node("Mul", ["flat", "ones"], ["logits"]))
+    weights = [shift, *([numpy_helper.from_array(ones, "ones")] if form == "weight" else [])]
+    source = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 4, 8, 8])
+    graph = helper.make_graph(
+        nodes, "g", [source], [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])], weights
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", LEGACY_OPSET)], ir_version=8)
+    half = half_from_float(proto)
+    kinds = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+    (norm,) = [node for node in half.graph.node if node.op_type == "InstanceNormalization"]
+    assert [kinds[name] for name in norm.input[1:]] == [TensorProto.FLOAT] * 2
+    images = np.random.default_rng(0).normal(size=(3, 4, 8, 8)).astype(np.float32)
+    assert compare(graph_forward(half)(images), graph_forward(proto)(images))["sqnr_db"] > 50
 
 
 @pytest.mark.parametrize("opset", [18, 20])

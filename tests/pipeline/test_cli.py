@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,8 @@ from export.build import build_bundle
 from export.making import Order
 from pipeline.cli import app, bundle_app
 from pipeline.progress import EVENTS_VARIABLE, StageProgress, event_line
+from tests.deploy.conftest import CHANNELS, SIDE, linear_onnx, linear_weight
+from tests.pipeline.conftest import HandMadeRun
 
 
 def _afpkd(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,6 +80,34 @@ def test_a_bare_weights_file_needs_arch_and_data(tmp_path: Path) -> None:
     (tmp_path / "w.pt").touch()
     done = _afpkd("evaluate", str(tmp_path / "w.pt"))
     assert (done.returncode, "needs --arch NAME and --data NAME" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("real.json", "real.npz is read, and would be written over"),
+        ("net.onnx", "net.onnx is read, and would be written over"),
+        ("results", "a folder: name a file there, such as"),
+    ],
+)
+def test_what_is_measured_is_not_written_over(out: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "net.onnx").write_bytes(linear_onnx(linear_weight()))
+    np.savez(tmp_path / "real.npz", input=np.zeros((2, CHANNELS, SIDE, SIDE), np.float32))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    words = ["measure", str(tmp_path / "net.onnx"), "--inputs", str(tmp_path / "real.npz")]
+    done = _afpkd(*words, "--out", str(tmp_path / out), "--preset", "quick")
+    assert (done.returncode, said in done.stderr, done.stderr.endswith("[E_OUT]\n")) == (2, True, True), done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_without_our_signs_gets_others(encoding: str, tmp_path: Path) -> None:
+    HandMadeRun(tmp_path).put_record("student")
+    line = {"epoch": 1, "step": 9, "losses": {"task": 1.5}, "heldout_top1": 50.0}
+    (tmp_path / "student" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    done = _afpkd("watch", str(tmp_path), PYTHONIOENCODING=encoding)
+    assert (done.returncode, "Traceback" in done.stderr, "\\u2581" in done.stdout) == (0, False, True), done.stderr
 
 
 def test_help_loads_no_torch() -> None:

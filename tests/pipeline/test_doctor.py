@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import venv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,6 +172,9 @@ def test_a_container_limits_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert finding.level is Level.bad
     assert finding.found.startswith("1.5 GB left to the container")
     meminfo.write_text("MemAvailable:    9000000 kB\n")
+    (tmp_path / "memory.stat").write_text("anon 100000000\ninactive_file 800000000\nslab_reclaimable 700000000\n")
+    finding = only(list(doctor_machine.memory(meminfo)))
+    assert (finding.level, finding.found[:29]) == (Level.warn, "3.0 GB left to the container,"), "files make way"
     (tmp_path / "memory.max").write_text("99000000000\n")
     assert only(list(doctor_machine.memory(meminfo))).level is Level.ok
 
@@ -212,6 +217,18 @@ def test_a_full_disk_is_red_for_runs_and_yellow_for_data(tmp_path: Path, monkeyp
     assert found[0].found == f"runs: 0.15 GB free at {tmp_path}: 0.2 are needed"
     assert [finding.mend.rpartition(" ")[2] for finding in found] == ["RUNS", "TMPDIR", "AFPKD_DATA"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_a_temporary_file_is_no_bad_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Any:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    first, *_ = doctor_machine.disk(tmp_path)
+    assert (first.level, first.mend) == (Level.bad, "free some room, or name a place with TMPDIR")
+    for topic, level in (("imports", Level.bad), ("GPU", Level.warn)):  # the main job does without the latter
+        (found,) = doctor._findings(topic, nowhere)
+        assert (found.level, found.mend) == (level, "free some room, or name another TMPDIR")
 
 
 def test_a_folder_of_runs_that_cannot_be_written_is_red() -> None:

@@ -17,7 +17,7 @@ from afpkd.checkpoint import save_weights
 from afpkd.errors import UserError
 from afpkd.models import build_model
 from afpkd.record import Json, sha256_of
-from export.files import LEGACY_OPSET
+from export.half import LEGACY_OPSET
 from pipeline.cli import app
 from pipeline.evaluation import evaluate_path
 from pipeline.networks import build_network, facts_beside_weights
@@ -120,7 +120,7 @@ def test_weights_of_a_whole_detector_do_without_an_inherited_backbone(section: s
     kept = load_recipe(written(tmp_path, f'extends = "base.toml"\n[distill]\n{starts}'))[1]
     assert getattr(kept.distill, "backbone", None) == "torchvision:R"
     if section == "distill":
-        with pytest.raises(UserError, match=r"backbone: torchvision:R would replace a part of .*t\.pth: leave one"):
+        with pytest.raises(UserError, match=r"backbone: torchvision:R would replace .*t\.pth: leave one out, or weigh"):
             load_recipe(written(tmp_path, mine + 'backbone = "torchvision:R"\n'))
 
 

@@ -94,7 +94,13 @@ def test_more_is_to_come_while_a_run_holds_the_folder(tmp_path: Path, worker: su
     put(run / "teacher", [row(1, 2.0, 50.0)], None)
     holder = {"pid": worker.pid, "host": os.uname().nodename, "since": "now"}
     assert not is_going_on(run, trainings(run))
+    (tmp_path / "next").mkdir()
+    with pytest.raises(UserError, match="no training is or was here"):
+        trainings(tmp_path / "next")
     write_record(tmp_path / HOLDER, holder)
+    assert is_going_on(tmp_path / "next", trainings(tmp_path / "next"))  # it plans, or reads its data
+    with pytest.raises(UserError, match="no training is or was here"):
+        trainings(tmp_path / "other")
     assert is_going_on(run, trainings(run))  # between the teacher and the prompts
     for stage in ("prompts", "student", "undistilled"):
         put(run / stage, [row(1, 2.0, 50.0)], None)

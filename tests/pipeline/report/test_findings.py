@@ -150,6 +150,15 @@ def test_a_profile_of_a_network_that_was_trained_anew_is_not_used(made: HandMade
     assert not [advice for advice in report.json["recommended"] if advice["file"]]
 
 
+def test_a_control_whose_file_is_broken_is_no_measure_of_the_gain(made: HandMadeRun) -> None:
+    made.put_profile("student", top1=86.4)
+    made.put_record("undistilled")
+    made.put_profile("undistilled", top1=10.0)
+    assert "+76.40 points against the same network undistilled" in made.report().md
+    made.put_profile("undistilled", top1=10.0, verdict="INVALID", reasons=["not finite: 3 of 64 outputs"])
+    assert "+76.40 points" not in made.report().md
+
+
 def test_several_devices_each_have_their_rows_and_speedup(made: HandMadeRun) -> None:
     for role, p50 in (("teacher", 8.0), ("student", 2.0)):
         made.put_profile(role, "orin", device="orin", latency_ms={"p50": p50, "p90": p50 + 1, "p99": None})
