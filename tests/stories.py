@@ -60,6 +60,7 @@ def shortened(recipe: str) -> str:
     assert "epochs = 30" in recipe
     short = recipe.replace("epochs = 30", "epochs = 1\nbatch_size = 16").replace("min_top1 = 60.0", "min_top1 = 0.0")
     short = short.replace("image_size = 64 ", "image_size = 32 ").replace("image_size = 224 ", "image_size = 64 ")
+    short = re.sub(r"\[prompts\].*\n(?:\w.*\n)*", "", short)
     return short + '\n[prompts]\nepochs = 0.2\nbatch_size = 16\nmust_choose = false\n[export]\nprecisions = ["fp32"]\n'
 
 

@@ -56,7 +56,7 @@ def test_rows_of_a_recipe_since_changed_are_missing_and_left_out_of_the_table(
     kd = accuracy.written_run("kd", variants.FOUR["kd"], 1, tmp_path, protocol.recipe).recipe.stage_digest("student")
     rows.append("tiny", [_row("kd", 1, 60.0, kd), _row("none", 1, 50.0, "of an earlier recipe")])
     assert accuracy.missing_variants(1, protocol) == ["none", "reviewkd", "afpkd"]
-    monkeypatch.setitem(accuracy.PROTOCOLS, "cross", protocol)
+    monkeypatch.setitem(variants.PROTOCOLS, "cross", protocol)
     accuracy.main(["--protocol", "cross"])
     shown = capsys.readouterr().out
     assert "| `kd` | 1 | 60.00 |" in shown

@@ -57,7 +57,9 @@ def deploy(document: Json) -> Json:
     try:
         check = require_golden(runtime, bundle, entry)
     except AgentError as error:
-        raise AgentError(error.code, f"{error.message}: nothing was changed") from None
+        if error.code != "E_GOLDEN":
+            raise
+        raise AgentError("E_GOLDEN", f"{error.message}: nothing was changed") from None
     events.say("switching", done=2, total=_STEPS)
     root = Path(wanted.root)
     facts = {

@@ -185,6 +185,7 @@ def test_a_folder_that_would_be_lost_is_refused_before_any_image_is_read(
 def test_a_model_is_not_exported_over_itself(home: Path, tmp_path: Path) -> None:
     model = tmp_path / "fp32.onnx"  # a name that a bundle's own files have
     model.write_bytes((home / "net.onnx").read_bytes())
+    (tmp_path / "golden.npz").touch()  # as in a bundle
     with pytest.raises(UserError, match=r"fp32\.onnx: lies in .*, which is replaced: name another folder"):
         export_foreign(**_weights(home, onnx=model, weights=None, arch=None, out=tmp_path))
     assert model.read_bytes() == (home / "net.onnx").read_bytes()
