@@ -41,7 +41,8 @@ def _follow(run: Path) -> None:
     try:
         with Live(auto_refresh=False, vertical_overflow="crop") as live:
             while True:
-                live.update(Text(text_of(run, found), no_wrap=True, overflow="ellipsis"), refresh=True)
+                text = text_of(run, found, live.console.height)
+                live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
                 if not is_going_on(run, found):
                     return
                 time.sleep(_SECONDS)

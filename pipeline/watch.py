@@ -64,9 +64,15 @@ def _is_busy(run: Path) -> bool:
     return is_held(runs, read_object(runs / HOLDER))
 
 
-def text_of(run: Path, found: Sequence[Training]) -> str:
-    """The state in lines: a stage, then a curve for each of its loss terms and for the held-out score."""
-    return "\n".join([f"{run}", *(line for training in found for line in _lines(training))])
+def text_of(run: Path, found: Sequence[Training], most: int | None = None) -> str:
+    """The state in lines: a stage, then a curve for each of its loss terms and for the held-out score.
+
+    most: where it has more lines than so many, the curves are left out of all but what trains now.
+    """
+    told = {training.stage: list(_lines(training)) for training in found}
+    if most is not None and 1 + sum(map(len, told.values())) > most:
+        told |= {training.stage: told[training.stage][1:2] for training in found if training.state != State.training}
+    return "\n".join([f"{run}", *(line for lines in told.values() for line in lines)])
 
 
 def curve(values: Sequence[float]) -> str:

@@ -69,6 +69,11 @@ def test_it_says_where_each_training_is(tmp_path: Path, worker: subprocess.Popen
     assert lines[6] == "student training epoch 3/4 step 250/400 1,234 images/s 0:01:23 left"
     assert lines[8] == "frequency █▁ 3.000 -> 1.000"
     assert lines[9] == "held-out █▁ 61.25 -> 60.50 %, best 61.25 % (epoch 1)"
+    whole = text_of(run, found)
+    assert text_of(run, found, len(whole.splitlines())) == whole
+    short = [" ".join(line.split()) for line in text_of(run, found, 12).splitlines() if line]  # a terminal of 12 lines
+    assert short[1:3] == ["teacher done 2 epochs test top-1 81.25 %", "prompts not begun"]
+    assert (short[3:7], len(short)) == (lines[6:10], 8), "what trains now is shown whole"
     worker.kill()
     worker.wait()
     student = trainings(run)[2]
