@@ -1,5 +1,6 @@
 """What every test shares: one thread (the runs are small, the machine may be busy), and no silent skips in CI."""
 
+import gc
 import os
 import shlex
 from collections.abc import Generator, Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+gc.set_threshold(10_000)  # as the program does (pipeline/cli.py): a seventh of the CPU's time
+
 COVERING = ("afpkd", "export", "deploy")
 """Folders of tests whose lines count as covered: those of the layers that `make test` measures, the fast ones. What a
 layer's own tests do not reach is not reached; and tracing costs the others two fifths of their time."""
