@@ -32,14 +32,14 @@ setup-cluster: $(SETUP) ## add what CLUSTER=slurm|kubernetes needs (each start o
 
 # Several goals on one command line are one call: stages then run side by side where they can.
 GOALS := $(filter $(STAGES),$(MAKECMDGOALS))
-GRAPH  = $(if $(RECIPES),$(RECIPES:%=--recipe '%'),--recipe '$(RECIPE)') $(if $(CLUSTER),--cluster '$(CLUSTER)')
-TRAINING = --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' --train-processes '$(TRAIN_PROCESSES)' \
-         --runs '$(RUNS)' $(if $(TENSORBOARD),--tensorboard)
+GRAPH  = $(if $(RECIPES),$(RECIPES:%=--recipe '%'),--recipe '$(RECIPE)') $(if $(CLUSTER),--cluster '$(CLUSTER)') \
+         --device '$(DEVICE)' --train-device '$(TRAIN_DEVICE)' --train-processes '$(TRAIN_PROCESSES)' --runs '$(RUNS)' \
+         $(if $(TENSORBOARD),--tensorboard)
 NO_RECIPES = [ -z '$(RECIPES)' ] || { echo "error: $(1) [E_USAGE]" >&2; exit 2; }
 .PHONY: run-goals
 run-goals: $(SETUP)
 	$(if $(filter command,$(origin RECIPE)),@$(call NO_RECIPES,RECIPE and RECIPES: give one of them))
-	@$(AFPKD) run $(GOALS) $(GRAPH) $(TRAINING) $(ARGS)
+	@$(AFPKD) run $(GOALS) $(GRAPH) $(ARGS)
 
 distill: run-goals ## train the teacher, its prompts, the student, and the undistilled control
 export: run-goals ## write one ONNX bundle per network, checked against torch
@@ -52,7 +52,7 @@ $(STAGES):
 deploy: $(SETUP) ## put the student on DEVICE as its current release, built and checked there (PRECISION=fp16)
 	@$(call NO_RECIPES,a release is of one recipe: name it with RECIPE=, not RECIPES=)
 	@[ '$(DEVICE)' != local ] || { echo "error: a release is for another machine: name one of devices.toml, DEVICE=orin1 [E_LOCAL]" >&2; exit 2; }
-	@$(AFPKD) run export $(GRAPH) $(TRAINING)
+	@$(AFPKD) run export $(GRAPH)
 	@$(AFPKD) deploy --recipe '$(RECIPE)' --device '$(DEVICE)' --precision '$(PRECISION)' --runs '$(RUNS)' $(ARGS)
 
 ##@ For developers

@@ -91,8 +91,8 @@ def read(name: str) -> list[Json]:
 
 def stands(row: Json, name: str, recipe: Recipe) -> bool:
     """Whether a row is of this variant, seed and recipe: one of a recipe since changed is not."""
-    told = name_of(row), row["seed"], row["config_digest"]
-    return told == (name, recipe.seed, recipe.stage_digest("student"))
+    named = (name_of(row), row["seed"]) == (name, recipe.seed)
+    return named and bool(row["config_digest"] == recipe.stage_digest("student"))
 
 
 def comparison(rows: list[Json], ours: str = "afpkd") -> str:

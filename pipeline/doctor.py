@@ -6,13 +6,13 @@ when it runs, and one that fails itself is a finding too: the doctor speaks wher
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 from afpkd.errors import UserError
+from pipeline.disk import is_full
 
 
 class Level(StrEnum):
@@ -82,11 +82,6 @@ _NOT_NEEDED = ("GPU", "TensorRT", "ssh", "data", "devices", "runs")
 """What the main job does without."""
 
 
-def _has_no_room(error: Exception) -> bool:
-    """Whether nothing temporary can be written, which no new installation mends."""
-    return isinstance(error, OSError) and (error.errno in (errno.ENOSPC, errno.EDQUOT) or "temporary" in str(error))
-
-
 def _findings(topic: str, check: Check) -> list[Finding]:
     found: list[Finding] = []
     try:
@@ -95,7 +90,8 @@ def _findings(topic: str, check: Check) -> list[Finding]:
         found.append(bad(topic, str(error), "mend what the line says"))
     except Exception as error:  # a broken installation fails in any way it likes
         cause = (str(error).strip() or "no reason given").splitlines()[0]
-        told, full = f"cannot be looked at: {type(error).__name__}: {cause}", _has_no_room(error)
+        no_room = is_full(error) or "No usable temporary directory" in cause  # tempfile's words
+        mend = "free some room, or name another TMPDIR" if no_room else "make clean setup"
         verdict = warn if topic in _NOT_NEEDED else bad
-        found.append(verdict(topic, told, "free some room, or name another TMPDIR" if full else "make clean setup"))
+        found.append(verdict(topic, f"cannot be looked at: {type(error).__name__}: {cause}", mend))
     return found

@@ -65,14 +65,12 @@ def ssh() -> Iterator[Finding]:
 
 def disk(runs: Path, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> Iterator[Finding]:
     """Room for runs, data and temporary files, and whether they may be written."""
+    yield _room("runs", runs, _RUN_BYTES, free, bad)
     try:
-        temporary = Path(tempfile.gettempdir())
-    except FileNotFoundError:  # of several places
+        yield _room("temporary files", Path(tempfile.gettempdir()), _RUN_BYTES, free, bad)
+    except FileNotFoundError:  # it has tried several places
         told = "temporary files: nowhere can one be written: is the disk full?"
         yield bad("disk", told, "free some room, or name a place with TMPDIR")
-        temporary = runs
-    for what, path, least in (("runs", runs, _RUN_BYTES), ("temporary files", temporary, _RUN_BYTES)):
-        yield _room(what, path, least, free, bad)
 
     from afpkd.data.dataset import data_root  # with numpy, which may be missing: what is known so far is told
 

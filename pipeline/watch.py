@@ -71,7 +71,9 @@ def text_of(run: Path, found: Sequence[Training], most: int | None = None) -> st
     """
     told = {training.stage: list(_lines(training)) for training in found}
     if most is not None and 1 + sum(map(len, told.values())) > most:
-        told |= {training.stage: told[training.stage][1:2] for training in found if training.state != State.training}
+        told |= {
+            training.stage: told[training.stage][1:2] for training in found if training.state is not State.training
+        }
     return "\n".join([f"{run}", *(line for lines in told.values() for line in lines)])
 
 

@@ -224,8 +224,8 @@ def test_no_room_for_a_temporary_file_is_no_bad_installation(tmp_path: Path, mon
         raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
 
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
-    first, *_ = doctor_machine.disk(tmp_path)
-    assert (first.level, first.mend) == (Level.bad, "free some room, or name a place with TMPDIR")
+    _, second, _ = doctor_machine.disk(tmp_path)
+    assert (second.level, second.mend) == (Level.bad, "free some room, or name a place with TMPDIR")
     for topic, level in (("imports", Level.bad), ("GPU", Level.warn)):  # the main job does without the latter
         (found,) = doctor._findings(topic, nowhere)
         assert (found.level, found.mend) == (level, "free some room, or name another TMPDIR")
