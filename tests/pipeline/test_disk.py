@@ -1,6 +1,7 @@
 """Which disk is full: that of runs, that of temporary files, or neither that can be seen."""
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,6 @@ def test_the_disk_that_is_full_is_named(
         (tmp_path / name).mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr(disk, "nearly_full", lambda folder: folder.name in low)
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
     error = disk.explained(OSError(errno.ENOSPC, "No space left on device"), tmp_path / "runs")
     assert str(error).startswith(str(tmp_path / said))
