@@ -131,6 +131,8 @@ def test_another_power_mode_board_gpu_or_batch_is_another_engine(
     reasons = [load(onnx_path, cache).describe()["engine"]["built_because"]]
     monkeypatch.setattr(machine, "power_mode", lambda: "pmode:0002")
     reasons.append(load(onnx_path, cache).describe()["engine"]["built_because"])
+    monkeypatch.setattr(machine, "power_mode", lambda: "pmode:0002 fmode:quiet")  # the fan's is no reason
+    assert load(onnx_path, cache).describe()["engine"]["built_because"] is None
     described = fake_cuda.FakeCuda().describe()
     monkeypatch.setattr(fake_cuda.FakeCuda, "describe", lambda self: {**described, "compute_capability": "11.0"})
     reasons.append(load(onnx_path, cache).describe()["engine"]["built_because"])
