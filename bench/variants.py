@@ -18,6 +18,7 @@ METHODS: dict[str, Json] = {
     "kd": {"method": "kd", "kd_weight": 2.7},
     "dkd": {"method": "dkd", "beta": 3.5},
     "reviewkd": {"method": "reviewkd", "gamma": 60.0},
+    "reviewkd activated": {"method": "reviewkd", "gamma": 60.0, "activated": True},
     "catkd": {"method": "catkd", "beta": 5.0},
     "afpkd": {"method": "afpkd"},
     "freekd": {"method": "freekd", "mu": 2000.0, "prompts": AS_WRITTEN},
@@ -52,7 +53,7 @@ CONTROLS: dict[str, Json] = {
 
 VARIANTS: dict[str, Json] = METHODS | {name: {"method": "afpkd", **changed} for name, changed in CONTROLS.items()}
 
-THREE_SEEDS = {"none", "kd", "reviewkd", "catkd", "afpkd"}
+THREE_SEEDS = {"none", "kd", "reviewkd", "reviewkd activated", "catkd", "afpkd"}
 THREE_SEEDS |= {"reviewkd + local branch", "no mask", "untrained prompts", "shuffled masks", "band means", "bare bands"}
 SEEDS = {name: ALL if name in THREE_SEEDS else ONE for name in VARIANTS}
 

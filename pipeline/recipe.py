@@ -50,6 +50,7 @@ _ADDED_KEYS: Json = {
     "rotation": 0.0,
     "dropped": "zero",
     "relative": False,
+    "activated": False,
 }
 """Keys that are no part of a stage's identity while they have these values: recipes from before them keep theirs."""
 

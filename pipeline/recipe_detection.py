@@ -176,6 +176,8 @@ class DistillDetector(Distill):
             )
         if getattr(self, "kappa", 0):
             raise ValueError("kappa: the logit term is a classifier's: leave it out")
+        if getattr(self, "activated", False):
+            raise ValueError("activated: no ReLU ends the levels of a detector's neck: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -122,7 +122,7 @@ def of_gpu() -> Iterator[str]:
     before |= {"untrained prompts": "with untrained prompts", "afpkd": "where AFPKD has"}
     for name, words in before.items():
         yield f"{words} {rows.mean_and_std(list(found[name].values()))}"
-    assert MAIN.variants.keys() - found.keys() == {"freekd"}
+    assert MAIN.variants.keys() - found.keys() == {"freekd", "reviewkd activated"}
     forms = [found[name][0] for name in {*CONTROLS, "afpkd"} - {"reviewkd + local branch"}]
     yield f"Of {len(forms)} forms of AFPKD"
     yield f"gives {min(forms):.2f} to {max(forms):.2f} on test, {rows.mean_and_std(forms)}:"

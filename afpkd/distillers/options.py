@@ -108,6 +108,9 @@ class ReviewKdOptions(Options):
     """Fraction of the schedule over which the weight rises from 0."""
     relative: bool = False
     """Compare maps in units of the teacher's standard deviation of their level (as in `imitation`)."""
+    activated: bool = False
+    """Fuse the student's maps behind their stage's last ReLU, as the authors' code does of a residual network; before
+    it, as AFPKD's are and as the teacher's are for both, by default. Classifiers only: no ReLU ends a neck's levels."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,10 @@ class Outputs(NamedTuple):
         """What a student imitates, shallow to deep: the maps, and the pooled vector as a 1x1 map (as ReviewKD)."""
         return [*self.features, self.pooled[:, :, None, None]]
 
+    def activated(self) -> list[Tensor]:
+        """The same behind the ReLU, where the pooled vector lies already: what ReviewKD's code takes of a student."""
+        return [*map(F.relu, self.features), self.pooled[:, :, None, None]]
+
 
 class Detections(NamedTuple):
     """One forward pass of a detector, A locations over all levels of its pyramid.

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchdistill.losses.mid_level import HierarchicalContextLoss, KDLoss, LogitStdKDLoss
 from torchdistill.models.wrapper import AttentionBasedFusion, Student4KnowledgeReview
@@ -125,14 +126,20 @@ def _maps(outputs: Outputs) -> list[Tensor]:
     return outputs.imitated()
 
 
+@pytest.mark.parametrize("activated", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-def test_fusion_and_losses_of_reviewkd_are_those_of_torchdistill(pair: Pair, *, training: bool) -> None:
+def test_fusion_and_losses_of_reviewkd_are_those_of_torchdistill(
+    pair: Pair, *, training: bool, activated: bool
+) -> None:
+    """activated: of the student's maps behind their ReLU, as the authors have it; the teacher's lie before it."""
     gamma, review = 0.6, _their_review(pair)
     fused: list[tuple[Tensor, Tensor]] = []
     for block in review.abf_modules:  # deep to shallow
         block.register_forward_hook(lambda module, args, output: fused.append(output))
     student, teacher = pair.student(pair.images), pair.teacher(pair.images)
-    distiller = build_distiller("reviewkd", *pair.shapes, gamma=gamma, warm_up=0.1, relative=False).double()
+    maps = [F.relu(each) if activated else each for each in _maps(student)]  # the last is an average of ReLUs
+    options = {"gamma": gamma, "warm_up": 0.1, "relative": False, "activated": activated}
+    distiller = build_distiller("reviewkd", *pair.shapes, **options).double()
     assert isinstance(distiller, ReviewKD)
     for level, block in zip(distiller.fusion.levels, reversed(review.abf_modules), strict=True):
         assert isinstance(level, FusionLevel)
@@ -140,13 +147,13 @@ def test_fusion_and_losses_of_reviewkd_are_those_of_torchdistill(pair: Pair, *, 
     review.train(training)
     distiller.train(training)
 
-    review.secondary_forward({str(level): {"output": each} for level, each in enumerate(_maps(student))})
+    review.secondary_forward({str(level): {"output": each} for level, each in enumerate(maps)})
     hcl = HierarchicalContextLoss(**WHERE, **THERE)
     theirs = gamma * sum(
         hcl({".": {"output": pair_of_maps}}, {".": {"output": target}})
         for pair_of_maps, target in zip(reversed(fused), _maps(teacher), strict=True)
     )
-    for mine, (output, _) in zip(distiller.fusion(_maps(student)), reversed(fused), strict=True):
+    for mine, (output, _) in zip(distiller.fusion(maps), reversed(fused), strict=True):
         torch.testing.assert_close(mine, output, rtol=1e-9, atol=1e-12)
     ours = distiller(student, teacher, pair.labels, 1.0)["spatial"]
     assert float(ours.detach()) == pytest.approx(float(theirs.detach()), rel=1e-10)
@@ -156,7 +163,9 @@ def test_fusion_and_losses_of_reviewkd_are_those_of_torchdistill(pair: Pair, *, 
 
 
 def test_ours_alone_rises_from_zero_to_torchdistills_weight(pair: Pair) -> None:
-    distiller = build_distiller("reviewkd", *pair.shapes, gamma=0.6, warm_up=0.5, relative=False).double()
+    distiller = build_distiller(
+        "reviewkd", *pair.shapes, gamma=0.6, warm_up=0.5, relative=False, activated=False
+    ).double()
     outputs = pair.student(pair.images), pair.teacher(pair.images)
     losses = [float(distiller(*outputs, pair.labels, progress)["spatial"].detach()) for progress in (0.0, 0.25, 0.5)]
     assert losses == pytest.approx([0.0, losses[2] / 2, losses[2]])

@@ -110,6 +110,7 @@ PLACE = '{ annotations = "a.json", images = "photos" }'
 BAD = {
     "a method on logits": ('[distill]\nmethod = "kd"\n', "distill.method: kd compares a classifier's logits"),
     "the logit term": ("[distill]\nkappa = 1.0\n", "distill.kappa: the logit term is a classifier's"),
+    "maps behind a ReLU": ('[distill]\nmethod = "reviewkd"\nactivated = true\n', "distill.activated: no ReLU ends"),
     "a classifier": ('[distill]\nstudent = "resnet20"\n', "distill.student: unknown detector 'resnet20'"),
     "a key of small images": ("[data]\ncrop_padding = 2\n", "data.crop_padding: unknown key"),
     "scales the wrong way": ("[data]\nscales = [1.2, 0.8]\n", "data.scales: a smaller and a larger factor"),
