@@ -11,6 +11,7 @@ What N processes do otherwise than one:
   the first process's, which the others take over before each step.
 - Random numbers inside a network (dropout): a function of (seed, step, process).
 - Prompts with `dropped = "swapped"`: the next image is the next one of the part.
+- Losses with `relative = true`: each part in units of its own spread.
 
 In a single process nothing here exchanges or changes a value; its networks draw as those of process 0.
 """

@@ -141,6 +141,9 @@ def frequency_loss(
 
 def _masked_distance(difference: Tensor, mask: Tensor, channel_weight: Tensor) -> Tensor:
     """e_b above: N, O."""
+    if difference.dtype == torch.float16:
+        with torch.autocast(difference.device.type, enabled=False):  # a detector's sums leave float16's range
+            return _masked_distance(difference.float(), mask.float(), channel_weight.float())
     over_channels = torch.einsum("nc,ncohw->nohw", channel_weight, difference.abs())
     return (over_channels * mask).mean(dim=(-2, -1)) / difference.shape[1]
 

@@ -141,7 +141,7 @@ class Distill(TrainSettings):
             raise ValueError(f"method: {unknown('method', self.method, OPTIONS)}")
         options = vars(OPTIONS[self.method](**self.options()))
         for key, value in options.items():
-            if isinstance(value, bool | str):
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             require_between(key, value, 1e-3 if key == "temperature" else 0, 1 if key == "warm_up" else 1e6)
         weights = [options[key] for key in OPTIONS[self.method].loss_weights]

@@ -61,12 +61,14 @@ def augmentation_of(data: Data | FolderData | CocoData) -> Augmentation:
 
 def _pixels(recipe: Recipe, wanted: Data | FolderData, recipe_file: Path, device: torch.device) -> Splits:
     from afpkd.data.batches import pixels_from_split
-    from afpkd.data.dataset import channel_statistics, data_root, hold_out
+    from afpkd.data.dataset import channel_statistics, data_root, hold_out, why_unfit
     from afpkd.learners import CLASSIFICATION
 
     spec = wanted.spec
     _require_taught(recipe, spec.num_classes, recipe_file)
     data = spec.load(data_root())
+    if told := why_unfit(data, spec):
+        raise UserError("E_DATA_BROKEN", f"data set {recipe.data.name!r}: {told}")
     exported, num_train = recipe.export, len(data.train.labels)
     if "int8" in exported.precisions and num_train < exported.calibration_images:  # not after hours of training
         raise UserError(

@@ -132,7 +132,7 @@ def distillation(work: Workspace, teacher: FrozenTeacher, teacher_shapes: Shapes
 
 def reads_masks(options: Json) -> bool:
     """Whether a loss of a method that uses prompts reads the masks that phase 1 tuned."""
-    return bool(options["mu"]) and options.get("mask") not in ("untrained", "constant")
+    return bool(options.get("mu", 1)) and options.get("mask") not in ("untrained", "constant")
 
 
 def _require_choice(run: Run) -> None:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from afpkd.distillers import code_digest
 from afpkd.errors import UserError
 from afpkd.record import Json, provenance, write_record, write_text
 from afpkd.settings import TrainSettings
@@ -194,22 +195,22 @@ class Workspace:
         from afpkd.learners import drowned
         from afpkd.train import Fitting
 
+        run = self.run
         if settings.compile:
             learner.product.compile()
-        where = str(self.device) if self.run.processes == 1 else f"{self.run.processes} x {self.device.type}"
+        where = str(self.device) if run.processes == 1 else f"{run.processes} x {self.device.type}"
         self.progress.say(f"{settings.epochs:g} epochs of {self.train.num_images} images on {where}")
+        loss = [code_digest(run.recipe.distill.method)] if self.stage == "student" else []
         fitting = Fitting(
             learner,
             self.train,
             settings,
-            augmentation=augmentation_of(self.run.recipe.data),
-            seed=self.run.recipe.seed,
+            augmentation=augmentation_of(run.recipe.data),
+            seed=run.recipe.seed,
             checkpoint=self.folder / "checkpoint.pt",
-            # which unfinished run a checkpoint belongs to: the stage's identity and the content of its inputs
-            digest=json.dumps([self.run.recipe.stage_digest(self.stage), self.inputs], sort_keys=True),
-            recorded=records_steps(
-                self.device, self.run.recipe, compiled=settings.compile, processes=self.run.processes
-            ),
+            # which unfinished run a checkpoint belongs to: the stage's identity, the content of its inputs, its loss
+            digest=json.dumps([run.recipe.stage_digest(self.stage), self.inputs, *loss], sort_keys=True),
+            recorded=records_steps(self.device, run.recipe, compiled=settings.compile, processes=run.processes),
         )
         if fitting.recorded:
             self.progress.say("each step is recorded once, and replayed as a CUDA graph")

@@ -56,6 +56,28 @@ class DatasetSpec(NamedTuple):
     """What the doctor says where it is not there."""
 
 
+def why_unfit(data: Dataset, spec: DatasetSpec) -> str:
+    """Say what of a data set is not as `Split` and `DatasetSpec` promise, one line; empty where all is."""
+    if len(data.label_names) != spec.num_classes:
+        return f"it names {len(data.label_names)} classes, and says it has {spec.num_classes}"
+    for part, split in (("train", data.train), ("held-out", data.heldout), ("test", data.test)):
+        if split and (told := _why_unfit(split, spec)):
+            return f"{part}: {told}"
+    return ""
+
+
+def _why_unfit(split: Split, spec: DatasetSpec) -> str:
+    images, labels = split
+    wanted = (len(labels), spec.in_channels, *spec.image_size)
+    if images.dtype != np.uint8 or images.shape != wanted:
+        return f"images are {images.dtype} {images.shape}, uint8 {wanted} are wanted"
+    if labels.dtype != np.int64 or labels.ndim != 1:
+        return f"labels are {labels.dtype} {labels.shape}, int64 ({len(labels)},) are wanted"
+    if len(labels) and not 0 <= labels.min() <= labels.max() < spec.num_classes:
+        return f"labels reach from {labels.min()} to {labels.max()}, and classes from 0 to {spec.num_classes - 1}"
+    return ""
+
+
 def data_root() -> Path:
     """The folder that holds the data sets: the environment variable AFPKD_DATA, else ~/.cache/afpkd."""
     return Path(os.environ.get("AFPKD_DATA") or "~/.cache/afpkd").expanduser()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from afpkd.distillers.options import OPTIONS
 from afpkd.errors import UserError
+from afpkd.record import sha256_of
 
 if TYPE_CHECKING:
     from afpkd.distillers.distiller import Distiller
@@ -29,6 +31,11 @@ def distiller_class(method: str) -> type[Distiller]:
     found = [kind for kind in own if isinstance(kind, type) and issubclass(kind, Distiller)]
     assert len(found) == 1, f"{module.__file__}: one class derived from Distiller was expected, it makes {found}"
     return found[0]
+
+
+def code_digest(method: str) -> str:
+    """SHA-256 of METHOD.py: who writes a distiller changes it while a training with it is unfinished."""
+    return sha256_of(Path(__file__).with_name(f"{method}.py"))
 
 
 def require_maps(method: str, whose: str, shapes: Shapes) -> None:

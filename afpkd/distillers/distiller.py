@@ -27,6 +27,7 @@ class Distiller(nn.Module):
         """Weighted losses by name, of the `Outputs` of both (of `Detections`, where it only looks at features).
 
         `target` is what the task compares with. `progress`: 0..1 of the schedule, a tensor where steps are recorded
-        (`afpkd.cuda_graph`): compute with it, and ask it nothing.
+        (`afpkd.cuda_graph`): compute with it, and ask it nothing. What is kept between steps lies in buffers: Python's
+        own numbers stand still then.
         """
         raise NotImplementedError

@@ -67,7 +67,8 @@ class DkdOptions(Options):
     alpha: float = 1.0
     """Weight of the target-class term."""
     beta: float = 2.0
-    """Weight of the non-target term; by pair: 2 (ResNet-56, 110), 6 (WRN, VGG), 8 (32x4)."""
+    """Weight of the non-target term; by pair: 2 (ResNet-56, 110), 6 (WRN, VGG), 8 (32x4, ResNet-50 and WRN to
+    another family)."""
     standardise: bool = False
     """Compare standardised logits (Sun et al. 2024)."""
     warm_up: float = WARM_UP

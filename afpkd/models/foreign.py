@@ -6,6 +6,7 @@ They start at random, or from the weights that their library publishes, which it
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import sys
 import warnings
@@ -17,7 +18,7 @@ from torch import nn
 
 from afpkd.errors import UserError, install
 from afpkd.models.user_file import cause_of, is_user_file, model_from_file
-from afpkd.models.wrapped import Wrapped, at_rest, logits_of
+from afpkd.models.wrapped import Wrapped, at_rest, logits_of, without_inplace
 from afpkd.names import look_up, unknown
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -75,7 +76,10 @@ def _as_ours(
     if hasattr(returned, "features") and hasattr(returned, "classifier"):
         if stages:
             raise UserError("E_NETWORK_FIT", "it returns features of its own: leave `stages` out")
-        return network
+        if "refine" not in inspect.signature(network.forward).parameters:
+            told = "it returns features of its own, and its forward takes no `refine`, by which prompts act on them"
+            raise UserError("E_NETWORK_FIT", f"{told}: let it take one, or return the logits alone")
+        return without_inplace(network)
     return Wrapped(network, in_channels=in_channels, image_size=image_size, stages=stages)
 
 

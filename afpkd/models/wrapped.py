@@ -36,7 +36,7 @@ class Wrapped(nn.Module):
         self, network: nn.Module, *, in_channels: int, image_size: tuple[int, int], stages: Sequence[str] = ()
     ) -> None:
         super().__init__()
-        self.network = _without_inplace(network)
+        self.network = without_inplace(network)
         image = torch.linspace(-1, 1, in_channels * image_size[0] * image_size[1]).view(1, in_channels, *image_size)
         with at_rest(network):
             calls, logits = recorded(network, self._logits, image)
@@ -191,7 +191,7 @@ def at_rest(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(learns)
 
 
-def _without_inplace(network: nn.Module) -> nn.Module:
+def without_inplace(network: nn.Module) -> nn.Module:
     """An in-place activation would overwrite the map that was read before it."""
     for module in network.modules():
         if getattr(module, "inplace", False):

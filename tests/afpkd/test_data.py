@@ -1,8 +1,10 @@
 import hashlib
 import io
 import itertools
+import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from afpkd.data.batches import (
     random_crop_and_flip,
     random_view,
 )
-from afpkd.data.dataset import Split, data_root, hold_out
+from afpkd.data.dataset import Dataset, DatasetSpec, Split, data_root, hold_out, why_unfit
 from afpkd.errors import UserError
 from export.bundle import preprocess
 
@@ -100,6 +102,29 @@ def test_a_wrong_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cifar-100-binary.tar.gz").write_bytes(b"not it")
     with pytest.raises(UserError, match="is not the official"):
         DATASETS["cifar100"].load(tmp_path)
+
+
+GOOD = Split(np.zeros((5, 1, 4, 6), np.uint8), np.array([0, 1, 2, 1, 0]))
+OF_THREE = DatasetSpec(3, 1, (4, 6), 5, load=lambda root: Dataset(GOOD, GOOD, ["a", "b", "c"]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, ""),
+        ({"label_names": ["a", "b"]}, "it names 2 classes, and says it has 3"),
+        ({"train": GOOD._replace(images=np.zeros((5, 1, 4, 6), np.float32))}, "train: images are float32"),
+        ({"test": GOOD._replace(images=np.zeros((5, 4, 6, 1), np.uint8))}, r"test: .* uint8 \(5, 1, 4, 6\) are wanted"),
+        ({"heldout": GOOD._replace(images=GOOD.images[:4])}, r"held-out: images are uint8 \(4, "),
+        ({"train": GOOD._replace(labels=GOOD.labels.astype(np.int32))}, "train: labels are int32"),
+        ({"train": GOOD._replace(labels=GOOD.labels + 1)}, "train: labels reach from 1 to 3, and classes from 0 to 2"),
+        ({"train": GOOD._replace(labels=GOOD.labels - 1)}, "train: labels reach from -1 to 1"),
+    ],
+)
+def test_a_data_set_that_is_not_what_it_says_is_told_what_is_not(changed: dict[str, Any], told: str) -> None:
+    """Float images would train on inputs of nearly nothing without a word; the others would end deep in torch."""
+    found = why_unfit(OF_THREE.load(Path())._replace(**changed), OF_THREE)
+    assert re.match(told, found) if told else found == ""
 
 
 def test_held_out_split_is_seeded_and_disjoint() -> None:

@@ -31,6 +31,14 @@ def _omega() -> Tensor:
     return torch.sigmoid(_random(IMAGES, CHANNELS, seed=40)) + 0.5
 
 
+def test_a_loss_in_float16_is_not_infinite() -> None:
+    """256 channels that are 500 apart: a detector's neck on a GPU without bf16; their sum leaves float16's range."""
+    apart = [torch.full((2, 256, 1, 4, 4), 500.0, dtype=torch.float16)]
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = frequency_loss(apart, [torch.ones(2, 1, 4, 4)], torch.ones(2, 256), normalise="level")
+    assert float(loss) == pytest.approx(500, rel=1e-3)
+
+
 def _combined(distances: Tensor, areas: Tensor, normalise: Normalise) -> Tensor:
     """Mean over images of the distances e and areas A, N, bands, as the docstring of the loss has it."""
     total = torch.zeros((), dtype=torch.float64)

@@ -138,7 +138,7 @@ def test_fusion_and_losses_of_reviewkd_are_those_of_torchdistill(
         block.register_forward_hook(lambda module, args, output: fused.append(output))
     student, teacher = pair.student(pair.images), pair.teacher(pair.images)
     maps = [F.relu(each) if activated else each for each in _maps(student)]  # the last is an average of ReLUs
-    options = {"gamma": gamma, "warm_up": 0.1, "relative": False, "activated": activated}
+    options: dict[str, Any] = {"gamma": gamma, "warm_up": 0.1, "relative": False, "activated": activated}
     distiller = build_distiller("reviewkd", *pair.shapes, **options).double()
     assert isinstance(distiller, ReviewKD)
     for level, block in zip(distiller.fusion.levels, reversed(review.abf_modules), strict=True):

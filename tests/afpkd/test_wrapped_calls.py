@@ -115,6 +115,20 @@ def test_stages_of_a_network_that_tells_its_features_are_refused(tmp_path: Path)
         build_model(f"{tmp_path / 'net.py'}:Net", **options, stages=("conv",))
 
 
+def test_a_network_that_tells_its_features_lets_prompts_act_on_them_and_keeps_them(tmp_path: Path) -> None:
+    """One without `refine` would end phase 1, after its training; one that works in place would overwrite its maps."""
+    options: Any = {"num_classes": 5, "in_channels": 3, "image_size": (8, 8)}
+    (tmp_path / "none.py").write_text(OUTPUTS.replace(", refine=None", "").replace("refine is None", "True"))
+    with pytest.raises(UserError, match=r"its forward takes no `refine`, .* let it take one, or return the logits"):
+        build_model(f"{tmp_path / 'none.py'}:Net", **options)
+    text = OUTPUTS.replace(
+        "nn.Linear(4, num_classes)", "nn.Linear(4, num_classes)\n        self.act = nn.ReLU(inplace=True)"
+    )
+    (tmp_path / "place.py").write_text(text.replace("x.relu()", "self.act(x)"))
+    network = build_model(f"{tmp_path / 'place.py'}:Net", **options)
+    assert network(torch.randn(2, 3, 8, 8)).features[0].min() < 0
+
+
 @pytest.mark.parametrize(
     ("forward", "tracks", "said"),
     [

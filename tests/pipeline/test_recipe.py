@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from afpkd.distillers.options import OPTIONS, Options
 from afpkd.errors import UserError
 from afpkd.models.outputs import Shapes
 from afpkd.prompts import FrequencyPrompts
 from afpkd.wavelet import haar_dwt
+from pipeline.recipe import Distill
 from pipeline.recipe_networks import ForeignTeacher, TrainedTeacher
 from pipeline.recipe_prompts import start_area
 from pipeline.recipe_reader import load_recipe, recipe_names, teacher_weights
@@ -215,3 +218,20 @@ def test_reading_a_recipe_needs_no_torch() -> None:
 def test_masks_must_choose_where_a_loss_reads_them(changed: dict[str, str], *, read: bool) -> None:
     assert reads_masks({"mu": 5.0, **changed}) == read
     assert not reads_masks({"mu": 0.0, **changed})
+
+
+def test_masks_of_a_method_that_weighs_its_loss_by_another_name_are_read() -> None:
+    """As one's own distiller may: its options promise no `mu`."""
+    assert reads_masks({"strength": 1.0})
+
+
+def test_an_option_of_ones_own_distiller_need_not_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(Options):
+        levels: tuple[int, ...] = (0, 1)
+        margin: float | None = None
+
+    monkeypatch.setitem(OPTIONS, "imitation", Mine)
+    for name, value in {"levels": (0, 1), "margin": None}.items():
+        monkeypatch.setattr(Distill, name, value, raising=False)
+    assert Distill(student="resnet8", method="imitation", epochs=1).options()["levels"] == (0, 1)

@@ -40,12 +40,12 @@ RIVALS = {
     "wrn-40-2-wrn-40-1": (6.0, 1.5, 2, False),
     "vgg13-vgg8": (6.0, 4.5, 2, False),
     "resnet32x4-shufflenetv1": (8.0, 600.0, 4, True),
-    "wrn-40-2-shufflenetv1": (6.0, 80.0, 4, True),
+    "wrn-40-2-shufflenetv1": (8.0, 80.0, 4, True),
     "vgg13-mobilenetv2": (6.0, 15.0, 2, True),
-    "resnet50-mobilenetv2": (2.0, 40.0, 2, True),  # DKD's weight for this pair is not known to us
+    "resnet50-mobilenetv2": (8.0, 40.0, 2, True),
     "resnet32x4-shufflenetv2": (8.0, 600.0, 4, True),
 }
-"""DKD's weight (mdistiller); CAT-KD's, the side to which it pools, whether it normalises (its authors' code)."""
+"""DKD's weight (mdistiller, whose default is 8); CAT-KD's, the side to which it pools, whether it normalises (its authors' code)."""
 
 METHODS = {"kd", "dkd", "reviewkd", "catkd"}
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from afpkd.data import DATASETS
 from afpkd.errors import UserError
 from pipeline.recipe_reader import load_recipe
 from pipeline.splits import Splits, splits_of, untaught
@@ -55,6 +56,18 @@ def test_a_class_whose_images_are_all_held_out_is_named(photos: Path) -> None:
     assert untaught(np.array([5]), list("abcdef"))[0].startswith(
         "5 of 6 classes have no image to train on (a, b, c, d,"
     )
+
+
+def test_a_data_set_of_another_form_than_it_says_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, recipe = load_recipe("default")
+    spec = recipe.data.spec
+    data = spec.load(tmp_path)
+    bad = data._replace(train=data.train._replace(images=data.train.images / np.float32(255)))
+    monkeypatch.setitem(DATASETS, recipe.data.name, spec._replace(load=lambda root: bad))
+    with pytest.raises(UserError, match=r"data set 'fashion_mnist_5k': train: images are float32 .* are wanted"):
+        splits_of(recipe, Path(f"{name}.toml"), torch.device("cpu"))
 
 
 def test_a_class_without_images_is_said_before_anything_starts(photos: Path) -> None:
