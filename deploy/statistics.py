@@ -6,6 +6,7 @@ takes a second, and a report or a run that finds all done needs none of it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -35,12 +36,13 @@ def latency_ms(samples_ns: Samples) -> dict[str, float | None]:
     if len(samples_ns):
         numbers = {"min": samples_ns.min(), "mean": samples_ns.mean(), "max": samples_ns.max()}
     known = [percentile for percentile in PERCENTILES if len(samples_ns) >= smallest_count(percentile)]
-    found = intervals(samples_ns, known)
+    worth = worth_of(samples_ns, known)
+    found = intervals(samples_ns, worth)
     for percentile in PERCENTILES:
         name, bounded = f"p{percentile}", percentile in known
         numbers[name] = nearest_rank(samples_ns, percentile) if bounded else None
         numbers[f"{name}_lo"], numbers[f"{name}_hi"] = found.get(percentile, (None, None))
-        numbers[f"{name}_bound"] = upper_bound(samples_ns, percentile) if bounded else None
+        numbers[f"{name}_bound"] = upper_bound(samples_ns, percentile, worth[percentile]) if bounded else None
     return {name: None if value is None else float(value) / 1e6 for name, value in numbers.items()}
 
 
@@ -76,16 +78,22 @@ def nearest_rank(samples: Samples, percentile: int) -> int:
     return _ranked(samples, _rank(len(samples), percentile))
 
 
-def intervals(samples: Samples, percentiles: list[int]) -> dict[int, tuple[float | None, float | None]]:
+def worth_of(samples: Samples, percentiles: Sequence[int]) -> dict[int, float]:
+    """Give percentile -> as how many independent samples they count there (`series.num_effective`)."""
+    return {percentile: num_effective(samples, nearest_rank(samples, percentile)) for percentile in percentiles}
+
+
+def intervals(samples: Samples, worth: Mapping[int, float]) -> dict[int, tuple[float | None, float | None]]:
     """Give the 95 % interval of each percentile; None for an end that the samples cannot bound.
+
+    worth: of the percentiles that are asked for (`worth_of`).
 
     Independent samples: two of them, by their ranks (`interval_ranks`), whatever their distribution. Dependent ones
     carry less: the ranks are those of as many independent samples as they are worth, and where the moving-block
     bootstrap is wider, its ends stand.
     """
-    worth = {percentile: num_effective(samples, nearest_rank(samples, percentile)) for percentile in percentiles}
-    found = {percentile: _by_ranks(samples, percentile, int(worth[percentile])) for percentile in percentiles}
-    dependent = [percentile for percentile in percentiles if worth[percentile] < _DEPENDENT * len(samples)]
+    found = {percentile: _by_ranks(samples, percentile, int(worth[percentile])) for percentile in worth}
+    dependent = [percentile for percentile in worth if worth[percentile] < _DEPENDENT * len(samples)]
     for percentile, (low, high) in bootstrap_intervals(samples, dependent, worth, level=LEVEL).items():
         lowest, highest = found[percentile]
         found[percentile] = (
@@ -117,20 +125,22 @@ def interval_ranks(count: int, percentile: int) -> tuple[int, int]:
     return best[2:] if best else (0, count + 1)
 
 
-def upper_bound(samples: Samples, percentile: int) -> int | None:
-    """Give MLPerf's early-stopping estimate: the percentile does not exceed it with 99 % (of independent samples).
+def upper_bound(samples: Samples, percentile: int, worth: float | None = None) -> int | None:
+    """Give MLPerf's early-stopping estimate: the percentile does not exceed it with 99 %.
 
     The t-th highest sample for the largest t with `smallest_count(percentile, num_above=t)` samples at most: of 201
     samples LoadGen discards the 9 highest for the 90th percentile. None under `smallest_count(percentile)` samples.
+    MLPerf takes its samples for independent. worth: as how many independent ones these count; where that is less than
+    half of them the rank is that of so many.
     """
     from scipy.stats import binom
 
-    count = len(samples)
+    count = len(samples) if worth is None or worth >= _DEPENDENT * len(samples) else int(worth)
     if count < smallest_count(percentile):
         return None
     # h samples below and t above bound it where the chance of h or more below is at most 1 %
     most_above = count - int(binom.ppf(0.99, count, percentile / 100)) - 1
-    return _ranked(samples, count - most_above + 1)
+    return _ranked(samples, -(-(count - most_above + 1) * len(samples) // count))
 
 
 @cache

@@ -20,6 +20,8 @@ from pipeline.networks import arch_of
 from pipeline.progress import StageProgress
 from pipeline.recipe_reader import recipe_names, teacher_weights
 from pipeline.recorded import MEASURED, checked, recorded
+from pipeline.report.candidates import Estimate, latency_of
+from pipeline.report.regression import independent_points, paired_points
 from pipeline.workspace import Run, open_run
 
 CHECKPOINT = "afpkd.checkpoint/1"
@@ -94,20 +96,20 @@ def _measured_again(path: Path, record: Json, recipe: str | None, work: Path) ->
         config_digest=record["config_digest"],
         progress=StageProgress("reproduce").job,
     )
-    return profiles_compared(record, again)
+    return profiles_compared(record, again, paired_points(path, work / path.name, (bundle, bundle)))
 
 
-def profiles_compared(before: Json, now: Json) -> list[Found]:
-    """Latencies whose 95 % intervals meet are within; accuracies likewise, of the same images.
+def profiles_compared(before: Json, now: Json, points: Estimate | None = None) -> list[Found]:
+    """Latencies whose 95 % intervals meet are within; accuracies whose difference has 0 in its interval.
 
-    p50 is always told: of a record without one nothing can be told to come back.
+    points: that difference on the same images, where their answers are known. p50 is always told: of a record without
+    one nothing can be told to come back.
     """
     doubts = [f"{when}: INVALID" for when, row in (("then", before), ("now", now)) if row["verdict"] == "INVALID"]
     found = [_percentile(before, now, name, doubts) for name in ("p50", "p90", "p99")]
     if before.get("top1") is not None and now.get("top1") is not None:
-        then, again = before.get("top1_interval"), now.get("top1_interval")
-        meet = _meet(then, again) if then and again else None
-        found.append(Found("top-1 (%)", _told(before["top1"]), _told(now["top1"]), meet, "intervals of so many images"))
+        scores = [Estimate(row["top1"], *(row.get("top1_interval") or (None, None))) for row in (before, now)]
+        found.append(_top1("top-1 (%)", scores[0], scores[1], points))
     if before.get("ap") is not None and now.get("ap") is not None:
         found.append(_without_interval("AP (%)", before["ap"], now["ap"]))
     return [one for one in found if one.decides or one.before != "-" or one.now != "-"]
@@ -115,10 +117,21 @@ def profiles_compared(before: Json, now: Json) -> list[Found]:
 
 def _percentile(before: Json, now: Json, name: str, doubts: Sequence[str]) -> Found:
     values = [_told(row["latency_ms"].get(name), 4) for row in (before, now)]
-    ends = [[row["latency_ms"].get(f"{name}_{end}") for end in ("lo", "hi")] for row in (before, now)]
-    known = not doubts and not any(end is None for pair in ends for end in pair)
+    then, again = latency_of(before, name), latency_of(now, name)
+    known = not doubts and bool(then and again) and None not in (*then, *again)  # type: ignore[misc]  # both are there
     note = "; ".join(doubts) if doubts else "95 % intervals" if known else "no interval: too few samples"
-    return Found(f"{name} (ms)", values[0], values[1], _meet(*ends) if known else None, note, decides=name == "p50")
+    within = then.meets(again) if known and then and again else None
+    return Found(f"{name} (ms)", values[0], values[1], within, note, decides=name == "p50")
+
+
+def _top1(name: str, then: Estimate, now: Estimate, points: Estimate | None = None) -> Found:
+    """Whether two accuracies may be one: by the difference on the same images, or as if of others, which is wider."""
+    change = points or independent_points(then, now)
+    values = _told(then.value), _told(now.value)
+    if change.low is None or change.high is None:
+        return Found(name, *values, None, "no interval is known")
+    told = f"{change.value:+.2f} points, 95 % {change.low:+.2f} to {change.high:+.2f}"
+    return Found(name, *values, change.low <= 0 <= change.high, told + (", image by image" if points else ""))
 
 
 def _trained_again(path: Path, record: Json, recipe: str | None, work: Path) -> list[Found]:
@@ -187,8 +200,8 @@ def _scores(before: Json, now: Json, run: Run) -> list[Found]:
         if key == "test_top1_selected":
             folder, arch = run.role(now["role"]), arch_of(run.recipe, now["role"])
             num = evaluate_path(folder, arch=arch, data=None, recipe=None)["n"]
-            within = _meet(*(top1_interval(round(score / 100 * num), num) for score in (was, value)))
-            found.append(Found("test top-1 (%)", _told(was), _told(value), within, f"intervals of {num:,} images"))
+            scores = [Estimate(score, *top1_interval(round(score / 100 * num), num)) for score in (was, value)]
+            found.append(_top1("test top-1 (%)", scores[0], scores[1]))
         else:
             found.append(_without_interval(key, was, value))
     return found
@@ -196,10 +209,6 @@ def _scores(before: Json, now: Json, run: Run) -> list[Found]:
 
 def _without_interval(name: str, before: float, now: float) -> Found:
     return Found(name, _told(before), _told(now), True if before == now else None, "no interval is known")
-
-
-def _meet(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[0] <= other[1] and other[0] <= one[1]
 
 
 def _told(value: float | None, digits: int = 2) -> str:

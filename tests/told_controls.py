@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from afpkd.record import Json
 from bench import rows
@@ -69,7 +68,7 @@ def _on_gpu(protocol: str, key: str = TEST) -> dict[str, dict[int, float]]:
     return _by_seed(PROTOCOLS[protocol].on_gpu().result, key)
 
 
-def _by_seed(result: Path, key: str) -> dict[str, dict[int, float]]:
+def _by_seed(result: str, key: str) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for row in rows.read(result):
         found.setdefault(rows.name_of(row), {})[row["seed"]] = row[key]

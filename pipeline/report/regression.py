@@ -56,6 +56,11 @@ class Profile(NamedTuple):
         above = self.path.resolve().parents
         return above[2] / str(self.record["role"]) if len(above) > 2 else None
 
+    @property
+    def bundle(self) -> Path | None:
+        """The bundle that was measured; None where that is not known."""
+        return self.role_folder and self.role_folder / "bundle"
+
 
 def compare_runs(before: Path, after: Path, *, threshold: float, max_drop: float) -> list[Change]:
     """Compare every file that `before` measured; each is a run's folder or a profile record.
@@ -171,8 +176,8 @@ def _accuracy_change(
     if _on_other_images(old, new):
         gap = Estimate(values[1] - values[0])
         return Change(name, quantity, *values, gap, Outcome.undecided, "on other test images")
-    paired = _paired_points(old, new)
-    change = paired or _independent_points(*scores)
+    paired = paired_points(old.path, new.path, (old.bundle, new.bundle))
+    change = paired or independent_points(*scores)
     note = "on the same images" if paired else _note(change)
     return Change(name, quantity, *values, change, _outcome(change.negative(), max_drop), note)
 
@@ -213,7 +218,7 @@ def _note(change: Estimate) -> str:
     return "" if change.low is not None else "no interval recorded: profile again"
 
 
-def _independent_points(old: Estimate, new: Estimate) -> Estimate:
+def independent_points(old: Estimate, new: Estimate) -> Estimate:
     """Give the difference of accuracies of independent samples (Newcombe 1998, method 10, of Wilson intervals)."""
     gap = new.value - old.value
     if old.low is None or old.high is None or new.low is None or new.high is None:
@@ -223,12 +228,12 @@ def _independent_points(old: Estimate, new: Estimate) -> Estimate:
     return Estimate(gap, gap - down, gap + up)
 
 
-def _paired_points(old: Profile, new: Profile) -> Estimate | None:
-    """Give the difference on the same images, of which most are right or wrong in both: much narrower.
+def paired_points(old: Path, new: Path, bundles: tuple[Path | None, Path | None]) -> Estimate | None:
+    """Give the difference of two profiles on the same images, of which most are right or wrong in both: much narrower.
 
-    None where logits or labels are not beside the records, or of which images they are is not known.
+    None where logits are not beside the records or labels not in the bundles, or of which images is not known.
     """
-    first, second = _right(old), _right(new)
+    first, second = (_right(path, bundle) for path, bundle in zip((old, new), bundles, strict=True))
     if first is None or second is None or first[0] != second[0]:
         return None
     right, now = first[1], second[1]
@@ -247,13 +252,10 @@ def points_of_pairs(*, gained: int, lost: int, num: int) -> Estimate:
     return Estimate(100 * (gained - lost) / num, 100 * (centre - spread), 100 * (centre + spread))
 
 
-def _right(profile: Profile) -> tuple[str, NDArray[np.bool_]] | None:
+def _right(record: Path, bundle: Path | None) -> tuple[str, NDArray[np.bool_]] | None:
     """The evaluated images' hash, and which of them the file got right; None of a detector. UserError."""
-    samples = profile.path.with_suffix(".npz")
-    if profile.role_folder is None:
-        return None
-    bundle = profile.role_folder / "bundle"
-    if not (bundle / "manifest.json").is_file() or not samples.is_file():
+    samples = record.with_suffix(".npz")
+    if bundle is None or not (bundle / "manifest.json").is_file() or not samples.is_file():
         return None
     manifest = read_record(bundle / "manifest.json")
     if manifest.get("task") == "detection":
@@ -269,4 +271,4 @@ def _right(profile: Profile) -> tuple[str, NDArray[np.bool_]] | None:
         return (images, logits.argmax(axis=1) == labels) if len(logits) == len(labels) else None
     except Exception as error:  # a stranger's manifest and arrays: numpy and zipfile raise a dozen kinds
         told = f"the samples {samples} or the labels of {bundle} are not of our form ({error})"
-        raise UserError("E_RECORD", f"{profile.path}: {told}: measure it again") from None
+        raise UserError("E_RECORD", f"{record}: {told}: measure it again") from None

@@ -22,6 +22,7 @@ from deploy.statistics import (
     top1_interval,
     top1_percent,
     upper_bound,
+    worth_of,
 )
 
 
@@ -106,22 +107,23 @@ def test_the_ranks_hold_the_percentile_with_95_percent_and_no_closer_pair_does(c
 
 def test_an_interval_of_independent_samples_is_two_of_them() -> None:
     samples = np.random.default_rng(3).permutation(2010).astype(np.int64) + 1  # the sample of rank r is r
-    for percentile, found in intervals(samples, [50, 99]).items():
+    for percentile, found in intervals(samples, worth_of(samples, [50, 99])).items():
         assert found == interval_ranks(2010, percentile)
-    assert intervals(samples[:3], [50]) == {50: (None, None)}
+    assert intervals(samples[:3], {50: 3.0}) == {50: (None, None)}
 
 
 def test_dependent_samples_have_a_wider_interval_and_what_they_cannot_bound_is_none() -> None:
     """Runs of 100 equal calls: 2,010 samples are worth some twenty."""
     rng = np.random.default_rng(5)
     blocks = np.repeat(rng.permutation(21), 100)[:2010].astype(np.int64)
-    found = intervals(blocks, [50, 99])
+    found = intervals(blocks, worth_of(blocks, [50, 99]))
     low, high = found[50]
     assert low is not None
     assert high is not None
     assert high - low > 6  # ranks of 21 independent ones: 6 to 16
     assert found[99][1] is None
-    low, high = intervals(rng.permutation(blocks), [50])[50]
+    mixed = rng.permutation(blocks)
+    low, high = intervals(mixed, worth_of(mixed, [50]))[50]
     assert high - low <= 2  # type: ignore[operator] # the same numbers, shuffled
 
 
@@ -131,7 +133,7 @@ def test_of_dependent_samples_the_wider_of_ranks_and_bootstrap_stands() -> None:
         samples = (coverage.autoregressive(0.9)(np.random.default_rng(seed), 2010) * 1e9).astype(np.int64)
         worth = {50: num_effective(samples, nearest_rank(samples, 50))}
         low, high = bootstrap_intervals(samples, [50], worth, level=0.95)[50]
-        found = intervals(samples, [50])[50]
+        found = intervals(samples, worth_of(samples, [50]))[50]
         assert found[0] is not None
         assert found[1] is not None
         assert found[0] <= low < high <= found[1]
@@ -151,6 +153,20 @@ def test_the_bound_is_passed_by_the_percentile_in_one_percent_at_most() -> None:
     rng = np.random.default_rng(7)
     passed = sum(upper_bound((rng.uniform(size=700) * 1e9).astype(np.int64), 99) < 0.99e9 for _ in range(2000))  # type: ignore[operator]
     assert passed <= 30  # 20 expected at most; 30 is 2.3 standard deviations
+
+
+def test_the_bound_of_dependent_calls_is_that_of_as_many_as_they_are_worth() -> None:
+    """By MLPerf's rule, which takes them for independent, p50 passes it in a quarter of the runs instead of 1 %."""
+    passed, by_mlperf, trials = 0, 0, 60
+    for seed in range(trials):
+        samples = (coverage.autoregressive(0.9)(np.random.default_rng(seed), 2010) * 1e9).astype(np.int64)
+        bound = upper_bound(samples, 50, worth_of(samples, [50])[50])
+        assert bound is not None
+        passed += bound < 0.5e9
+        by_mlperf += upper_bound(samples, 50) < 0.5e9  # type: ignore[operator]
+    assert by_mlperf > trials / 10 > 2 * passed
+    blocks = np.repeat(np.random.default_rng(0).permutation(21), 100).astype(np.int64)
+    assert latency_ms(blocks)["p99_bound"] is None
 
 
 def test_intervals_cover_what_they_promise() -> None:

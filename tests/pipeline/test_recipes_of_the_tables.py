@@ -45,7 +45,8 @@ RIVALS = {
     "resnet50-mobilenetv2": (8.0, 40.0, 2, True),
     "resnet32x4-shufflenetv2": (8.0, 600.0, 4, True),
 }
-"""DKD's weight (mdistiller, whose default is 8); CAT-KD's, the side to which it pools, whether it normalises (its authors' code)."""
+"""DKD's weight (mdistiller, whose default is 8); CAT-KD's, the side to which it pools, whether it normalises (its
+authors' code)."""
 
 METHODS = {"kd", "dkd", "reviewkd", "catkd"}
 

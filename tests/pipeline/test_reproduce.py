@@ -8,12 +8,14 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record, write_record
 from deploy.profile_record import SCHEMA as PROFILE
+from deploy.statistics import top1_interval
 from pipeline import stages
 from pipeline.cli import app
 from pipeline.recipe_reader import load_recipe
@@ -187,7 +189,7 @@ def test_another_bundle_is_refused(profile: Path, tmp_path: Path) -> None:
 
 def row(p50: float | None, low: float | None, high: float | None, **changes: Any) -> Json:
     latency = {"p50": p50, "p50_lo": low, "p50_hi": high}
-    return {"verdict": "VALID", "latency_ms": latency, "top1": None, "top1_interval": None, **changes}
+    return {"verdict": "VALID", "latency_ms": latency, "num_runs": 3, "top1": None, "top1_interval": None, **changes}
 
 
 @pytest.mark.parametrize(
@@ -199,6 +201,8 @@ def row(p50: float | None, low: float | None, high: float | None, **changes: Any
         (row(1.0, None, None), row(1.0, 0.9, 1.1), None),
         (row(1.0, 0.9, 1.1), row(1.0, None, None), None),
         (row(1.0, 0.9, 1.1), row(1.0, 0.9, 1.1, verdict="INVALID"), None),
+        (row(1.0, 0.9, 1.1, num_runs=1), row(1.3, 1.17, 1.4, num_runs=1), True),  # the next process lies elsewhere
+        (row(1.0, 0.9, 1.1, num_runs=1), row(1.4, 1.22, 1.5, num_runs=1), False),
     ],
 )
 def test_intervals_decide(before: Json, now: Json, within: bool | None) -> None:
@@ -213,6 +217,22 @@ def test_an_accuracy_that_comes_back_does_not_vouch_for_a_latency() -> None:
     assert exit_code(profiles_compared(sound, sound)) == 0
     assert exit_code(profiles_compared(sound, invalid)) == 3
     assert exit_code(profiles_compared(sound, {**invalid, "top1": 10.0, "top1_interval": [8.0, 12.0]})) == 1
+
+
+def test_an_accuracy_that_four_points_are_missing_of_does_not_come_back(profile: Path, tmp_path: Path) -> None:
+    """Of 1,000 images Wilson's two intervals still meet: what an undistilled student had passed for a distilled one."""
+    was, now = (
+        row(1.0, 0.9, 1.1, top1=top1, top1_interval=top1_interval(round(top1 * 10), 1000)) for top1 in (84.8, 80.5)
+    )
+    assert was["top1_interval"][0] < now["top1_interval"][1]
+    assert [one.within for one in profiles_compared(was, now)] == [True, False]
+    assert [one.within for one in profiles_compared(was, {**was, "top1": 84.0})] == [True, True]
+    with np.load(profile.with_suffix(".npz")) as arrays:
+        kept = dict(arrays)
+    np.savez(profile.with_suffix(".npz"), **{**kept, "logits": -kept["logits"]}, allow_pickle=False)
+    found = {one.quantity: one for one in reproduce(profile, None, tmp_path / "work")}
+    assert found["top-1 (%)"].within is False
+    assert "image by image" in found["top-1 (%)"].note
 
 
 def test_a_record_without_a_latency_never_comes_back() -> None:

@@ -32,6 +32,11 @@ def test_a_slower_file_is_worse_past_the_threshold_alone(runs: tuple[Path, Path]
     assert found.change is not None
     # each p50 may be 1 % to both sides: the ratio is 1.2 * 0.99 / 1.01 to 1.2 * 1.01 / 0.99
     assert found.change == pytest.approx((20.0, 100 * (1.2 * 0.99 / 1.01 - 1), 100 * (1.2 * 1.01 / 0.99 - 1)))
+    change_profile(runs[1], p50=1.08 * p50)
+    assert one(compared(runs), "p50 (ms)").outcome is Outcome.worse
+    for folder in runs:
+        change_profile(folder, num_runs=1)  # 5 % more to every side: the next process of a file lies elsewhere
+    assert one(compared(runs), "p50 (ms)").outcome is Outcome.undecided
     assert one(compared(runs, threshold=20.1), "p50 (ms)").outcome is Outcome.same
     assert {change.outcome for change in compared(runs) if change.name != found.name} == {Outcome.same}
 
