@@ -1,7 +1,8 @@
 """What is deployed: `releases/<id>/` holds a checked bundle, and the link `current` names the one that is used.
 
-The link is switched in one step: whoever predicts sees the old release or the new one. Each remembers which it
-replaced, so that there is a way back.
+The link is switched in one step: whoever predicts sees the old release or the new one. One that is deployed again is
+renewed file by file, its facts last: an id names one bundle (it is a hash of the manifest), so that a kill half way
+leaves a release that works. Each remembers which it replaced, so that there is a way back.
 """
 
 from __future__ import annotations
@@ -47,14 +48,18 @@ def rollback(document: Json) -> Json:
 
 
 def place(root: Path, bundle: Path, facts: Json, python: Sequence[str]) -> None:
-    """Lay a release out beside its final place, move it there, switch to it. `facts` name it: `id`."""
+    """Lay a release out beside its final place, move it there, switch to it. `facts` name it: `id`.
+
+    What an earlier deployment that was killed laid out is dropped: one job a device, so that none of them still runs.
+    """
+    for left in (root / RELEASES).glob(".*"):
+        shutil.rmtree(left)
     name = str(facts["id"])
     replaced = _current(root)
     if replaced == name:  # deployed again: it still replaces what it replaced
         replaced = _facts(root / RELEASES / name)["replaced"]
     final = root / RELEASES / name
     staged = root / RELEASES / f".{name}.{os.getpid()}"
-    shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(mode=0o700, parents=True)
     shutil.copytree(bundle, staged / "bundle", copy_function=_linked)
     shutil.copyfile(sys.argv[0], staged / "agent.pyz")
@@ -62,9 +67,9 @@ def place(root: Path, bundle: Path, facts: Json, python: Sequence[str]) -> None:
         (staged / unit).write_text(text, encoding="utf-8")
     write_json(staged / FACTS, dict(facts, replaced=replaced))
     if final.exists():
-        final.rename(staged / "before")
-    staged.rename(final)
-    shutil.rmtree(final / "before", ignore_errors=True)
+        _renew(final, staged)
+    else:
+        staged.rename(final)
     _switch(root, name)
 
 
@@ -79,6 +84,15 @@ def prune(root: Path, keep: int) -> list[str]:
     for folder in doomed:
         shutil.rmtree(folder)
     return [folder.name for folder in doomed]
+
+
+def _renew(final: Path, staged: Path) -> None:
+    """Move each file over the one of its name, the facts last: `current` may be this release, and never misses one."""
+    (final / "bundle").mkdir(exist_ok=True)
+    names = [path.relative_to(staged) for path in staged.rglob("*") if path.is_file()]
+    for name in sorted(names, key=lambda name: name == Path(FACTS)):
+        (staged / name).replace(final / name)
+    shutil.rmtree(staged)
 
 
 def _switch(root: Path, name: str) -> None:
@@ -98,10 +112,12 @@ def _linked(source: str, destination: str) -> None:
 
 
 def _current(root: Path) -> str | None:
+    """Name the release that is used; None where there is none, or it is no longer whole."""
     try:
-        return Path(os.readlink(root / CURRENT)).name  # noqa: PTH115 (Path.readlink is Python 3.9)
+        name = Path(os.readlink(root / CURRENT)).name  # noqa: PTH115 (Path.readlink is Python 3.9)
     except OSError:
         return None
+    return name if (root / RELEASES / name / FACTS).exists() else None
 
 
 def _facts(folder: Path) -> Json:
