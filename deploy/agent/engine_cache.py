@@ -30,7 +30,7 @@ class EngineCache:
 
     def plan_path(self, identity: Json) -> Path:
         """Where the engine of this identity lies, or will."""
-        return self.folder / f"{_key(identity)}.engine"
+        return self.folder / f"{key_of(identity)}.engine"
 
     def missing(self, identity: Json) -> str | None:
         """Say why the engine must be built; None where it is there and its bytes are those of its record."""
@@ -97,6 +97,11 @@ def default_folder() -> Path:
     return Path(base) / "afpkd" / "engines"
 
 
+def key_of(identity: Json) -> str:
+    """Name the files of the engine that has this identity."""
+    return _sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode())[:32]
+
+
 def _differences(old: Json, new: Json, name: str = "") -> Iterator[str]:
     for key in old.keys() | new.keys():
         was, now = old.get(key), new.get(key)
@@ -104,10 +109,6 @@ def _differences(old: Json, new: Json, name: str = "") -> Iterator[str]:
             yield from _differences(was, now, f"{name}{key} ")
         elif was != now:
             yield f"{name}{key} was {was}, is {now}"
-
-
-def _key(identity: Json) -> str:
-    return _sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode())[:32]
 
 
 def _sha256(data: bytes) -> str:

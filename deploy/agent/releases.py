@@ -19,7 +19,7 @@ from .service import unit_files
 from .supervisor import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     Json = dict[str, Any]
 
@@ -84,6 +84,15 @@ def prune(root: Path, keep: int) -> list[str]:
     for folder in doomed:
         shutil.rmtree(folder)
     return [folder.name for folder in doomed]
+
+
+def engine_identities(root: Path) -> Iterator[Json]:
+    """Say what the engines were built from that releases were checked with; a release that is not whole has none."""
+    for folder in _releases(root):
+        try:
+            yield _facts(folder)["runtime_facts"]["engine"]["identity"]
+        except (OSError, ValueError, LookupError, TypeError):  # damaged, or of a runtime that builds none
+            continue
 
 
 def _renew(final: Path, staged: Path) -> None:

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .engine_cache import key_of
 from .errors import AgentError
+from .releases import engine_identities
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,9 +100,13 @@ def _make_room(needed: int, keep: set[str]) -> None:
 
 
 def _unused() -> list[Path]:
-    """Blobs that nothing links to, and engines: both can be had again. Not what is being sent just now."""
+    """Blobs that nothing links to, and engines of no release: both can be had again. Not what is being sent just now.
+
+    A release predicts with the engine it was checked with: without it, it would wait minutes for another.
+    """
     blobs = [path for path in BLOBS.glob("*") if _SHA256.fullmatch(path.name) and path.stat().st_nlink == 1]
-    return blobs + [path for path in Path("engines").rglob("*") if path.is_file()]
+    used = set(map(key_of, engine_identities(Path())))
+    return blobs + [path for path in Path("engines").rglob("*") if path.is_file() and path.stem not in used]
 
 
 def _link(source: Path, destination: Path) -> None:

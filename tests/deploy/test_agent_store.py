@@ -18,6 +18,7 @@ import pytest
 
 from deploy import ssh
 from deploy.agent import cleaning, jobs, machine, store, transfer
+from deploy.agent.engine_cache import EngineCache
 from deploy.agent.errors import AgentError
 
 
@@ -56,6 +57,30 @@ def test_room_is_made_by_dropping_what_nothing_uses_but_not_what_is_wanted(monke
     monkeypatch.setattr(store, "free_bytes", lambda: next(free))
     store.missing({"files": {wanted: 6, "b" * 64: 10}, "budget_bytes": 10**9})
     assert {path.name for path in Path("blobs").iterdir()} == {wanted, used}
+    assert list(Path("engines").iterdir()) == []
+
+
+@pytest.mark.usefixtures("work")
+def test_the_engine_that_a_release_predicts_with_stays() -> None:
+    """Else it would wait minutes for a new one, at its next start."""
+    kept = EngineCache(Path("engines"))
+    identities = [{"onnx_sha256": name * 64, "options": {"batch": 1}} for name in "ab"]
+    for identity in identities:
+        kept.scratch_path(identity).write_bytes(b"an engine")
+        kept.add(identity, {})
+    folders = {name: Path("releases") / name for name in ("whole", "onnxruntime", "damaged", "empty", "list")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    facts = {"runtime_facts": {"name": "tensorrt", "engine": {"identity": identities[0]}}}
+    (folders["whole"] / "release.json").write_text(json.dumps(facts))
+    (folders["onnxruntime"] / "release.json").write_text(json.dumps({"runtime_facts": {"name": "onnxruntime"}}))
+    (folders["damaged"] / "release.json").write_text(json.dumps(facts)[:-1])
+    (folders["list"] / "release.json").write_text("[]")
+    store.drop_unused(0)
+    assert sorted(path.suffix for path in Path("engines").iterdir()) == [".engine", ".json"]
+    assert kept.missing(identities[0]) is None
+    shutil.rmtree(folders["whole"])  # as the oldest release goes
+    store.drop_unused(0)
     assert list(Path("engines").iterdir()) == []
 
 
