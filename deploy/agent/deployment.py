@@ -91,6 +91,7 @@ def loaded(bundle: Bundle, precision: str, name: str, threads: int, options: Jso
         threads=threads,
         precision=precision,
         options=options,
+        timed=False,
     )
     return runtimes.load(name, loading), bundle.entry(precision, name, version)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .engine_cache import EngineCache
+    from .runtimes import Loading
     from .tensorrt_api import Api
     from .tensorrt_build import BuildOptions
 
@@ -26,11 +27,11 @@ _LITTLE_WORKSPACE = 256 << 20
 
 
 def ready_engine(
-    api: Api, cache: EngineCache, identity: Json, onnx: Path, options: BuildOptions, dla_core: int | None
+    api: Api, cache: EngineCache, identity: Json, loading: Loading, options: BuildOptions, dla_core: int | None
 ) -> Json:
     """See that the cache holds an engine a child process could deserialise; give its facts."""
     locked = vitals.clocks(Path("/"))["locked"]
-    reason = cache.missing(identity) or _chosen_unlocked(cache, identity, locked)
+    reason = cache.missing(identity) or _chosen_unlocked(cache, identity, locked and loading.timed)
     if reason is None:
         try:
             return {"built_because": None, **_checked(api, cache, identity, dla_core)}
@@ -40,7 +41,7 @@ def ready_engine(
             reason = f"the cached one did not open: {error.message}"
     scratch = cache.scratch_path(identity)
     try:
-        cache.add(identity, {**_built(api, onnx, options, scratch), "clocks_locked": locked})
+        cache.add(identity, {**_built(api, loading.path, options, scratch), "clocks_locked": locked})
     finally:
         scratch.unlink(missing_ok=True)
     return {"built_because": reason, **_checked(api, cache, identity, dla_core)}

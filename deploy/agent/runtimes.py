@@ -61,6 +61,8 @@ class Loading:
     """What the device sets for its runtime: see `tensorrt_runtime.DeviceOptions`; ONNX Runtime has none."""
     beside: tuple[Path, ...] = ()
     """Files that hold weights of `path`: it may stay the same while they change."""
+    timed: bool = True
+    """Whether its latency will be told: only then an engine that was chosen while clocks moved is built anew."""
 
 
 class Kind(NamedTuple):

@@ -96,7 +96,7 @@ def _make_room(needed: int, keep: set[str]) -> None:
     free = free_bytes()
     if free < needed:
         numbers = f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
-        raise AgentError("E_DISK", f"{numbers} even without files no job uses: free some disk on the device")
+        raise AgentError("E_DISK", f"{numbers} even without files no job or release uses: free some disk on the device")
 
 
 def _unused() -> list[Path]:

@@ -194,7 +194,7 @@ def load(loading: Loading) -> TensorrtRuntime:
     cache = EngineCache(Path(options.cache_dir) if options.cache_dir else default_folder())
     dla_core = options.dla_core if options.use_dla else None
     begin = time.perf_counter()
-    engine_facts = ready_engine(api, cache, identity, loading.path, build, dla_core)
+    engine_facts = ready_engine(api, cache, identity, loading, build, dla_core)
     ready = time.perf_counter()
     facts = {
         "name": api.library,

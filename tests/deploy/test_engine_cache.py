@@ -165,6 +165,19 @@ def test_an_engine_that_was_chosen_while_clocks_moved_is_built_anew_once_they_ar
     assert len(list(cache.glob("*.engine"))) == 1
 
 
+def test_what_predicts_takes_the_engine_as_it_is(
+    install: Install, bundle: HandMadeBundle, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that starts once `jetson_clocks` has locked the clocks would else build for minutes."""
+    install("10.3")
+    options, found = {"cuda": "fake", "cache_dir": str(cache)}, []
+    for locked in (False, True):
+        monkeypatch.setattr(vitals, "clocks", lambda root, locked=locked: {"locked": locked})
+        runtime, _ = deployment.loaded(Bundle(str(bundle.folder)), "fp32", "tensorrt", 0, options)
+        found.append(runtime.describe()["engine"]["built_because"])
+    assert found == ["never built here", None]
+
+
 def test_a_cached_engine_that_no_longer_opens_is_built_anew_once(
     install: Install, onnx_path: Path, cache: Path
 ) -> None:
