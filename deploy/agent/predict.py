@@ -62,6 +62,7 @@ class Deployed:
         if _engine(self._runtime.describe()) != _engine(facts["runtime_facts"]):
             require_golden(self._runtime, self._bundle, entry)
         self._labels = (folder / "bundle" / self._bundle.manifest["labels"]).read_text(encoding="utf-8").splitlines()
+        self.detects = is_detector(self._bundle)
         self.release = facts["id"]
 
     def predict(self, path: str, top: int | None, drawings: Drawings | None = None) -> Iterator[Json]:
@@ -69,7 +70,7 @@ class Deployed:
 
         Of a detector: its boxes (`objects.seen_objects`), also drawn into copies.
         """
-        if is_detector(self._bundle):
+        if self.detects:
             yield from seen_objects(self._runtime, self._bundle, self._labels, path, top, drawings)
             return
         _, channels, height, width = self._bundle.manifest["input"]["shape"]
@@ -98,6 +99,8 @@ def main(words: Sequence[str], archive: Path, output: IO[str]) -> int:
     """
     arguments, code = _parsed(words), 0
     deployed, drawings = Deployed(_release_of(archive)), Drawings(arguments.draw) if arguments.draw else None
+    if drawings and not deployed.detects:
+        raise AgentError("E_USAGE", f"--draw: {deployed.release} is a classifier, which finds no boxes: leave it out")
     for path in _asked(arguments):
         try:
             for answer in deployed.predict(path, arguments.top, drawings):

@@ -119,6 +119,13 @@ def test_predict_used_wrongly_says_how(board: Board, bundle: HandMadeBundle, wor
     assert answer["error"]["code"] == "E_USAGE"
 
 
+def test_boxes_are_not_asked_of_a_classifier(board: Board, bundle: HandMadeBundle, tmp_path: Path) -> None:
+    put(bundle)
+    (answer,) = predict(board, "--draw", str(tmp_path / "boxes"), str(bundle.folder / "eval.npy"))
+    assert answer["error"]["code"] == "E_USAGE"
+    assert answer["error"]["message"].endswith("is a classifier, which finds no boxes: leave it out")
+
+
 def test_rollback_goes_back_and_no_further(board: Board, bundle: HandMadeBundle) -> None:
     first = put(bundle)[0]["release"]["id"]
     next_version(bundle, 2)
