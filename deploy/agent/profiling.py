@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import PROTOCOL, events, quantities, runtimes
+from . import events, quantities, runtimes
 from .bundle import Bundle
 from .errors import AgentError
 from .golden import golden_check
@@ -85,7 +85,7 @@ class _Opened:
         """It as something to be measured."""
         return Subject(
             self._load,
-            lambda batch, num: prepared_inputs(self.bundle, batch, num)[0],
+            lambda batch, num: prepared_inputs(self.bundle, batch, num),
             self._check,
             lambda runtime, inputs: quantities.around(self.bundle, runtime, inputs),
             BATCHES,
@@ -118,23 +118,19 @@ class _Opened:
 
 def _request(document: Json) -> Request:
     try:
-        request = Request(**document)
+        return Request(**document)
     except TypeError as error:
         raise AgentError("E_REQUEST", f"not a profile request: {error}") from None
-    if request.protocol != PROTOCOL:
-        message = "host speaks protocol {}, this agent {}: update the older of the two"
-        raise AgentError("E_PROTOCOL", message.format(request.protocol, PROTOCOL))
-    return request
 
 
-def prepared_inputs(bundle: Bundle, batch: int, num: int) -> tuple[list[NDArray[np.float32]], int]:
-    """Preprocess real images, spread over the evaluation set, into `num` batches; say how many images are distinct."""
+def prepared_inputs(bundle: Bundle, batch: int, num: int) -> list[NDArray[np.float32]]:
+    """Preprocess real images, spread over the evaluation set, into `num` batches."""
     images = bundle.evaluation_images()
     wanted = num * batch
     chosen = np.linspace(0, len(images) - 1, num=min(wanted, len(images)), dtype=np.int64)
     ready = bundle.preprocess(np.asarray(images[chosen]))
     rows = np.arange(wanted).reshape(num, batch) % len(ready)
-    return [np.ascontiguousarray(ready[row]) for row in rows], len(chosen)
+    return [np.ascontiguousarray(ready[row]) for row in rows]
 
 
 def _answers(runtime: Runtime, bundle: Bundle) -> dict[str, Any]:
