@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from afpkd.record import Json, sha256_of
-from deploy.agent.runtimes import files_of
-from deploy.client import call_agent
 from deploy.devices import Device, open_target, with_runtime
 from deploy.fleet import call_each, on_each
 from deploy.jobs import Patience, Work, run_job
+from deploy.profile_job import fitting_entries
 from deploy.target import DeviceError
 from export.bundle import read_manifest
 
@@ -47,24 +46,14 @@ def deployed(names: Sequence[str]) -> list[Json]:
 
 def roll_back(names: Sequence[str]) -> list[Json]:
     """Make the release before the current one current again, on every device."""
-
-    def go_back(device: Device) -> Json:
-        with open_target(device) as target:
-            return call_agent(target, "rollback", {})
-
-    return on_each(names, go_back)
+    return call_each(names, "rollback", lambda device: {})
 
 
 def _work(
     bundle_dir: Path, manifest: Json, device: Device, precision: str, release: str, keep: int, python: list[str]
 ) -> Work:
     """The job: files that travel are those of the precision, the golden inputs, and the labels for people."""
-    entries = [entry for entry in manifest["files"] if entry["runtime"] in ("any", files_of(device.runtime))]
-    fitting = [entry for entry in entries if entry["precision"] == precision]
-    if not fitting:
-        known = ", ".join(sorted({entry["precision"] for entry in entries})) or "none"
-        message = f"{bundle_dir}: no {precision} file for {device.runtime} (it has: {known}): add it in the recipe"
-        raise DeviceError(device.name, "E_BUNDLE", message)
+    fitting = fitting_entries(bundle_dir, manifest, device, precision)
     for entry in fitting:
         if entry.get("status") == "over budget":
             message = f"{entry['path']} is over its budget ({entry['reason']}): raise export.max_drop to ship it"

@@ -15,6 +15,7 @@ from deploy.devices import Device
 from deploy.jobs import Work
 from deploy.presets import Preset
 from deploy.rows import About
+from deploy.target import DeviceError
 from export.bundle import read_manifest
 
 _BATCH = 1
@@ -37,18 +38,7 @@ class ProfileJob:
 
     def entries(self) -> list[Json]:
         """The manifest's entries of this precision for the device's runtime; which one, its version there decides."""
-        entries: list[Json] = [
-            entry for entry in self.manifest()["files"] if entry["runtime"] in ("any", files_of(self.device.runtime))
-        ]
-        fitting = [entry for entry in entries if entry["precision"] == self.precision]
-        if not fitting:
-            known = ", ".join(sorted({entry["precision"] for entry in entries})) or "none"
-            raise UserError(
-                "E_BUNDLE",
-                f"{self.bundle_dir}: no {self.precision} file for {self.device.runtime} (it has: {known}): "
-                "add it to the recipe's export",
-            )
-        return fitting
+        return fitting_entries(self.bundle_dir, self.manifest(), self.device, self.precision)
 
     def files(self) -> list[str]:
         """Names of the bundle's files that travel, and are hashed there: labels stay, the host counts by them."""
@@ -112,3 +102,14 @@ class ProfileJob:
             truth=labels if detects else None,
             batch=_BATCH,
         )
+
+
+def fitting_entries(bundle_dir: Path, manifest: Json, device: Device, precision: str) -> list[Json]:
+    """The entries of a manifest that suit the device's runtime and the precision; DeviceError E_BUNDLE without one."""
+    entries = [entry for entry in manifest["files"] if entry["runtime"] in ("any", files_of(device.runtime))]
+    fitting = [entry for entry in entries if entry["precision"] == precision]
+    if not fitting:
+        known = ", ".join(sorted({entry["precision"] for entry in entries})) or "none"
+        told = f"{bundle_dir}: no {precision} file for {device.runtime} (it has: {known})"
+        raise DeviceError(device.name, "E_BUNDLE", f"{told}: add it to the recipe's export")
+    return fitting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from deploy.agent import probe, runtimes
 from deploy.agent.bundle import Bundle
 from deploy.agent.errors import AgentError
 from deploy.devices import Device
+from deploy.jobs import Work
 from deploy.presets import find_preset
 from deploy.profile_job import ProfileJob
+from deploy.target import DeviceError
 from export.bundle import read_manifest
 from tests.deploy.conftest import HandMadeBundle
 
@@ -34,17 +37,28 @@ def _folder(bundle: HandMadeBundle) -> Path:
     return bundle.folder
 
 
-def test_it_gets_the_files_of_the_runtime_that_it_reads_like(folder: Path) -> None:
-    def sent_to(runtime: str) -> list[dict[str, Path]]:
-        board = Device(name="board", transport="ssh", runtime=runtime, python=("python3",))
-        preset = find_preset("quick")
-        measured = ProfileJob(folder, board, "fp32", preset, 1, ()).work("default", preset, 1, folder)
-        deployed = deployment._work(folder, read_manifest(folder), board, "fp32", "release", 2, ["python3"])
-        return [dict(measured.files), dict(deployed.files)]
+def sent_to(runtime: str, folder: Path) -> tuple[Callable[[], Work], Callable[[], Work]]:
+    """What a measurement and a release of the bundle send to a board of this runtime."""
+    board = Device(name="board", transport="ssh", runtime=runtime, python=("python3",))
+    preset = find_preset("quick")
+    measured = ProfileJob(folder, board, "fp32", preset, 1, ())
+    return (
+        lambda: measured.work("default", preset, 1, folder),
+        lambda: deployment._work(folder, read_manifest(folder), board, "fp32", "release", 2, ["python3"]),
+    )
 
-    assert sent_to("onnx") == sent_to("onnxruntime")
-    with pytest.raises(UserError, match="no fp32 file for tensorrt"):
-        sent_to("tensorrt")
+
+def test_it_gets_the_files_of_the_runtime_that_it_reads_like(folder: Path) -> None:
+    for ours, same in zip(sent_to("onnx", folder), sent_to("onnxruntime", folder), strict=True):
+        assert ours().files == same().files
+
+
+def test_a_bundle_without_a_file_for_it_is_one_line_that_names_the_device(folder: Path) -> None:
+    """The same, whether it was to be measured or deployed."""
+    told = rf"^device board: {folder}: no fp32 file for tensorrt \(it has: none\): add it to the recipe's export"
+    for work in sent_to("tensorrt", folder):
+        with pytest.raises(DeviceError, match=told):
+            work()
 
 
 def test_the_agent_chooses_its_newest_file(folder: Path) -> None:
