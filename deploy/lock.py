@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -14,13 +12,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from afpkd.errors import UserError
-from afpkd.record import private_folder, write_text
-
-_log = logging.getLogger(__name__)
+from afpkd.record import private_folder, read_record, write_record
+from deploy.jobs import Progress
 
 
 @contextmanager
-def only_measurement(device: str, *, wait_s: float = 900.0) -> Iterator[None]:
+def only_measurement(device: str, progress: Progress, *, wait_s: float = 900.0) -> Iterator[None]:
     """Hold the device for this user's measurements; wait for another one, UserError naming it after `wait_s`.
 
     The kernel drops the lock with its process, however that dies: it never goes stale.
@@ -30,7 +27,7 @@ def only_measurement(device: str, *, wait_s: float = 900.0) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _log.warning("device %s is being measured by %s: waiting", device, _holder_named(holder))
+        progress(f"waiting: device {device} is being measured by {_holder_named(holder)}", 0, 0)
         try:
             lock.acquire(timeout=wait_s)
         except Timeout:
@@ -40,15 +37,16 @@ def only_measurement(device: str, *, wait_s: float = 900.0) -> Iterator[None]:
             ) from None
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        write_text(holder, json.dumps({"pid": os.getpid(), "host": os.uname().nodename, "since": since}))
+        write_record(holder, {"pid": os.getpid(), "host": os.uname().nodename, "since": since})
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()
 
 
 def _holder_named(holder: Path) -> str:
     try:
-        facts = json.loads(holder.read_text(encoding="utf-8"))
+        facts = read_record(holder)
         return f"process {facts['pid']} on {facts['host']} since {facts['since']}"
-    except (OSError, ValueError):
+    except (UserError, KeyError):
         return "another process"  # it has the lock, and has not written its name yet

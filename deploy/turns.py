@@ -50,7 +50,8 @@ def measured_in_turns(jobs: Sequence[Job], progress: Progress) -> list[dict[str,
         for turn, number in _turns(len(jobs), jobs[0].preset.repeats)
         for mode in jobs[number].modes()
     ]
-    with only_measurement(device.machine), open_target(device) as target, TemporaryDirectory() as folder:
+    alone = only_measurement(device.machine, progress)
+    with alone, open_target(device) as target, TemporaryDirectory() as folder:
         for done, (turn, number, mode) in enumerate(planned):
             job, runs = jobs[number], measured[number]
             preset, tell = _preset(job, runs, mode), _among(progress, done, len(planned))

@@ -10,6 +10,7 @@ import pytest
 from afpkd.errors import UserError
 from deploy import devices, turns
 from deploy.devices import Device, find_device
+from deploy.jobs import Progress
 from deploy.measure import profile_bundle
 from tests.deploy.conftest import HandMadeBundle
 
@@ -38,7 +39,7 @@ def test_cpu_and_gpu_of_one_machine_are_not_measured_at_once(
     held = []
 
     @contextmanager
-    def only_measurement(name: str) -> Iterator[None]:
+    def only_measurement(name: str, progress: Progress) -> Iterator[None]:
         held.append(name)
         raise UserError("E_BUSY", "busy")
         yield
