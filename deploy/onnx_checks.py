@@ -1,6 +1,6 @@
-"""What can be known of an ONNX file before NVIDIA's parser sees it: per release, and for a DLA.
+"""What can be known of an ONNX file before NVIDIA's parser sees it: per release, and what a DLA leaves to the GPU.
 
-Each check is there because the parser or the DLA refuses it; where a real parser is at hand (TensorRT-RTX), that is the
+Each check is there because the parser refuses it; where a real parser is at hand (TensorRT-RTX), that is the
 stronger answer, and these say only why.
 """
 
@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from afpkd.errors import UserError
 from export.beside import files_beside
@@ -38,27 +38,24 @@ TensorRT 8.5). Flatten, Identity, Squeeze and Unsqueeze are not in it, but becom
 native, among others: GlobalAveragePool, ReduceMean, Split, Div, Sqrt, Exp."""
 
 _FLOAT16 = 10  # onnx.TensorProto.FLOAT16: onnx is imported where a file is read
-_DLA_MAX_WINDOW, _DLA_MAX_SIZE = 8, 8192
-"""NVIDIA's DLA restrictions: pooling windows of 1 to 8, dimensions of up to 8,192."""
 
 
 class Finding(NamedTuple):
     """One reason why a file will not do, in one line."""
 
     code: str
-    """`opset`, `dynamic`, `int64`, `external`, `bias`, `uint8`, `asymmetric`, `dla`."""
+    """`opset`, `dynamic`, `int64`, `external`, `bias`, `uint8`, `asymmetric`."""
     message: str
     """Which node or tensor, why, what to do."""
 
 
-def check_onnx(path: Path, tensorrt: str, *, dla: bool = False) -> list[Finding]:
-    """List what TensorRT `tensorrt` ("8.6", "10.3", "rtx"), or also a DLA of its device, refuses in the file.
+def check_onnx(path: Path, tensorrt: str) -> list[Finding]:
+    """List what TensorRT `tensorrt` ("8.6", "10.3", "rtx") refuses in the file.
 
     UserError where it is no ONNX file, or the release older than 8.4.
     """
     model = _loaded(path)
-    findings = [*_opset(model, tensorrt), *_inputs(model), *_quantisation(model)]
-    return [*findings, *(_dla(model) if dla else ())]
+    return [*_opset(model, tensorrt), *_inputs(model), *_quantisation(model)]
 
 
 def precision_of(path: Path) -> str:
@@ -171,29 +168,3 @@ def _quantisation(model: onnx.ModelProto) -> Iterator[Finding]:
             yield Finding("uint8", f"node {name} quantises to uint8: quantise to int8, symmetric")
         elif zero is not None and numpy_helper.to_array(zero).any():
             yield Finding("asymmetric", f"node {name} has a zero point other than 0: quantise symmetrically")
-
-
-def _dla(model: onnx.ModelProto) -> Iterator[Finding]:
-    for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            yield Finding(
-                "dla", "explicit Q/DQ: before TensorRT 11.4 a DLA takes int8 from a calibration only: use fp16"
-            )
-            break
-    for operator, count in sorted(Counter(node.op_type for node in model.graph.node).items()):
-        if operator not in _DLA_NATIVE and operator not in ("QuantizeLinear", "DequantizeLinear"):
-            yield Finding("dla", f"{operator} ({count} times) runs on the GPU, not on the DLA")
-    for node in model.graph.node:
-        window = max(_attribute(node, "kernel_shape"), default=0)
-        if node.op_type in ("AveragePool", "MaxPool") and window > _DLA_MAX_WINDOW:
-            yield Finding("dla", f"node {node.name} pools over {window}: a DLA pools over {_DLA_MAX_WINDOW} at most")
-    for value in model.graph.input:
-        largest = max((dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]), default=0)
-        if largest > _DLA_MAX_SIZE:
-            yield Finding(
-                "dla", f"input {value.name} has a dimension of {largest}: a DLA takes {_DLA_MAX_SIZE} at most"
-            )
-
-
-def _attribute(node: Any, name: str) -> list[int]:
-    return next((list(attribute.ints) for attribute in node.attribute if attribute.name == name), [])
