@@ -35,7 +35,7 @@ class Device:
     name: str
     """How the user calls it; also its folder under `profiles/`."""
     transport: str
-    """How it is reached: `local` or `ssh`."""
+    """How it is reached: `local` or `ssh`; `by hand`: not at all, its record was brought here (`deploy.adopted`)."""
     runtime: str
     """What runs the network there: a name the agent knows, or `auto`."""
     python: Sequence[str]

@@ -7,6 +7,7 @@ on a Jetson by us.
 
 from __future__ import annotations
 
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -156,7 +157,7 @@ def _cgroups(root: Path) -> Iterator[Path]:
 def _steal_s(root: Path) -> float | None:
     """Seconds that another guest of this machine's host took from all our CPUs."""
     words = text_of(root / "proc/stat").partition("\n")[0].split()
-    return int(words[8]) / 100 if len(words) > 8 and words[0] == "cpu" else None
+    return int(words[8]) / os.sysconf("SC_CLK_TCK") if len(words) > 8 and words[0] == "cpu" else None
 
 
 def _available_bytes(root: Path) -> float | None:

@@ -95,6 +95,11 @@ def test_every_sensor_of_a_generation_is_found_in_its_unit(
     assert found == pytest.approx(expected)
 
 
+def test_steal_is_counted_in_the_kernels_own_ticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", {"SC_CLK_TCK": 250}.__getitem__)
+    assert readings(tmp_path, {"proc/stat": "cpu 1 2 3 4 5 6 7 500 0 0\n"}) == {"steal_s/all": 2.0}
+
+
 def test_readings_follow_the_files_and_a_sensor_that_goes_is_none(tmp_path: Path) -> None:
     found = dict(sensors.find_sensors(laid_out(tmp_path, SENSORS_5)))
     current = tmp_path / "sys/class/hwmon/hwmon0/curr1_input"

@@ -16,7 +16,8 @@ def change_profile(folder: Path, name: str = "student-fp32", **changes: Any) -> 
     for key in ("p50", "p90"):
         if key in changes:
             record["latency_ms"][key] = changes.pop(key)
-    write_record(path, with_intervals(record | changes, right=0.5))
+    num_runs = changes.pop("num_runs", 3)
+    write_record(path, with_intervals(record | changes, num_runs=num_runs))
 
 
 def compared(runs: tuple[Path, Path], *, threshold: float = 5.0, max_drop: float = 1.0) -> list[Change]:
