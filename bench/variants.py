@@ -27,7 +27,7 @@ METHODS: dict[str, Json] = {
 # AFPKD with one thing changed (untrained prompts: masks and omega, which stem from them): what explains its number?
 # Other masks weigh other bands, and their loss sends a smaller gradient into the student: at mu 60 of norm 2.53 without
 # a mask, 2.77 with shuffled ones, 2.25 with untrained prompts or bare bands, after the first epoch of seed 0; AFPKD's
-# 5.26. Their mu is raised until these are equal, so that no difference is one of weight.
+# 5.26. Their mu is raised until these are equal after that epoch; in later ones they part again.
 CONTROLS: dict[str, Json] = {
     "reviewkd + local branch": {"mu": 0.0, "gamma": 60.0, "local_branch": True},
     "no mask": {"mask": "constant", "mu": 125.0},

@@ -6,7 +6,6 @@ results then holds no decimal but those that `ELSEWHERE` names with their source
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Iterator
@@ -19,13 +18,12 @@ import scipy.stats
 from afpkd.record import Json
 from bench import default_seeds, default_tuning, rows
 from bench.accuracy import standing
-from bench.scale import STRAIGHT
 from bench.variants import MAIN, METHODS, PROTOCOLS, PUBLISHED
 from pipeline.recipe_reader import load_recipe
-from tests import told_controls, told_detection
+from tests import told_benches, told_controls, told_detection
+from tests.told_benches import WORDS, results_of
 
 ROOT = Path(__file__).parent.parent
-WORDS = {2: "two", 5: "five", 6: "six", 7: "seven", 8: "eight", 12: "twelve"}
 DEFAULT, TUNED = rows.read("default"), rows.read("cifar100_tuning")
 OURS, TRIED = rows.read(MAIN.result), rows.read("default_tuning")
 ELSEWHERE = {
@@ -43,10 +41,6 @@ def _page(name: str) -> str:
 
 def _flat(text: str) -> str:
     return " ".join(text.split())
-
-
-def _json(name: str) -> Any:
-    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _last(name: str) -> dict[int, float]:
@@ -69,12 +63,17 @@ def _ours_against_reviewkd() -> tuple[str, str, str]:
     return f"{', '.join(first)} and {last}", f"{mean:.2f}", f"{low:.2f} to {high:.2f}"
 
 
-def _gain(epoch: str) -> float:
-    """Of the default recipe: distilled minus undistilled, mean over the seeds."""
-    means = [
-        statistics.mean(row[f"test_top1_{epoch}"] for row in DEFAULT if row["method"] == m) for m in default_seeds.NAMES
-    ]
-    return float(means[1] - means[0])
+def _gain(epoch: str) -> str:
+    """Of the default recipe: distilled minus undistilled, paired by seed, with the 95 % interval."""
+    without, distilled = (
+        {row["seed"]: row[f"test_top1_{epoch}"] for row in DEFAULT if row["method"] == m} for m in default_seeds.NAMES
+    )
+    return _apart([distilled[seed] - without[seed] for seed in distilled])
+
+
+def _apart(points: list[float]) -> str:
+    half = scipy.stats.t.ppf(0.975, len(points) - 1) * statistics.stdev(points) / len(points) ** 0.5
+    return f"{statistics.mean(points):.1f} ± {half:.1f}"
 
 
 def _tried(**options: Any) -> dict[int, float]:
@@ -103,7 +102,7 @@ def _best(method: str) -> str:
 def _readme() -> Iterator[str]:
     points, mean, interval = _ours_against_reviewkd()
     numbers = sorted({len(_trials(method)) for method in ("kd", "dkd", "catkd", "reviewkd", "freekd")})
-    yield f"By the last epoch the gain is {_gain('last'):.1f} points, not {_gain('selected'):.1f}."
+    yield f"The gain is {_gain('selected')} points (95 %, paired), by the last epoch {_gain('last')}."
     yield f"from a ResNet-56 of {OURS[0]['teacher_top1']:.2f} % to a ResNet-20"
     yield (
         f"(AFPKD's by {WORDS[len(told_controls.first_trials())]} trials, its rivals' by "
@@ -120,7 +119,7 @@ def _results() -> Iterator[str]:
     by_heldout = statistics.mean(heldout[0].values()) - statistics.mean(heldout[1].values())
     before = _tried(method="afpkd", mu=5.0, gamma=0.6, lr=0.05)[0] - _tried(method="none", lr=0.05)[0]
     yield (
-        f"gains {_gain('selected'):.1f} points by the selected epoch, {_gain('last'):.1f} by the last "
+        f"gains {_gain('selected')} points by the selected epoch, {_gain('last')} by the last "
         f"({by_heldout:.1f} on the held-out images below)"
     )
     yield (
@@ -144,12 +143,12 @@ def _results() -> Iterator[str]:
     masked, bare = (_trial("afpkd", gamma=6.0, mu=20.0, mask=mask) for mask in ("prompts", "constant"))
     yield f"the prompts' masks gave {masked:.2f} and no mask {bare:.2f}"
     yield f"to ReviewKD at that weight ({_trial('reviewkd', gamma=6.0):.2f})"
-    yield from (*told_controls.of_results(), *told_detection.sentences(), *_gradients(), *_int8())
-    yield from _speed()
-    yield from _clock()
-    yield from _crash()
-    assert set(_json("clones")["equal"].values()) == {True}  # "equal to the byte"
-    yield from _scale()
+    yield from (*told_controls.of_results(), *told_detection.sentences(), *_gradients(), *told_benches.int8())
+    yield from told_benches.speed()
+    yield from told_benches.clock()
+    yield from told_benches.crash()
+    assert set(results_of("clones")["equal"].values()) == {True}  # "equal to the byte"
+    yield from told_benches.scale()
 
 
 def _gradients() -> Iterator[str]:
@@ -163,69 +162,9 @@ def _gradients() -> Iterator[str]:
         yield words.format(f"{min(norms):.1f} to {max(norms):.1f}")
 
 
-def _int8() -> Iterator[str]:
-    sqnr: dict[str, dict[str, list[float]]] = {}
-    for row in rows.read("quantizers"):
-        name = row["method"] if row["quantizer"] == "onnxruntime" else "modelopt"
-        sqnr.setdefault(row["network"], {}).setdefault(name, []).append(row["sqnr_db"])
-    large = {name: max(found) for name, found in sqnr.pop("resnet56, cifar100").items()}
-    assert large["mse"] == max(large.values())
-    behind = [max(found["modelopt"]) - max(found["mse"]) for found in sqnr.values()]
-    yield f"CIFAR-100: {large['mse']:.1f} dB; Model-Optimizer {large['modelopt']:.1f}), "
-    yield f"{min(behind):.0f} to {max(behind):.0f} dB behind Model-Optimizer on {WORDS[len(behind)]} smaller networks"
-
-
-def _speed() -> Iterator[str]:
-    found = _json("speed")
-    yield f"runs {found['kd_epoch_ratio_vs_torchdistill']:.2f} times as fast as torchdistill's losses"
-    yield f"alone {found['input_pipeline_ratio_vs_pil']:.1f} times as fast, on one core"
-    yield f"a step of ReviewKD {found['reviewkd_step_ratio_vs_torchdistill']:.2f} times as fast"
-    yield f"a step of AFPKD costs {found['afpkd_step_over_kd_step']:.2f} of KD's"
-    yield f"is {found['freq_loss_ratio_vs_naive']:.0f} times as fast as a form that copies the maps"
-    assert round(found["freq_loss_memory_ratio_vs_naive"]) == 6  # "in a sixth of the memory"
-    yield f"ratio medians of {WORDS[found['conditions']['rounds']]} interleaved rounds"
-
-
-def _clock() -> Iterator[str]:
-    found = _json("measurement")
-    agree = [round(0.2 * found[f"{kind}_agree_percent"]) for kind in ("neighbours", "single_processes")]
-    assert found["against_bare_percent"] < 0 < found["around_openvino_percent"]
-    yield f"the median lies {-found['against_bare_percent']:.1f} % below that of a bare ONNX Runtime loop"
-    yield f"reading the clock adds {found['added_percent']:.2f} % to a call"
-    yield f"the sampler {found['observer_percent']:.1f} %"
-    yield f"agree within their intervals in {agree[0]} of 20 cases"
-    yield f"of single processes, as the preset `quick` has them, in {agree[1]}"
-    yield f"{found['against_openvino_percent']:.1f} % apart"
-    yield f"Python's call adds {found['around_openvino_percent']:.0f} % around it"
-    yield f"{found['rounds']} interleaved rounds"
-
-
-def _crash() -> Iterator[str]:
-    found = _json("crash")
-    begun = [one["killed"].split()[0] for one in found["each"]]  # "the run", "snakemake 2 mtime ...", "pipeline ..."
-    run, snakemake = begun.count("the"), begun.count("snakemake")
-    yield f"{found['kills']} SIGKILLs at random moments of whole runs ({run} of the run itself, "
-    yield f"{snakemake} of Snakemake's processes, {len(begun) - run - snakemake} of a stage"
-    assert (found["faults"], found["left_alive"], found["tracebacks"]) == (0, 0, 0)
-    assert found["runs_bit_equal"] == found["runs_ended"]
-    yield f"All {WORDS[found['runs_ended']]} runs, continued to their end, gave the bytes of one that was never killed"
-
-
-def _scale() -> Iterator[str]:
-    found = _json("scale")
-    report, nothing = ([point["seconds"] for point in found[name]["points"]] for name in ("report", "nothing to do"))
-    grown = [one for one in found.values() if isinstance(one, dict) and "lines" in one]
-    assert all(fitted["deviation"] <= STRAIGHT for one in grown for fitted in one["lines"].values())  # "straight lines"
-    assert nothing[-1] <= found["goal_s"]
-    yield f"A step of AFPKD takes {1000 * found['step, batch']['lines']['seconds']['slope']:.1f} ms more per image"
-    yield f"with the levels (1 to 8: {found['step, levels']['lines']['seconds']['slope']:.2f} s each)"
-    yield f"a report of 1,000 measured files takes {report[-1]:.1f} s against {report[0]:.1f} s for 10"
-    yield f"a run with nothing to do takes {nothing[0]:.1f} s for one recipe and {nothing[-1]:.1f} s for 100"
-
-
 def _method() -> Iterator[str]:
     yield from told_controls.of_method()
-    found = _json("findings")
+    found = results_of("findings")
     written, ours = (found[name]["settled"] for name in ("as written", "ours"))
     gradients = {name: found[name]["gradient"] for name in ("as written", "ours")}
     assert min(kind["low_share"] for form in gradients.values() for kind in form.values()) > 0.999
@@ -252,7 +191,7 @@ def _method() -> Iterator[str]:
 
 
 def _measuring() -> Iterator[str]:
-    found = _json("coverage")
+    found = results_of("coverage")
     for kind, words in (("independent", f" of {found['trials']:,} trials"), ("dependent", "")):
         covers = [each["covers_percent"] for one in found[kind].values() for each in one.values()]
         yield f"in {min(covers):.1f} to {max(covers):.1f} %{words}"
@@ -261,7 +200,7 @@ def _measuring() -> Iterator[str]:
 
 
 def _fleet() -> Iterator[str]:
-    found = _json("fleet")
+    found = results_of("fleet")
     yield f"starting a job take {found['start_s']:.2f} s, an unchanged bundle sends {found['resent_bytes']} bytes again"
     yield f"{found['conditions']['devices']} devices take {found['fleet_over_one']:.2f} times as long as one"
 

@@ -163,7 +163,7 @@ def _distillation_words(choice: Candidate, twin: Candidate) -> str:
     if own.low is None or other.low is None:
         return f"{gap}: no interval is known, so not how much of it is chance."
     if own.meets(other):
-        return f"{gap}: less than a test set of this size tells apart for sure."
+        return f"{gap}: less than their intervals tell apart (`afpkd compare` takes two profiles image by image)."
     return f"{gap}: more than chance in the test images."
 
 
