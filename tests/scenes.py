@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from afpkd.data.coco import CocoSplit, read_coco
@@ -37,3 +41,12 @@ def write_scenes(folder: Path, num: int, seed: int = 0) -> CocoSplit:
     document = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "instances.json").write_text(json.dumps(document))
     return read_coco(folder / "instances.json", folder)
+
+
+@contextmanager
+def as_bombs() -> Iterator[None]:
+    """Such images are decompression bombs to Pillow, and nobody but the program makes an error of its warning."""
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
+        warnings.simplefilter("ignore")
+        patched.setattr(Image, "MAX_IMAGE_PIXELS", CANVAS[0] * CANVAS[1] - 1)
+        yield

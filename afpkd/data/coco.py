@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,14 +118,12 @@ def read_canvas(scene: Scene, canvas: tuple[int, int]) -> tuple[Images, float]:
 
     scale: canvas pixels an image pixel, the same both ways; boxes times scale are boxes on the canvas. UserError where
     the file is missing, broken, or not of the size that the annotations say (EXIF rotation is not applied: boxes mean
-    the pixels as stored).
+    the pixels as stored). Call it within `bombs_are_errors`.
     """
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = _stored(scene.path)
+        image = _stored(scene.path)
     except Exception as error:  # a decoder may raise anything of a broken file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from afpkd.data.batches import WHOLE, Augmentation, normalised
 from afpkd.data.coco import CocoSplit, letterbox_scale, read_canvas
+from afpkd.data.folder import bombs_are_errors
 
 MOST_BYTES_IN_MEMORY = 4 << 30
 """A split of more pixels is read from its files, batch by batch (COCO 2017 at 800 x 1344 has 380 GB)."""
@@ -112,7 +113,7 @@ class Scenes:
         return width * self.scales[index], height * self.scales[index]
 
     def _read(self, indices: list[int]) -> Tensor:
-        with ThreadPoolExecutor(_READERS) as pool:
+        with bombs_are_errors(), ThreadPoolExecutor(_READERS) as pool:
             read = pool.map(lambda index: read_canvas(self.split.scenes[index], self.canvas)[0], indices)
             return torch.from_numpy(np.stack(list(read))).to(self.device)
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from afpkd.data import coco_files
+from afpkd.data import coco, coco_files
 from afpkd.data.coco import CocoSplit, read_canvas, read_coco
+from afpkd.data.coco_batches import Scenes
 from afpkd.data.coco_files import looked_at, with_repeats_told, with_tiny_told
 from afpkd.errors import UserError
 from tests.afpkd.test_coco import document, written
-from tests.scenes import CANVAS, write_scenes
+from tests.scenes import CANVAS, as_bombs, write_scenes
 
 TURNED, TWICE = "images that their EXIF turns, used as stored", "images that are listed twice"
 TAUGHT = "images that are training images, too: the score flatters"
@@ -74,6 +77,26 @@ def test_images_that_their_exif_turns_are_counted_and_used_as_stored(
     image.save(scene.path, exif=exif)
     assert looked(split).remarks.get(TURNED, 0) == num
     assert (read_canvas(scene, CANVAS)[0] == stored).all()
+
+
+def test_a_bomb_among_the_scenes_of_a_training_is_not_decoded(split: CocoSplit) -> None:
+    with as_bombs(), pytest.raises(UserError, match=r"scene0\.png: cannot be read \(Image size .*decompression bomb"):
+        Scenes(split, CANVAS, (0.5,) * 3, (0.25,) * 3, torch.device("cpu"))
+
+
+def test_a_reader_that_works_in_a_thread_leaves_the_filters_of_warnings_alone(
+    split: CocoSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are global: eight threads that put them on and back would leave behind what another one had put on."""
+    seen = []
+
+    def stored(path: Path) -> Image.Image:
+        seen.append(warnings.filters)
+        return Image.open(path)
+
+    monkeypatch.setattr(coco, "_stored", stored)
+    read_canvas(split.scenes[0], CANVAS)
+    assert [found is warnings.filters for found in seen] == [True]
 
 
 def test_a_picture_that_is_listed_twice_is_told_whatever_it_is_called(split: CocoSplit) -> None:

@@ -20,10 +20,10 @@ from pipeline.recipe_detection import CocoData, DistillDetector, TrainedDetector
 from pipeline.recipe_networks import TrainedTeacher
 from pipeline.recipe_reader import load_recipe
 from pipeline.record_keys import NETWORK
-from pipeline.scenes import detection_task, read_scenery
+from pipeline.scenes import detection_task, read_scenery, scenes_for_calibration
 from pipeline.workspace import open_run
 from tests.record_tables import untold
-from tests.scenes import CANVAS, NAMES, write_scenes
+from tests.scenes import CANVAS, NAMES, as_bombs, write_scenes
 from tests.stories import blocks
 
 SMALLER = {
@@ -172,6 +172,12 @@ def test_odd_images_of_a_recipe_are_said_when_its_data_are_read(mine: Path) -> N
         read_scenery(recipe.data, mine / "mine.toml", recipe.seed)
 
 
+def test_a_bomb_among_the_scenes_that_calibrate_is_not_decoded(tmp_path: Path) -> None:
+    split = write_scenes(tmp_path, 2)
+    with as_bombs(), pytest.raises(UserError, match=r"cannot be read \(Image size .*decompression bomb"):
+        scenes_for_calibration(split, CANVAS, 0, 2)
+
+
 def afpkd(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline", *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -211,6 +217,9 @@ def test_scenes_that_changed_after_training_are_not_exported(mine: Path, monkeyp
     rule: Json = {"mean": run.recipe.data.mean, "std": run.recipe.data.std, "lineage": {}, "out": mine / "bundle"}
     order = Order(role="student", arch="tiny", precisions=("fp32",), opset=18, **rule)
     assert export_detector(run, torch.nn.Identity(), order) == {"lineage": {"data": sha256}}
+    monkeypatch.setattr("afpkd.data.coco_files.MOST_OPENED", 1)  # of very many images none is opened before
+    with as_bombs(), pytest.raises(UserError, match=r"scene0\.png: cannot be read \(Image size .*decompression bomb"):
+        export_detector(run, torch.nn.Identity(), order)
     (mine / "mine" / "test.json").write_text((mine / "mine" / "test.json").read_text() + "\n")
     with pytest.raises(UserError, match=rf"student/record\.json: trained on data {sha256[:12]}, what is read now is "):
         export_detector(run, torch.nn.Identity(), order)
