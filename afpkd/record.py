@@ -74,7 +74,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def cache_folder(name: str) -> Path:
     """Where what can be made again is kept: $XDG_CACHE_HOME/afpkd/NAME, or under ~/.cache; it need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "afpkd" / name
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "afpkd" / name
+
+
+def expanded(text: str) -> Path:
+    """The path with `~` and `~user` at its start replaced, as a shell does: the home of nobody stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  pathlib's raises there
 
 
 def private_folder(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from afpkd.names import look_up
-from afpkd.record import Json, digest
+from afpkd.record import Json, digest, expanded
 from deploy.client import call_agent, install_agent
 from deploy.inventory import MAY_BE_TENSORRT, Entry, inventory_path, parsed_host, read_inventory
 from deploy.local import local_target
@@ -106,7 +106,7 @@ def with_runtime(device: Device) -> Device:
 
 def _device(name: str, entry: Entry, path: Path) -> Device:
     user, host, port = parsed_host(entry.host)
-    config = path.parent / Path(entry.ssh_config).expanduser() if entry.ssh_config else None
+    config = path.parent / expanded(entry.ssh_config) if entry.ssh_config else None
     return Device(
         name=name,
         transport="ssh",

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from afpkd.record import expanded
 from deploy.devices import Device
 from deploy.ssh_failure import line_error, no_ssh
 from deploy.target import DeviceError
@@ -51,7 +52,7 @@ def fetch_host_key(device: Device) -> HostKey:
         raise DeviceError(device.name, "E_LOCAL", "this machine needs no key")
     line, fingerprint = _shown(device)
     settings = _settings(device)
-    files = [Path(name).expanduser() for key in _KNOWN_HOSTS for name in settings.get(key, "").split()]
+    files = [expanded(name) for key in _KNOWN_HOSTS for name in settings.get(key, "").split()]
     known = _known(line.split()[0], files)
     if known and line.split()[1:3] not in known:  # it may have a key of the known kind beside this one
         line, fingerprint = _shown(device, {"HostKeyAlgorithms": _known_first(settings["hostkeyalgorithms"], known)})

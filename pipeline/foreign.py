@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from afpkd.data.folder import FolderSplit, read_folder
 from afpkd.errors import UserError
-from afpkd.record import Json, digest, sha256_of
+from afpkd.record import Json, digest, expanded, sha256_of
 from export.bundle import require_place
 from pipeline.foreign_spec import Spec, read_spec
 from pipeline.progress import StageProgress
@@ -92,7 +92,7 @@ def _check_options(
 
 
 def _read(spec: Spec, spec_file: Path, split: str, num: int | None = None) -> FolderSplit:
-    folder = spec_file.parent / Path(spec.data.path).expanduser() / split
+    folder = spec_file.parent / expanded(spec.data.path) / split
     found = read_folder(folder, size=spec.input.image_size, channels=len(spec.input.mean), num=num, seed=_SEED)
     if len(found.label_names) != spec.num_classes:
         raise UserError(
@@ -127,7 +127,7 @@ def _source(
     except Exception as error:  # whatever a stranger's forward raises
         told = f"{function}, on images of {'x'.join(map(str, shape))}, as the spec says: {cause_of(error)}"
         raise UserError("E_NETWORK_FIT", told) from error
-    return function, source, {"weights": weights, "architecture": Path(file).expanduser()}
+    return function, source, {"weights": weights, "architecture": expanded(file)}
 
 
 def _calibration(spec: Spec, spec_file: Path, images: FolderSplit, progress: StageProgress) -> Calibration:

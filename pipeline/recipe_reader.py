@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from afpkd.distillers.options import OPTIONS, AfpkdOptions
 from afpkd.errors import UserError
 from afpkd.models.user_file import is_user_file
 from afpkd.names import nearest, unknown
-from afpkd.record import Json
+from afpkd.record import Json, expanded
 from afpkd.settings import TrainSettings
 from afpkd.toml_file import read_toml
 from pipeline.recipe import Data, Distill, Recipe
@@ -81,7 +80,7 @@ def found_path(name: str, recipe_file: Path, what: str, *, folder: bool = False)
 
 
 def _places(name: str, recipe_file: Path) -> list[Path]:
-    path = Path(os.path.expanduser(name))  # noqa: PTH111  pathlib's raises on the home of nobody
+    path = expanded(name)
     return [recipe_file.parent / path, data_root() / path]  # an absolute path stays itself
 
 

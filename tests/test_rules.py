@@ -42,6 +42,11 @@ def test_no_name_is_a_drawer_or_shadows_a_module() -> None:
     assert [name for name in SOURCES if re.search(r"(^|/)(utils?|helpers?|misc|profile|onnx|types)\.py$", name)] == []
 
 
+def test_pathlib_expands_no_home_for_it_raises_on_the_home_of_nobody() -> None:
+    shipped = {name: text for name, text in SOURCES.items() if not name.startswith("tests")}
+    assert [name for name, text in shipped.items() if re.search(r"(?<!os\.path)\.expanduser\(", text)] == []
+
+
 def test_nothing_of_length_is_said_twice() -> None:
     """Bodies of functions, whatever their arguments are called; examples in tests/tours/ are there to be copied."""
     places = defaultdict[str, list[str]](list)

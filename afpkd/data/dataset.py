@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from afpkd.record import expanded
+
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
@@ -80,7 +82,7 @@ def _why_unfit(split: Split, spec: DatasetSpec) -> str:
 
 def data_root() -> Path:
     """The folder that holds the data sets: the environment variable AFPKD_DATA, else ~/.cache/afpkd."""
-    return Path(os.environ.get("AFPKD_DATA") or "~/.cache/afpkd").expanduser()
+    return expanded(os.environ.get("AFPKD_DATA") or "~/.cache/afpkd")
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

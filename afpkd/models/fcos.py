@@ -23,6 +23,7 @@ from afpkd.distributed import averaged, num_processes
 from afpkd.errors import UserError
 from afpkd.models.foreign import timm_library
 from afpkd.models.outputs import Detections, Refine
+from afpkd.record import expanded
 
 STRIDES = (8, 16, 32, 64, 128)
 """Pixels of the input between the locations of P3 to P7."""
@@ -246,7 +247,7 @@ def _load_fitting(whole: nn.Module, state: dict[str, Tensor], source: str) -> No
 
 
 def _found(source: str, folders: tuple[Path, ...]) -> Path:
-    places = [folder / Path(source).expanduser() for folder in (*folders, Path())]
+    places = [folder / expanded(source) for folder in (*folders, Path())]
     for place in places:
         if place.is_file():
             return place

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from afpkd.errors import UserError
+from afpkd.record import expanded
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,7 +70,7 @@ def model_from_file(arch: str, **wanted: Any) -> nn.Module:
 
 def _path(arch: str) -> Path:
     file = arch.rpartition(":")[0]
-    path = Path(file).expanduser()
+    path = expanded(file)
     if not file or path.suffix != ".py":
         raise UserError("E_NETWORK_FILE", f"{arch}: FILE.py:FUNCTION was expected, such as resnet.py:resnet20")
     if not path.is_file():

@@ -47,7 +47,8 @@ def serve() -> None:
 
 def _work_folder(name: str) -> Path:
     """Make the work folder, relative to the home, for its owner alone."""
-    work = Path(os.path.normpath(str(Path.home() / Path(name).expanduser())))
+    expanded = os.path.expanduser(name)  # noqa: PTH111 (pathlib's raises on the home of nobody)
+    work = Path(os.path.normpath(str(Path.home() / expanded)))
     try:
         work.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=str(work)):
