@@ -49,7 +49,9 @@ def explained(error: Exception, folder: Path) -> Exception:
         return UserError("E_MEMORY", f"memory ran out: {words_of(error)}: {mend}")
     if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
         return UserError("E_FILE", f"{error.filename}: {error.strerror}: {_REFUSED[error.errno]}")
-    return error
+    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str) and _keeps_nothing(error.filename):
+        return UserError("E_FILE", f"{error.filename}: nothing can be made there: name another place")
+    return error  # another file that is not there may be a fault of ours
 
 
 def full(folder: Path) -> UserError:
@@ -69,3 +71,8 @@ def nearly_full(folder: Path) -> bool:
 
 def _existing(folder: Path) -> Path:
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def _keeps_nothing(path: str) -> bool:
+    """Whether it lies in a file system without any room, such as /proc: what is made there is "no such file"."""
+    return shutil.disk_usage(_existing(Path(path))).total == 0

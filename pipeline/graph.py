@@ -70,10 +70,7 @@ def run_goals(
         require_processes(train_processes, one.recipe, "cpu" if cluster else train_device)
         one.recipe.stage_digest("teacher")  # reads own images and files
     folders = [runs.resolve() / one.name for one in found]
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:  # a file system that makes no folders, such as /proc
-        raise UserError("E_FILE", f"{runs}: no folder can be made there: name another place") from None
+    runs.mkdir(parents=True, exist_ok=True)
     with locked(runs):
         if not any(map(_DRY.fullmatch, extra)):  # which only tells: what it would make again is still there
             _make_way(runs, found, devices if {"profile", "report"} & {*goals} else ())

@@ -113,7 +113,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "cost of a folder": ("cost data", "E_ONNX_FILE", "name an ONNX file"),
     "a file as RUNS": ("run distill --runs text.onnx", "E_FILE", "a file lies where a folder is needed"),
     "a foreign RUNS": ("run distill --runs /sys/afpkd", "E_FILE", "check the path, its owner and its permissions"),
-    "RUNS in /proc": ("run distill --runs /proc/afpkd", "E_FILE", "no folder can be made there: name another place"),
+    "RUNS in /proc": ("run distill --runs /proc/afpkd", "E_FILE", "/proc/afpkd: nothing can be made there: name"),
     "two at once": ("run distill --runs held", "E_RUNS_BUSY", "wait for it, end it, or use another RUNS"),
     "half of a foreign model": ("export --onnx text.onnx", "E_USAGE", "needs --spec SPEC.toml"),
     "an accuracy that is none": ("report --min-accuracy nan", "E_USAGE", "0 to 100, got nan"),
