@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from afpkd.errors import UserError
-from afpkd.record import Json, read_record
+from afpkd.record import Json
 from pipeline.holder import HOLDER, is_alive, is_held, is_locked, read_object
 from pipeline.lineage import STAGES
 from pipeline.live import EPOCHS, NOW
 from pipeline.progress import heldout_of
+from pipeline.recorded import recorded
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 32  # of a curve
@@ -93,7 +95,7 @@ def _training(folder: Path, stage: str) -> Training:
         return Training(stage, state, _rows(folder / EPOCHS), now, {})
     if not (folder / "record.json").exists():
         return Training(stage, State.waiting, [], {}, {})
-    metrics = read_record(folder / "record.json").get("metrics", {})
+    metrics = recorded(folder / "record.json").get("metrics", {})
     test = {key: value for key, value in metrics.items() if key.startswith("test_")}
     return Training(stage, State.done, _rows(folder / "metrics.jsonl"), {}, test)
 
@@ -137,6 +139,16 @@ def _facts(training: Training) -> Iterator[str]:
 
 
 def _rows(path: Path) -> list[Json]:
+    """The epochs in order; lines that are none, or have other loss terms than the last, are left out."""
     with suppress(OSError, ValueError):
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if _is_epoch(row)]
+        return [row for row in rows if row["losses"].keys() == rows[-1]["losses"].keys()]
     return []
+
+
+def _is_epoch(row: Any) -> bool:
+    losses = row.get("losses") if isinstance(row, dict) else None
+    if not isinstance(losses, dict) or not any(name.startswith("heldout_") for name in row):
+        return False
+    numbers = row.get("epoch"), heldout_of(row)[1], *losses.values()
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)

@@ -11,6 +11,7 @@ from pathlib import Path
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from deploy.profile_record import SCHEMA
+from export.bundle import read_manifest
 from pipeline.failures import failures
 from pipeline.lineage import is_trained_anew
 from pipeline.recorded import MEASURED, TRAINED, checked, recorded
@@ -139,7 +140,8 @@ def score_of(record: Json) -> float | None:
 
 def read_manifests(run_dir: Path) -> dict[str, Json]:
     """Read what was exported, by role."""
-    return {role: read_record(path) for role in ROLES if (path := run_dir / role / _MANIFEST).exists()}
+    found = {role: run_dir / role / _MANIFEST for role in ROLES}
+    return {role: read_manifest(path.parent) for role, path in found.items() if path.exists()}
 
 
 def read_profiles(run_dir: Path, records: Mapping[str, Json], manifests: Mapping[str, Json]) -> list[Json]:
@@ -157,9 +159,9 @@ def read_profile(path: Path) -> Json:
     checked(profile, path, *MEASURED, or_null=("role", "precision", "arch"))
     role = str(profile.get("role"))
     own = path.resolve().parent.parent.parent / role
-    beside = own / _MANIFEST, own / "record.json"
-    manifest, record = ({role: read_record(file)} if file.exists() else {} for file in beside)
-    return _judged(profile, manifest, record)
+    bundle, record = own / _MANIFEST.parent, own / "record.json"
+    manifests = {role: read_manifest(bundle)} if (own / _MANIFEST).exists() else {}
+    return _judged(profile, manifests, {role: read_record(record)} if record.exists() else {})
 
 
 def _pictures(run_dir: Path, out: Path) -> dict[str, bytes]:

@@ -22,7 +22,7 @@ from pipeline.plan import Named
 from pipeline.recipe_reader import load_recipe
 from pipeline.recorded import checked, recorded
 from pipeline.report import writing
-from pipeline.report.records import read_records
+from pipeline.report.records import read_profile, read_records
 from pipeline.report.regression import compare_runs
 from pipeline.reproduce import CHECKPOINT, NEEDED, _differs, profiles_compared, reproduce
 from pipeline.sharing import share_stage, shared_stages
@@ -139,6 +139,20 @@ def test_a_record_of_junk_is_one_line_for_whoever_reads_it(run: Path, name: str,
             for fault in found if isinstance(found, list) else []:
                 if isinstance(fault, UserError):
                     one_line(fault)
+
+
+@pytest.mark.parametrize("manifest", [{}, {"macs": {"macs": 5}, "evaluation": 3}])
+def test_a_manifest_of_nothing_that_we_know_is_one_line(run: Path, manifest: Json, tmp_path: Path) -> None:
+    path = run / "student" / "bundle" / "manifest.json"
+    write_record(path, manifest)
+    asked: list[Callable[[], object]] = [
+        lambda: writing.write_report([read_records(run, "tiny")], tmp_path / "report"),
+        lambda: compare_runs(run, run, threshold=5, max_drop=1),
+        lambda: read_profile(run / "profiles" / "local" / "student-fp32.json"),
+    ]
+    for ask in asked:
+        with pytest.raises(UserError, match=r"manifest\.json: schema None, expected .*: export it again"):
+            ask()
 
 
 @pytest.mark.parametrize("null", [False, True])

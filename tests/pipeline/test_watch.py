@@ -42,6 +42,33 @@ def put(folder: Path, rows: list[Json], pid: int | None, **now: object) -> None:
     (folder / NOW).write_text(json.dumps({**place, "epochs": 4, "images_per_s": 1234.5, "left_s": 83.4, **now}))
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [5],
+        {"epoch": 1},
+        {"epoch": 1, "losses": {"task": 1.0, "frequency": 2.0}},
+        {"epoch": 1, "losses": {"task": 1.0}, "heldout_top1": 50.0},
+        {"epoch": None, "losses": {"task": 1.0, "frequency": 2.0}, "heldout_top1": 50.0},
+        {"epoch": 1, "losses": {"task": None, "frequency": 2.0}, "heldout_top1": 50.0},
+        {"epoch": 1, "losses": {"task": 1.0, "frequency": 2.0}, "heldout_top1": float("nan")},
+    ],
+)
+def test_a_line_that_is_no_epoch_is_left_out(odd: Json, tmp_path: Path) -> None:
+    put(tmp_path / "teacher", [odd, row(2, 1.0, 80.0)], None)
+    lines = [" ".join(line.split()) for line in text_of(tmp_path, trainings(tmp_path)).splitlines() if line]
+    assert lines[1] == "teacher done 1 epochs test top-1 81.25 %"
+    put(tmp_path / "teacher", [odd], None)
+    assert "teacher" in text_of(tmp_path, trainings(tmp_path))
+
+
+def test_a_record_of_another_form_is_one_line(tmp_path: Path) -> None:
+    put(tmp_path / "teacher", [row(1, 2.0, 50.0)], None)
+    write_record(tmp_path / "teacher" / "record.json", {"metrics": 5})
+    with pytest.raises(UserError, match=r"record\.json: 'metrics' is '5', not a table of scores in percent"):
+        trainings(tmp_path)
+
+
 @pytest.fixture(name="worker")
 def _worker() -> Iterator[subprocess.Popen[bytes]]:
     """A process that lives until it is killed."""

@@ -44,6 +44,7 @@ def test_accuracy_on_the_same_images_is_paired(runs: tuple[Path, Path]) -> None:
         bundle.mkdir(parents=True, exist_ok=True)
         np.save(bundle / "eval_labels.npy", labels)
         manifest: Json = {
+            "schema": "afpkd.bundle/1",
             "evaluation": {"labels": "eval_labels.npy", "images": "eval.npy"},
             "hashes": {"eval.npy": "aa"},
         }
