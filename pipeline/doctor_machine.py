@@ -15,6 +15,7 @@ from pathlib import Path
 from afpkd.errors import install
 from pipeline.doctor import Finding, bad, ok, warn
 from pipeline.doctor_packages import imported
+from pipeline.gpu_nodes import gpu_nodes
 
 _GB = 10**9
 _RUN_BYTES = _GB // 5
@@ -28,14 +29,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def gpu() -> Iterator[Finding]:
     """Is there an NVIDIA GPU that torch can use? The main job needs none."""
-    nodes = [*Path("/dev").glob("nvidia[0-9]*"), *Path("/dev").glob("dxg")]  # dxg: under WSL
-    facts = imported()
-    if not nodes:
+    nodes, facts = gpu_nodes(), imported()
+    if facts.get("cuda"):
+        yield ok("GPU", f"{facts['gpu']}, {_driver()}, used by torch {facts['torch']}")
+    elif not nodes:
         yield warn(
             "GPU", "no NVIDIA GPU: networks train on the CPU", "nothing to mend: only recipes of 200 epochs want one"
         )
-    elif facts.get("cuda"):
-        yield ok("GPU", f"{facts['gpu']}, {_driver()}, used by torch {facts['torch']}")
     else:
         wanted = facts.get("built_for") or "none"
         mend = f"install a driver for CUDA {wanted} or newer, or train with TRAIN_DEVICE=cpu"

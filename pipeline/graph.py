@@ -25,6 +25,7 @@ from deploy.inventory import VARIABLE as INVENTORY_VARIABLE
 from deploy.inventory import inventory_path
 from pipeline.disk import explained, full, is_full, nearly_full
 from pipeline.failures import clear_failures, failures
+from pipeline.gpu_nodes import gpu_nodes
 from pipeline.locks import locked
 from pipeline.parent import PARENT_VARIABLE
 from pipeline.plan import COMPARISON, Named, claim_folder, other_comparison, outdated_records, plan_of, read_recipes
@@ -59,12 +60,12 @@ def run_goals(
     devices = list(dict.fromkeys(devices))
     # What is wrong or missing is said before anything starts.
     profile = require_known(devices, cluster)
-    if "profile" in goals and "local-gpu" in devices and not cluster and not _has_gpu():
+    if "profile" in goals and "local-gpu" in devices and not cluster and not gpu_nodes():
         raise UserError(
             "E_NO_DRIVER", "device local-gpu: no NVIDIA GPU in /dev: install its driver, or name another device"
         )
     found = read_recipes(recipes)
-    if not cluster and train_device == "auto" and not _has_gpu():
+    if not cluster and train_device == "auto" and not gpu_nodes():
         train_device = "cpu"
     for one in found:
         require_processes(train_processes, one.recipe, "cpu" if cluster else train_device)
@@ -124,12 +125,6 @@ def require_known(devices: Sequence[str], cluster: str | None) -> Path | None:
             "E_CLUSTER", f"CLUSTER={cluster}: Snakemake's executor for it is not installed: make setup-cluster"
         )
     return folder
-
-
-def _has_gpu() -> bool:
-    """Whether the kernel shows an NVIDIA GPU; torch is not asked, since it takes seconds."""
-    nodes = ("nvidia[0-9]*", "dxg", "nvhost-*gpu*", "nvgpu")  # of a driver, of WSL, of a Jetson
-    return any(any(Path("/dev").glob(node)) for node in nodes)
 
 
 @contextmanager

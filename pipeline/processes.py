@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from afpkd.errors import UserError
 from afpkd.settings import TrainSettings, require_equal_parts
 from pipeline.disk import explained
+from pipeline.gpu_nodes import num_gpus
 from pipeline.parent import PARENT_VARIABLE, WORKER_VARIABLE, die_with_parent
 from pipeline.progress import StageProgress
 from pipeline.recipe import Recipe
@@ -48,9 +49,8 @@ def require_processes(processes: int, recipe: Recipe, train_device: str) -> None
         settings = getattr(recipe, section)
         if isinstance(settings, TrainSettings):
             require_equal_parts(settings.batch_size, processes, f"{section}.batch_size")
-    gpus = sorted(Path("/dev").glob("nvidia[0-9]*"))
-    if train_device != "cpu" and gpus:
-        require_gpus(processes, len(gpus))
+    if train_device != "cpu" and (there := num_gpus()):
+        require_gpus(processes, there)
 
 
 def require_gpus(processes: int, there: int) -> None:
