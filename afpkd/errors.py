@@ -25,8 +25,8 @@ class UserError(ValueError):
         return _one_line(f"{self.args[1]} [{self.code}]")
 
 
-def _one_line(text: str, most: int = 1500) -> str:
-    return printable(text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}")
+def _one_line(text: str) -> str:
+    return printable(text if len(text) <= 1500 else f"{text[:750]} ... {text[-750:]}")
 
 
 def printable(text: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -157,7 +156,7 @@ class Engine(NamedTuple):
         return self.record is not None and all(check and check["ok"] for check in self.record["golden"].values())
 
 
-def measured_engines(device: str, preset: str, precisions: Sequence[str] = PRECISIONS) -> list[Engine]:
+def measured_engines(device: str, preset: str) -> list[Engine]:
     """Export an untrained ResNet-8, and profile its file of each precision on `device`, as `make profile` would."""
     data = DATA.load(Path())
     torch.manual_seed(0)
@@ -170,7 +169,7 @@ def measured_engines(device: str, preset: str, precisions: Sequence[str] = PRECI
             arch="resnet8",
             mean=(0.286,),
             std=(0.353,),
-            precisions=precisions,
+            precisions=PRECISIONS,
             opset=OPSET,
             lineage={},
             out=folder / "bundle",
@@ -178,7 +177,7 @@ def measured_engines(device: str, preset: str, precisions: Sequence[str] = PRECI
         )
         test = data.test
         build_bundle(model, order, images=test.images, labels=test.labels, label_names=data.label_names)
-        for precision in precisions:
+        for precision in PRECISIONS:
             found.append(_engine(folder, device, precision, preset))
     return found
 

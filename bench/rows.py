@@ -95,23 +95,23 @@ def stands(row: Json, name: str, recipe: Recipe) -> bool:
     return named and bool(row["config_digest"] == recipe.stage_digest("student"))
 
 
-def comparison(rows: list[Json], ours: str = "afpkd") -> str:
+def comparison(rows: list[Json]) -> str:
     """Markdown: a variant a line, test top-1 in percent, mean ± standard deviation over its seeds.
 
-    The difference is ours minus this variant, paired by seed (same initial weights, same batches), with the 95 %
+    The difference is AFPKD minus this variant, paired by seed (same initial weights, same batches), with the 95 %
     interval of Student's t: it needs two seeds.
     """
     by_variant: dict[str, dict[int, Json]] = {}
     for row in rows:
         by_variant.setdefault(name_of(row), {})[row["seed"]] = row
     titles = "variant | seeds | last epoch | selected epoch | held-out"
-    lines = [f"| {titles} | `{ours}` minus it, 95 % | CPU-hours per run |", "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [f"| {titles} | `afpkd` minus it, 95 % | CPU-hours per run |", "|---|---:|---:|---:|---:|---:|---:|"]
     for name, found in by_variant.items():
         columns = [[row[key] for row in found.values()] for key in METRICS]
         hours = statistics.mean(row["cpu_s"] for row in found.values()) / 3600
         cells = [f"`{name}`", str(len(found)), *map(mean_and_std, columns)]
-        scores = [_last_scores(by_variant.get(one, {})) for one in (ours, name)]
-        cells.append("" if name == ours else paired_difference(*scores))
+        scores = [_last_scores(by_variant.get(one, {})) for one in ("afpkd", name)]
+        cells.append("" if name == "afpkd" else paired_difference(*scores))
         lines.append(f"| {' | '.join(cells)} | {hours:.2f} |")
     return "\n".join(lines) + "\n"
 

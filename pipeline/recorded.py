@@ -26,16 +26,16 @@ BUILT_FROM = ("arch", "num_classes", "in_channels", "image_size", "preprocessing
 """What makes a network again."""
 
 
-def recorded(path: Path, *needed: str, or_null: Container[str] = ()) -> Json:
-    """The record at `path`; UserError where a key of `needed` is missing, or one that we know has another form.
-
-    or_null: those of `needed` that say null of what has no such thing, as a profile of any ONNX file has no role.
-    """
-    return checked(read_record(path), path, *needed, or_null=or_null)
+def recorded(path: Path, *needed: str) -> Json:
+    """The record at `path`; UserError where a key of `needed` is missing, or one that we know has another form."""
+    return checked(read_record(path), path, *needed)
 
 
 def checked(record: Json, path: Path, *needed: str, or_null: Container[str] = ()) -> Json:
-    """The same for a record that was read already."""
+    """The same for a record that was read already.
+
+    or_null: those of `needed` that say null of what has no such thing, as a profile of any ONNX file has no role.
+    """
     for key in needed:
         if key not in record or (record[key] is None and key in _NAMES and key not in or_null):
             raise _odd(path, f"'{key}' is missing")

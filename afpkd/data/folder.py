@@ -86,17 +86,11 @@ def require_mostly_readable(folder: Path, unreadable: list[str], num: int) -> No
 
 
 def try_read_image(path: Path, root: Path, *, size: tuple[int, int], channels: int) -> Images | str:
-    """`read_image`, or for a broken file its path below `root` and the cause; call it within `bombs_are_errors`."""
+    """`read_image`, or for a broken file its path below `root` and the cause."""
     try:
-        return _read_image(path, size=size, channels=channels)
+        return read_image(path, size=size, channels=channels)
     except Exception as error:  # a decoder may raise anything of a broken file
         return printable(f"{path.relative_to(root)}: {' '.join(str(error).split()) or type(error).__name__}")
-
-
-def read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
-    """One image file as uint8 C, H, W; an error of Pillow's where it is broken or a decompression bomb."""
-    with bombs_are_errors():
-        return _read_image(path, size=size, channels=channels)
 
 
 @contextmanager
@@ -109,7 +103,8 @@ def bombs_are_errors() -> Iterator[None]:
         yield
 
 
-def _read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
+def read_image(path: Path, *, size: tuple[int, int], channels: int) -> Images:
+    """One image file as uint8 C, H, W; a decoder's error where it is broken. Call it within `bombs_are_errors`."""
     from PIL import ImageOps
 
     with open_image(path) as opened:

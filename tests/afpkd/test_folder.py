@@ -10,6 +10,7 @@ from torchvision.datasets import ImageFolder
 
 from afpkd.data.folder import read_folder, read_image
 from afpkd.errors import UserError
+from tests.scenes import CANVAS, as_bombs
 
 
 def _tree(root: Path, num: int = 3, size: tuple[int, int] = (8, 8)) -> Path:
@@ -205,11 +206,10 @@ def test_a_few_broken_files_are_named_and_many_are_refused(tmp_path: Path) -> No
         read_folder(tmp_path, size=(8, 8), channels=3)
 
 
-def test_a_decompression_bomb_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32)
-    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
-    with pytest.raises(Image.DecompressionBombWarning):
-        read_image(tmp_path / "x.png", size=(8, 8), channels=3)
+def test_a_decompression_bomb_is_not_decoded(tmp_path: Path) -> None:
+    _tree(tmp_path, size=CANVAS)
+    with as_bombs(), pytest.raises(UserError, match=r"9 of 9 images cannot be read, .*Bee/0\.png: Image size .* bomb"):
+        read_folder(tmp_path, size=(8, 8), channels=3)
 
 
 @pytest.mark.parametrize(
