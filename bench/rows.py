@@ -14,6 +14,7 @@ import filelock
 import scipy.stats
 
 from afpkd.record import Json, provenance, read_record, write_text
+from pipeline.lineage import CURVES
 
 if TYPE_CHECKING:
     from afpkd.train import Fitted
@@ -54,7 +55,7 @@ def machine_of(record: Json) -> str | None:
 
 def curve_of(run: Path, row: Json) -> Json:
     """What the student of this row did epoch by epoch: losses, the norm of each one's gradient, held-out top-1."""
-    lines = (run / "student" / "metrics.jsonl").read_text().splitlines()
+    lines = (run / "student" / CURVES).read_text().splitlines()
     whose = {key: row[key] for key in ("pair", "method", "variant", "seed", "config_digest")}
     keys = ("epoch", "lr", "losses", "gradient_norms", "heldout_top1")
     return {**whose, "epochs": [{key: json.loads(line)[key] for key in keys} for line in lines]}

@@ -9,6 +9,7 @@ from pathlib import Path
 from afpkd.errors import UserError
 from pipeline.doctor import Finding, bad, ok, warn
 from pipeline.holder import HOLDER, is_held, is_locked, read_object
+from pipeline.lineage import UNFINISHED
 
 
 def default_recipe() -> Iterator[Finding]:
@@ -71,7 +72,7 @@ def unfinished(runs: Path) -> Iterator[Finding]:
         here = holder.get("host") == os.uname().nodename
         words = "" if here else f", if this file system tells of locks on {holder.get('host')}"
         yield ok("runs", f"a killed run left {runs / HOLDER}: it locks nothing{words}")
-    cut = sorted(runs.glob("*/*/checkpoint.pt"))
+    cut = sorted(runs.glob(f"*/*/{UNFINISHED}"))
     for checkpoint in cut:
         recipe, stage = checkpoint.parts[-3:-1]
         mend = f"make distill RECIPE={recipe} (or its TOML file) continues it; to train anew delete {checkpoint}"

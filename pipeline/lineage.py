@@ -20,6 +20,8 @@ STAGES = ("teacher", "prompts", "student", "undistilled")
 PICTURES = "level*.png"
 """What prompts look at, beside their weights."""
 CURVES = "metrics.jsonl"
+UNFINISHED = "checkpoint.pt"
+"""What a training that was cut short goes on from."""
 UNRECORDED = "that vouches for it"
 """In the line of what a killed stage may leave: results whose record, which is written last, is not there."""
 _FEEDS = ("teacher", "prompts")  # stages that another stage names among its inputs

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.record import Json, atomic_path
+from pipeline.lineage import PICTURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ def draw_prompts(
     images: uint8 N, C, H, W, a row of the picture each; features: the teacher's of these; statistics: the rows of
     `mask_statistics`, maybe of more images, for the titles. Equal input gives equal bytes.
     """
-    for left in folder.glob("level*.png"):
+    for left in folder.glob(PICTURES):
         left.unlink()
     inputs = images.cpu().numpy().transpose(0, 2, 3, 1).astype(np.float32) / np.float32(255)
     paths = []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from afpkd.errors import UserError
 from afpkd.record import Json, atomic_path, digest, write_record
-from pipeline.lineage import STAGES, WEIGHTS, require_recorded
+from pipeline.lineage import STAGES, UNFINISHED, WEIGHTS, require_recorded
 from pipeline.live import forget_progress
 from pipeline.recorded import recorded
 
@@ -71,7 +71,7 @@ def share_stage(stage: str, recipe: Recipe, folder: Path, maker: Path, foreign: 
     for path in target.glob("*"):
         if _travels(path):
             path.unlink()  # of a longer run there may be more of them
-    (target / "checkpoint.pt").unlink(missing_ok=True)  # of a training that was cut short here
+    (target / UNFINISHED).unlink(missing_ok=True)  # of a training that was cut short here
     forget_progress(target)
     for path in sorted(source.iterdir()):
         if _travels(path):
@@ -94,7 +94,7 @@ def feeds_of(stage: str, recipe: Recipe) -> list[str]:
 
 def _still_to_do(runs: Path, name: str, stage: str) -> int:
     """0: nothing; 1: what is left of a training that was stopped; 2: all of it."""
-    return 0 if _is_done(runs, name, stage) else 1 if (runs / name / stage / "checkpoint.pt").is_file() else 2
+    return 0 if _is_done(runs, name, stage) else 1 if (runs / name / stage / UNFINISHED).is_file() else 2
 
 
 def _is_done(runs: Path, name: str, stage: str) -> bool:

@@ -17,7 +17,7 @@ from afpkd.record import Json, read_record, sha256_of
 from afpkd.settings import TrainSettings
 from pipeline.exporting import excluded_of, export_classifier, export_detector
 from pipeline.failures import clear_failure, note_failure
-from pipeline.lineage import WEIGHTS, require_recorded
+from pipeline.lineage import CURVES, UNFINISHED, WEIGHTS, require_recorded
 from pipeline.live import forget_progress
 from pipeline.networks import arch_of, facts_beside_weights, network_of, recorded_network, require_own_code
 from pipeline.progress import StageProgress
@@ -167,7 +167,7 @@ def _adopt_teacher(run: Run, weights: Path | None) -> Json:
     if weights is not None:
         work.progress.say(load_weights(model, weights))
     scores = model_scores(work.task, model, work.test)
-    for left in ("record.json", "metrics.jsonl", "checkpoint.pt"):  # of a teacher that was trained here before
+    for left in ("record.json", CURVES, UNFINISHED):  # of a teacher that was trained here before
         (work.folder / left).unlink(missing_ok=True)
     forget_progress(work.folder)
     save_weights(work.folder / WEIGHTS, model.state_dict(), facts_beside_weights(network))

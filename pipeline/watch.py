@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from afpkd.errors import UserError
 from afpkd.record import Json
 from pipeline.holder import HOLDER, is_alive, is_held, is_locked, read_object
-from pipeline.lineage import STAGES
+from pipeline.lineage import CURVES, STAGES
 from pipeline.live import EPOCHS, NOW
 from pipeline.progress import heldout_of
 from pipeline.recorded import recorded
@@ -97,7 +97,7 @@ def _training(folder: Path, stage: str) -> Training:
         return Training(stage, State.waiting, [], {}, {})
     metrics = recorded(folder / "record.json").get("metrics", {})
     test = {key: value for key, value in metrics.items() if key.startswith("test_")}
-    return Training(stage, State.done, _rows(folder / "metrics.jsonl"), {}, test)
+    return Training(stage, State.done, _rows(folder / CURVES), {}, test)
 
 
 def _is_at_work(folder: Path, now: Json) -> bool:

@@ -14,7 +14,7 @@ from afpkd.record import Json, provenance, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.event_files import event_files_of
 from pipeline.exportable import require_export
-from pipeline.lineage import CURVES, WEIGHTS, outputs_of, require_recorded
+from pipeline.lineage import CURVES, UNFINISHED, WEIGHTS, outputs_of, require_recorded
 from pipeline.live import Live, Pictures, forget_progress
 from pipeline.memory import keep_freed_memory
 from pipeline.networks import arch_of, build_network, facts_beside_weights, facts_of, network_in, require_own_code
@@ -207,7 +207,7 @@ class Workspace:
             settings,
             augmentation=augmentation_of(run.recipe.data),
             seed=run.recipe.seed,
-            checkpoint=self.folder / "checkpoint.pt",
+            checkpoint=self.folder / UNFINISHED,
             # which unfinished run a checkpoint belongs to: the stage's identity, the content of its inputs, its loss
             digest=json.dumps([run.recipe.stage_digest(self.stage), self.inputs, *loss], sort_keys=True),
             recorded=records_steps(self.device, run.recipe, compiled=settings.compile, processes=run.processes),
@@ -272,7 +272,7 @@ class Workspace:
         forget_progress(self.folder)
         cost = {"cpu_s": round(fitted.cpu_s, 3), "precision": fitted.precision}
         finished = self.finish({**record, **cost}, fitted.wall_s)
-        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
         return finished
 
     def finish(self, record: Json, wall_s: float) -> Json:

@@ -42,6 +42,12 @@ def test_no_name_is_a_drawer_or_shadows_a_module() -> None:
     assert [name for name in SOURCES if re.search(r"(^|/)(utils?|helpers?|misc|profile|onnx|types)\.py$", name)] == []
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.jsonl", "checkpoint.pt", "level*.png"])
+def test_what_a_stage_leaves_is_named_in_one_place(name: str) -> None:
+    pipeline = {path: text for path, text in SOURCES.items() if path.startswith("pipeline/")}
+    assert [path for path, text in pipeline.items() if f'"{name}"' in text] == ["pipeline/lineage.py"]
+
+
 def test_pathlib_expands_no_home_for_it_raises_on_the_home_of_nobody() -> None:
     shipped = {name: text for name, text in SOURCES.items() if not name.startswith("tests")}
     assert [name for name, text in shipped.items() if re.search(r"(?<!os\.path)\.expanduser\(", text)] == []

@@ -55,7 +55,6 @@ class MobileNetV2(nn.Module):
                     x = refine(len(features), x)
                 features.append(x)
         x = F.relu(self.conv2(x))
-        # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
         pooled = average_pooled(x)
         return Outputs(self.classifier(pooled), features, pooled, x, self.classifier)
 

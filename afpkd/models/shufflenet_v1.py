@@ -48,7 +48,6 @@ class ShuffleNetV1(nn.Module):
                 feature = refine(level, feature)
             features.append(feature)
             x = F.relu(feature)
-        # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
         pooled = average_pooled(x)
         return Outputs(self.linear(pooled), features, pooled, x, self.linear)
 

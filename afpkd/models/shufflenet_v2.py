@@ -52,7 +52,6 @@ class ShuffleNetV2(nn.Module):
             features.append(feature)
             x = shuffled(F.relu(feature), 2)
         x = F.relu(self.bn2(self.conv2(x)))
-        # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
         pooled = average_pooled(x)
         return Outputs(self.linear(pooled), features, pooled, x, self.linear)
 

@@ -46,7 +46,6 @@ class VGG(nn.Module):
                 feature = refine(level, feature)
             features.append(feature)
             x = F.relu(feature)
-        # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
         pooled = average_pooled(x)
         return Outputs(self.classifier(pooled), features, pooled, x, self.classifier)
 

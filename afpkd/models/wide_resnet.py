@@ -47,7 +47,6 @@ class WideResNet(nn.Module):
                 feature = refine(level, feature)
             features.append(feature)
             activated = F.relu(feature)
-        # A fixed kernel, as in the other networks: an adaptive pool exports as ReduceMean, which no DLA runs.
         pooled = average_pooled(activated)
         return Outputs(self.fc(pooled), features, pooled, activated, self.fc)
 

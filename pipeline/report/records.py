@@ -13,7 +13,7 @@ from afpkd.record import Json, read_record
 from deploy.profile_record import SCHEMA
 from export.bundle import read_manifest
 from pipeline.failures import failures
-from pipeline.lineage import is_trained_anew
+from pipeline.lineage import CURVES, PICTURES, is_trained_anew
 from pipeline.recorded import MEASURED, TRAINED, checked, recorded
 from pipeline.report.wording import NONE, ROLES, command
 
@@ -95,7 +95,7 @@ def read_records(
     tuned = run_dir / "prompts" / "record.json"
     # those of an earlier method may still lie there
     prompts = recorded(tuned) if tuned.exists() and "prompts" in _inputs(records.get("student")) else None
-    curves = {role: _epochs(path) for role in ROLES if (path := run_dir / role / "metrics.jsonl").exists()}
+    curves = {role: _epochs(path) for role in ROLES if (path := run_dir / role / CURVES).exists()}
     manifests = read_manifests(run_dir)
     profiles, failed = read_profiles(run_dir, records, manifests), failures(run_dir)
     return Records(
@@ -165,7 +165,7 @@ def read_profile(path: Path) -> Json:
 
 
 def _pictures(run_dir: Path, out: Path) -> dict[str, bytes]:
-    found = sorted((run_dir / "prompts").glob("level*.png"), key=lambda path: (len(path.name), path.name))
+    found = sorted((run_dir / "prompts").glob(PICTURES), key=lambda path: (len(path.name), path.name))
     return {Path(os.path.relpath(path, out)).as_posix(): path.read_bytes() for path in found}
 
 
