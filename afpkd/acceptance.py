@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from afpkd.control_masks import banded, constant, shuffled
 from afpkd.evaluate import MOST_PIXELS, in_passes
 from afpkd.learners import CLASSIFICATION, FrozenTeacher, prompted
 from afpkd.models.outputs import AnyOutputs, joined
@@ -22,6 +22,7 @@ MOST_KL_RATIO = 0.5
 LEAST_MEAN = 0.05  # a band of which less is kept is dropped: its mask's spread says nothing
 LEAST_KL = 1e-3  # nats: a shuffled mask that changes less drops nothing that matters, whatever the ratio
 LEAST_SPREAD = 0.1  # of the band whose mask varies most over its pixels: below, the masks choose bands, not pixels
+CHANGES: dict[str, Change | None] = {"shuffled": shuffled, "constant": constant, "banded": banded, "own": None}
 
 
 def phase_one_report(
@@ -125,33 +126,3 @@ def mask_statistics(prompts: FrequencyPrompts, features: list[Tensor]) -> list[J
             spread = (band.std(dim=1) / band.mean(dim=1).clamp_min(1e-6)).mean()
             rows.append({"level": level, "band": name, "mean": float(band.mean()), "spread": float(spread)})
     return rows
-
-
-def shuffled(masks: list[Tensor]) -> list[Tensor]:
-    """A level's masks, N, O, h, w a group, in one fixed random order of all its coefficients: an equal share.
-
-    Neither the choice of bands nor that of pixels is left; an equal share *of each band* keeps `banded`.
-    """
-    flat = torch.cat([mask.flatten(1) for mask in masks], dim=1)
-    parts = torch.split(flat[:, _order(flat.shape[1], flat.device)], [mask[0].numel() for mask in masks], dim=1)
-    return [part.view_as(mask) for part, mask in zip(parts, masks, strict=True)]
-
-
-@functools.cache
-def _order(num: int, device: torch.device) -> Tensor:
-    """One random order of `num` values, copied to the device once."""
-    return torch.randperm(num, generator=torch.Generator().manual_seed(0)).to(device)
-
-
-def constant(masks: list[Tensor]) -> list[Tensor]:
-    """The mean over a level's coefficients, N, O, h, w a group, everywhere: an equal share of them."""
-    mean = torch.cat([mask.flatten(1) for mask in masks], dim=1).mean(dim=1)
-    return [mean[:, None, None, None].expand_as(mask) for mask in masks]
-
-
-def banded(masks: list[Tensor]) -> list[Tensor]:
-    """Each band's own mean over its pixels, N, O, h, w a group: which bands count is kept, which pixels is not."""
-    return [mask.mean(dim=(-2, -1), keepdim=True).expand_as(mask) for mask in masks]
-
-
-CHANGES: dict[str, Change | None] = {"shuffled": shuffled, "constant": constant, "banded": banded, "own": None}

@@ -48,6 +48,12 @@ def test_what_a_stage_leaves_is_named_in_one_place(name: str) -> None:
     assert [path for path, text in pipeline.items() if f'"{name}"' in text] == ["pipeline/lineage.py"]
 
 
+def test_a_loss_knows_no_judge_and_no_learner() -> None:
+    losses = {name: text for name, text in SOURCES.items() if name.startswith("afpkd/distillers/")}
+    assert losses
+    assert [name for name, text in losses.items() if re.search(r"afpkd\.(acceptance|learners)", text)] == []
+
+
 def test_pathlib_expands_no_home_for_it_raises_on_the_home_of_nobody() -> None:
     shipped = {name: text for name, text in SOURCES.items() if not name.startswith("tests")}
     assert [name for name, text in shipped.items() if re.search(r"(?<!os\.path)\.expanduser\(", text)] == []

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from afpkd.acceptance import banded, shuffled
+from afpkd.control_masks import banded, shuffled
 from afpkd.losses import frequency_loss, in_spreads
 from afpkd.position import unit_mean
 from afpkd.prompts import FrequencyPrompts

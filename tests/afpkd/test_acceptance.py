@@ -11,7 +11,8 @@ from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 from afpkd import evaluate, learners
-from afpkd.acceptance import CHANGES, banded, constant, mask_statistics, phase_one_report, shuffled, why_not_accepted
+from afpkd.acceptance import CHANGES, mask_statistics, phase_one_report, why_not_accepted
+from afpkd.control_masks import banded, constant, shuffled
 from afpkd.data.batches import Pixels
 from afpkd.errors import UserError
 from afpkd.evaluate import in_passes, top1
