@@ -61,7 +61,7 @@ class Network(NamedTuple):
 
     def inputs(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Preprocess pixels."""
-        return preprocess(images, {"preprocessing": self.rule})
+        return preprocess(images, self.rule)
 
     def logits(self, forward: Forward, images: NDArray[np.uint8]) -> Logits:
         """Run pixels through, 250 at a time."""

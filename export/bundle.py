@@ -74,9 +74,11 @@ def read_manifest(bundle_dir: Path) -> Json:
     return manifest
 
 
-def preprocess(images: NDArray[np.uint8], manifest: Json) -> NDArray[np.float32]:
-    """Turn pixels (uint8 N, C, H, W) into the network's input as the manifest says: (pixels * scale - mean) / std."""
-    rule = manifest["preprocessing"]
+def preprocess(images: NDArray[np.uint8], rule: Json) -> NDArray[np.float32]:
+    """Turn pixels (uint8 N, C, H, W) into the network's input: (pixels * scale - mean) / std.
+
+    rule: the manifest's `preprocessing`.
+    """
     if rule["layout"] != "NCHW":
         raise UserError("E_BUNDLE", f"preprocessing layout {rule['layout']!r}: only NCHW is known")
     if images.ndim != 4 or not images.shape[1] == len(rule["mean"]) == len(rule["std"]):

@@ -124,11 +124,11 @@ def make_bundle(
     UserError where a file may not be written: then nothing is, and a bundle that stands at `order.out` stays.
     """
     images, calibration = evaluation.images, order.calibration if "int8" in order.precisions else None
-    inputs = preprocess(calibration.images, {"preprocessing": rule}) if calibration else None
+    inputs = preprocess(calibration.images, rule) if calibration else None
     maker = Maker(source.graph_of, order.opset, inputs, order.int8)
     golden = images[checker.chosen]
     halves = set(order.precisions) != {"fp32"}
-    overflow = maker.overflow(preprocess(golden, {"preprocessing": rule})) if halves else None
+    overflow = maker.overflow(preprocess(golden, rule)) if halves else None
     with tempfile.TemporaryDirectory() as scratch:
         files, found = _made_files(order, maker, checker, Path(scratch), overflow)
         return write_bundle(

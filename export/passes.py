@@ -32,7 +32,7 @@ def outputs_of(forward: Forward, images: NDArray[np.uint8], rule: Json, *, on_di
     """
     size = images_a_pass(images.shape[-2:])
     starts = range(0, len(images), size)
-    answers = (forward(preprocess(images[start : start + size], {"preprocessing": rule})) for start in starts)
+    answers = (forward(preprocess(images[start : start + size], rule)) for start in starts)
     return _on_disk(answers, len(images)) if on_disk else np.concatenate(list(answers))
 
 

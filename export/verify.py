@@ -50,7 +50,7 @@ _TIE = 1e-5
 def compare(reference: Logits, candidate: Logits) -> Json:
     """Compare logits N, K in float64: the worst image counts, the agreement and the SQNR excepted.
 
-    Of a detector's raw output, N, A, 4 + K, its scores are compared (`detector_checks` looks at its boxes).
+    Of a detector's raw output, N, A, 4 + K, its scores are compared (`export.detector` looks at its boxes).
 
     max_abs_error: largest |difference|. max_rel_error: largest over the images of (largest |difference|) / (largest
     |reference|), so that a logit near 0 does not blow it up. sqnr_db: 10 log10(sum reference^2 / sum difference^2),

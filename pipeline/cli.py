@@ -150,7 +150,7 @@ def run(
         cluster=cluster,
     )
     found = [summary.facts(folder) for folder in folders]
-    _show(found[0] if len(found) == 1 else found, as_json, lambda _: summary.closing(folders, goals, variables))
+    _show(found[0] if len(found) == 1 else found, as_json, lambda _: summary.closing(found, goals, variables))
 
 
 @app.command()

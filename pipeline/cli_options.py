@@ -85,12 +85,13 @@ def require_unchanged(run: Run, stage: str, digest: str | None, feeds: Sequence[
     """
     from pipeline.recorded import recorded
 
-    for path in [] if digest is not None else [run.role(feed) / "record.json" for feed in feeds]:
+    if digest is not None:
+        if run.recipe.stage_digest(stage) != digest:
+            told = f"{run.recipe_file}: changed while the run went on"
+            raise UserError("E_RUN_CHANGED", f"{told}: give the same command again")
+        return run
+    for path in [run.role(feed) / "record.json" for feed in feeds]:
         if path.is_file() and recorded(path).get("config_digest") != run.recipe.stage_digest(path.parent.name):
             told = f"{path}: made by other settings than {run.recipe_file.name} has now"
             raise UserError("E_RUN_CHANGED", f"{told}: run its stage again, or `make distill`, which runs what it must")
-    if digest is not None and run.recipe.stage_digest(stage) != digest:
-        raise UserError(
-            "E_RUN_CHANGED", f"{run.recipe_file}: changed while the run went on: give the same command again"
-        )
     return run

@@ -53,9 +53,11 @@ def facts(folder: Path) -> Json:
     }
 
 
-def closing(folders: Sequence[Path], goals: Sequence[str], variables: Mapping[str, str]) -> str:
-    """A table of what was reached, of several runs a row each, and the next command with make's `variables`."""
-    found = [facts(folder) for folder in folders]
+def closing(found: Sequence[Json], goals: Sequence[str], variables: Mapping[str, str]) -> str:
+    """A table of what was reached, of several runs a row each, and the next command with make's `variables`.
+
+    found: the `facts` of each run.
+    """
     lines = _one_run(found[0]) if len(found) == 1 else _several_runs(found)
     last = goals[-1]
     if last in _NEXT:

@@ -171,7 +171,7 @@ def test_normalisation_is_the_formula() -> None:
     ours = pixels.normalised(pixels.images)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
     rule = {"layout": "NCHW", "scale": 1 / 255, "mean": mean, "std": std}
-    np.testing.assert_array_equal(ours, preprocess(images, {"preprocessing": rule}))  # what an exported file is fed
+    np.testing.assert_array_equal(ours, preprocess(images, rule))  # what an exported file is fed
 
 
 def test_random_crop_equals_cropping_one_by_one() -> None:

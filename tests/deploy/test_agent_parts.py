@@ -264,7 +264,7 @@ def test_timed_inputs_are_batches_of_distinct_real_images(bundle: HandMadeBundle
 def test_preprocessing_equals_the_hosts(bundle: HandMadeBundle) -> None:
     images = np.random.default_rng(4).integers(0, 256, size=(7, 3, 4, 4), dtype=np.uint8)
     ours = Bundle(str(bundle.folder)).preprocess(images)
-    np.testing.assert_array_equal(ours, preprocess(images, bundle.manifest()))
+    np.testing.assert_array_equal(ours, preprocess(images, bundle.manifest()["preprocessing"]))
 
 
 @pytest.mark.parametrize("name", ["golden.npz", "eval.npy", "fp32.onnx"])

@@ -192,7 +192,7 @@ def test_no_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 
 def test_preprocessing_is_the_manifests_formula(images: Pixels) -> None:
-    got = preprocess(images, {"preprocessing": RULE})
+    got = preprocess(images, RULE)
     mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.25, 0.3])
     want = ((images.transpose(0, 2, 3, 1) / 255 - mean) / std).transpose(0, 3, 1, 2)  # float64, channels last
     assert got.dtype == np.float32
@@ -201,9 +201,9 @@ def test_preprocessing_is_the_manifests_formula(images: Pixels) -> None:
 
 def test_preprocessing_never_broadcasts_channels(images: Pixels) -> None:
     with pytest.raises(UserError, match="one mean and std a channel"):
-        preprocess(images[:, :1], {"preprocessing": RULE})
+        preprocess(images[:, :1], RULE)
     with pytest.raises(UserError, match="layout 'NHWC'"):
-        preprocess(images, {"preprocessing": {**RULE, "layout": "NHWC"}})
+        preprocess(images, {**RULE, "layout": "NHWC"})
 
 
 def test_golden_images_are_spread_and_distinct(images: Pixels) -> None:

@@ -122,7 +122,7 @@ def test_a_record_of_junk_is_one_line_for_whoever_reads_it(run: Path, name: str,
     path.write_text(json.dumps(broken_document(json.loads(path.read_text()), seed)))
     asked: list[Callable[[], object]] = [
         lambda: [UserError("E", fault) for fault in lineage(run).faults],
-        lambda: summary.closing([run], ["distill"], {}),
+        lambda: summary.closing([summary.facts(run)], ["distill"], {}),
         lambda: writing.write_report([read_records(run, "tiny")], tmp_path / "report"),
         lambda: compare_runs(run, run, threshold=5, max_drop=1),
         lambda: evaluate_path(path.parent, arch=None, data=None, recipe=None),
@@ -170,7 +170,7 @@ def test_a_record_without_a_key_is_reported_or_one_line(
     del document[key]
     (run / name).write_text(json.dumps({**document, key: None} if null else document))
     try:
-        assert summary.closing([run], ["distill"], {})
+        assert summary.closing([summary.facts(run)], ["distill"], {})
         assert writing.write_report([read_records(run, "tiny")], tmp_path / "report")
     except UserError as error:
         one_line(error)

@@ -18,7 +18,7 @@ DEFAULTS = {"RECIPE": "default", "DEVICE": "local", "TRAIN_DEVICE": "auto", "TRA
 
 
 def test_the_closing_table_shows_the_records(made: HandMadeRun) -> None:
-    text = closing([made.folder], ["profile"], DEFAULTS)
+    text = closing([facts(made.folder)], ["profile"], DEFAULTS)
     student = read_record(made.folder / "student" / "record.json")
     row = next(line for line in text.splitlines() if line.startswith("student"))
     assert row.split()[1:3] == [student["arch"], f"{student['metrics']['test_top1_selected']:.2f}"]
@@ -31,18 +31,18 @@ def test_the_closing_table_shows_the_records(made: HandMadeRun) -> None:
 
 
 def test_the_next_command_keeps_what_was_given(made: HandMadeRun) -> None:
-    assert closing([made.folder], ["distill"], DEFAULTS).endswith("next: make export")
+    assert closing([facts(made.folder)], ["distill"], DEFAULTS).endswith("next: make export")
     given = {**DEFAULTS, "RECIPE": "my recipe.toml", "RUNS": "elsewhere"}
-    assert closing([made.folder], ["export"], given).endswith(
+    assert closing([facts(made.folder)], ["export"], given).endswith(
         "next: make profile RECIPE='my recipe.toml' RUNS=elsewhere"
     )
 
 
 def test_a_loss_is_shown_as_one_and_without_a_control_there_is_nothing_to_compare(made: HandMadeRun) -> None:
     made.put_record("student", metrics={"test_top1_selected": 80.0})
-    assert "-5.20 points" in closing([made.folder], ["distill"], DEFAULTS)
+    assert "-5.20 points" in closing([facts(made.folder)], ["distill"], DEFAULTS)
     (made.folder / "undistilled" / "record.json").unlink()
-    assert "points" not in closing([made.folder], ["distill"], DEFAULTS)
+    assert "points" not in closing([facts(made.folder)], ["distill"], DEFAULTS)
 
 
 def test_quiet_announces_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,8 @@ def test_several_runs_are_a_row_each(made: HandMadeRun, tmp_path: Path) -> None:
     other.put_record("student", metrics={"test_top1_selected": 70.0, "test_top1_last": 70.0, "heldout_top1": 70.0})
     other.put_profile("student", verdict="INVALID")
     (other.folder / "undistilled" / "record.json").unlink()
-    lines = closing([made.folder, other.folder], ["distill"], {**DEFAULTS, "RECIPES": "tiny other"}).splitlines()
+    found = [facts(made.folder), facts(other.folder)]
+    lines = closing(found, ["distill"], {**DEFAULTS, "RECIPES": "tiny other"}).splitlines()
     fastest = read_record(made.folder / "profiles/local/student-fp32.json")["latency_ms"]["p50"]
     assert lines[0].split()[-5:] == ["teacher", "student", "undistilled", "student's", "fastest"]
     assert lines[1].split() == [
