@@ -64,7 +64,7 @@ def test_a_data_set_of_another_form_than_it_says_is_refused_before_training(
     name, recipe = load_recipe("default")
     spec = recipe.data.spec
     data = spec.load(tmp_path)
-    bad = data._replace(train=data.train._replace(images=data.train.images / np.float32(255)))
+    bad = data._replace(train=data.train._replace(images=data.train.images / np.float32(255)))  # type: ignore[arg-type]  # that is the mistake
     monkeypatch.setitem(DATASETS, recipe.data.name, spec._replace(load=lambda root: bad))
     with pytest.raises(UserError, match=r"data set 'fashion_mnist_5k': train: images are float32 .* are wanted"):
         splits_of(recipe, Path(f"{name}.toml"), torch.device("cpu"))
