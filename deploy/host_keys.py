@@ -52,7 +52,7 @@ def fetch_host_key(device: Device) -> HostKey:
         raise DeviceError(device.name, "E_LOCAL", "this machine needs no key")
     line, fingerprint = _shown(device)
     settings = _settings(device)
-    files = [expanded(name) for key in _KNOWN_HOSTS for name in settings.get(key, "").split()]
+    files = _files_of(device, settings)
     known = _known(line.split()[0], files)
     if known and line.split()[1:3] not in known:  # it may have a key of the known kind beside this one
         line, fingerprint = _shown(device, {"HostKeyAlgorithms": _known_first(settings["hostkeyalgorithms"], known)})
@@ -68,6 +68,16 @@ def add_host_key(key: HostKey) -> None:
     text = key.known_hosts.read_text(encoding="utf-8") if key.known_hosts.exists() else ""
     with key.known_hosts.open("a", encoding="utf-8") as file:
         file.write(("\n" if text and not text.endswith("\n") else "") + key.line + "\n")
+
+
+def _files_of(device: Device, settings: Mapping[str, str]) -> list[Path]:
+    """The known_hosts that ssh reads, the one to add to first. DeviceError E_CONFIG where it keeps none."""
+    names = [name for key in _KNOWN_HOSTS for name in settings.get(key, "").split()]
+    files = [expanded(name) for name in names]
+    if not files or names[0].lower() == "none" or (files[0].exists() and not files[0].is_file()):
+        told = f"ssh keeps no keys: UserKnownHostsFile is {names[0] if names else 'not set'} for it in your ssh_config"
+        raise DeviceError(device.name, "E_CONFIG", f"{told}: name a file there, or leave it out")
+    return files
 
 
 def _shown(device: Device, options: Mapping[str, str] | None = None) -> tuple[str, str]:

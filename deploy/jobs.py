@@ -118,7 +118,7 @@ def send_missing(
     missing = _tried(partial(call_agent, target, "missing", request, brief=False), patience)["missing"]
     for done, sha256 in enumerate(missing):
         progress(f"{SENDING} {blobs[sha256].name} ({sizes[sha256] / 1e6:.1f} MB)", done, len(missing))
-        _sent(target, blobs[sha256], f"blobs/{sha256}")
+        _tried(partial(_sent, target, blobs[sha256], f"blobs/{sha256}"), patience)
 
 
 def _sent(target: Target, path: Path, name: str) -> None:
@@ -126,8 +126,7 @@ def _sent(target: Target, path: Path, name: str) -> None:
         try:
             return target.put(path, name)
         except DeviceError as error:
-            lasting = error.lasting if isinstance(error, LineError) else error.code != "E_CORRUPT"
-            if lasting or attempt == _SENDS:
+            if error.code != "E_CORRUPT" or attempt == _SENDS:
                 raise
     return None
 

@@ -37,6 +37,9 @@ _DLA_NATIVE = re.findall(
 TensorRT 8.5). Flatten, Identity, Squeeze and Unsqueeze are not in it, but become the Shuffle layers that are. Not
 native, among others: GlobalAveragePool, ReduceMean, Split, Div, Sqrt, Exp."""
 
+_OPSET_OF_8 = 17
+"""The highest that any TensorRT 8 parses."""
+
 _FLOAT16 = 10  # onnx.TensorProto.FLOAT16: onnx is imported where a file is read
 
 
@@ -44,7 +47,7 @@ class Finding(NamedTuple):
     """One reason why a file will not do, in one line."""
 
     code: str
-    """`opset`, `dynamic`, `int64`, `external`, `bias`, `uint8`, `asymmetric`."""
+    """`opset`, `dynamic`, `int64`, `external`, `bias`, `uint8`, `asymmetric`, `stored`."""
     message: str
     """Which node or tensor, why, what to do."""
 
@@ -55,7 +58,7 @@ def check_onnx(path: Path, tensorrt: str) -> list[Finding]:
     UserError where it is no ONNX file, or the release older than 8.4.
     """
     model = _loaded(path)
-    return [*_opset(model, tensorrt), *_inputs(model), *_quantisation(model)]
+    return [*_opset(model, tensorrt), *_inputs(model), *_quantisation(model), *_stored(model, tensorrt)]
 
 
 def precision_of(path: Path) -> str:
@@ -106,7 +109,7 @@ def _opset(model: onnx.ModelProto, tensorrt: str) -> Iterator[Finding]:
     limit, written = _max_opset(tensorrt), {entry.domain: entry.version for entry in model.opset_import}
     opset = written.get("", written.get("ai.onnx", 0))
     if opset > limit:
-        advice = "take the recipe's legacy files" if limit <= 17 else "export with a lower opset"
+        advice = "take the recipe's legacy files" if limit <= _OPSET_OF_8 else "export with a lower opset"
         yield Finding("opset", f"opset {opset}, but TensorRT {tensorrt} parses up to {limit}: {advice}")
     for domain in sorted(set(written) - {"", "ai.onnx"}):
         used = next((node.name for node in model.graph.node if node.domain == domain), None)
@@ -146,6 +149,20 @@ def _inputs(model: onnx.ModelProto) -> Iterator[Finding]:
         if any(isinstance(size, str) for size in sizes[1:]):
             message = f"input {value.name} has the shape {sizes}: an engine needs all but the batch fixed: export it so"
             yield Finding("dynamic", message)
+
+
+def _stored(model: onnx.ModelProto, tensorrt: str) -> Iterator[Finding]:
+    """TensorRT 8 keeps no int8 weights: "only activation types allowed as input to this layer" (onnxruntime#14229)."""
+    from onnx import TensorProto
+
+    int8 = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8}
+    stored = [n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in int8]
+    if stored and _max_opset(tensorrt) <= _OPSET_OF_8:
+        yield Finding(
+            "stored",
+            f"node {stored[0].name or stored[0].output[0]} dequantises weights that are stored as int8, which TensorRT "
+            f"{tensorrt} refuses: take the recipe's legacy files, or keep them float behind Q and DQ",
+        )
 
 
 def _quantisation(model: onnx.ModelProto) -> Iterator[Finding]:

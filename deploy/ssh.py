@@ -42,6 +42,7 @@ OPTIONS: Mapping[str, str] = {
     "ForwardX11": "no",
     "ClearAllForwardings": "yes",
     "RequestTTY": "no",
+    "RemoteCommand": "none",  # a user's alias may log people into a shell of their own
     "LogLevel": "INFO",  # what went wrong is read from what ssh says
 }
 

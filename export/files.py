@@ -112,6 +112,8 @@ class Maker:
         if file.precision == "fp16":
             return half_from_float(self._graph(source))
         found = self._quantized(source)
+        if file.runs == _LEGACY:
+            return found.paired()
         return found.half(file.opset) if file.half else found.full
 
     def activations(self, image_shape: Sequence[int]) -> Json:

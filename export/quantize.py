@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -65,6 +66,8 @@ class Quantized(NamedTuple):
     full: onnx.ModelProto
     half: Callable[[int], onnx.ModelProto]
     """(opset) -> the file for TensorRT from 10 on; made when asked for."""
+    paired: Callable[[], onnx.ModelProto]
+    """The file for TensorRT 8, which takes no stored int8: weights are float32 behind a Q/DQ pair; made when asked."""
     sensitivity: Callable[[], list[Json]]
     """What each layer costs, the worst first; measured when asked for."""
 
@@ -79,20 +82,27 @@ def quantized(proto: onnx.ModelProto, inputs: NDArray[np.float32], settings: Int
         from export.modelopt import modelopt_int8
 
         full = modelopt_int8(proto, inputs, excluded, settings.method, "fp32")
-        return Quantized(full, lambda _: modelopt_int8(proto, inputs, excluded, settings.method, "fp16"), list)
+        half = partial(modelopt_int8, proto, inputs, excluded, settings.method, "fp16")
+        return Quantized(full, half=lambda _: half(), paired=lambda: full, sensitivity=list)
     ranges = tied_ranges(proto, ranges_of(proto, inputs, OP_TYPES, settings.method))
     full = with_qdq(proto, ranges, exclude=excluded)
     return Quantized(
         full,
         half=lambda opset: half_from_quantized(full, opset),
+        paired=lambda: with_qdq(proto, ranges, exclude=excluded, store_int8=False),
         sensitivity=lambda: sensitivity(proto, ranges, inputs[evenly_spaced(_num_judged(proto), len(inputs)).numpy()]),
     )
 
 
 def with_qdq(
-    proto: onnx.ModelProto, ranges: Ranges, *, exclude: Collection[str] = (), only: Collection[str] = ()
+    proto: onnx.ModelProto,
+    ranges: Ranges,
+    *,
+    exclude: Collection[str] = (),
+    only: Collection[str] = (),
+    store_int8: bool = True,
 ) -> onnx.ModelProto:
-    """Place Q/DQ pairs around the layers; exclude, only: names of nodes."""
+    """Place Q/DQ pairs around the layers; exclude, only: names of nodes. store_int8: weights as int8, behind a DQ."""
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -106,7 +116,7 @@ def with_qdq(
         list(only),
         list(exclude),
         list(OP_TYPES),
-        dict(_OPTIONS),
+        {**_OPTIONS, "AddQDQPairToWeight": not store_int8},
     )
     place, logits = quantizer.quantize_activation_tensor, _unshaped_logits(proto.graph)
     quantizer.quantize_activation_tensor = lambda name: None if name == logits else place(name)

@@ -166,8 +166,10 @@ def _run(*arguments: str, command: tuple[str, ...] = _COMMAND) -> None:
     if not said:
         raise AgentError("E_CLOCKS", f"{told}: no end after {_SECONDS:g} s: {_TRY}")
     output, errors = said[0]
-    if process.returncode:
-        line = _last_line(errors) or _last_line(output) or "it failed"
+    told_wrong = re.search(rb"^Error\b.*", output + b"\n" + errors, re.MULTILINE)  # jetson_clocks then still exits 0
+    if process.returncode or told_wrong:
+        line = told_wrong[0].decode(errors="replace") if told_wrong else _last_line(errors) or _last_line(output)
+        line = line or "it failed"
         if line.startswith(_OF_SUDO):
             raise AgentError("E_SUDO", f"{told}: {line}: {_ALLOW}")
         raise AgentError("E_CLOCKS", f"{told}: {line}: {_TRY}")

@@ -51,6 +51,7 @@ def deploy(document: Json) -> Json:
     """
     wanted = _wanted(document)
     bundle = Bundle(wanted.bundle)
+    _require_in_budget(bundle, wanted)
     events.say("building", done=0, total=_STEPS)
     runtime, entry = loaded(bundle, wanted.precision, wanted.runtime, wanted.threads, wanted.options)
     events.say("checking", done=1, total=_STEPS)
@@ -79,6 +80,14 @@ def deploy(document: Json) -> Json:
     removed = prune(root, wanted.keep)
     events.say("deployed", done=_STEPS, total=_STEPS)
     return {"release": facts, "removed": removed}
+
+
+def _require_in_budget(bundle: Bundle, wanted: Wanted) -> None:
+    """AgentError E_BUDGET where the file that this device's runtime takes, of several, lost more than it may."""
+    entry = bundle.entry(wanted.precision, wanted.runtime, runtimes.version(wanted.runtime, wanted.options))
+    if entry.get("status") == "over budget":
+        message = f"{entry['path']} is over its budget ({entry['reason']}): raise export.max_drop to ship it"
+        raise AgentError("E_BUDGET", message)
 
 
 def loaded(bundle: Bundle, precision: str, name: str, threads: int, options: Json) -> tuple[Runtime, Json]:

@@ -131,7 +131,11 @@ def _draw_with_pillow(pixels: NDArray[np.uint8], boxes: list[list[float]], names
     pen = PIL.ImageDraw.Draw(picture)
     for box, name in zip(boxes, names):  # noqa: B905 (Python 3.10)
         pen.rectangle(box, outline=_COLOUR)
-        pen.text((box[0] + 2, box[1] + 1), name, fill=_COLOUR)
+        place = (box[0] + 2, box[1] + 1)
+        try:
+            pen.text(place, name, fill=_COLOUR)
+        except UnicodeEncodeError:  # before Pillow 10.1 the font that it brings knows Latin-1 alone
+            pen.text(place, name.encode("latin-1", "replace").decode("latin-1"), fill=_COLOUR)
     picture.save(target)
 
 

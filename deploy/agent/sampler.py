@@ -49,9 +49,9 @@ class Readings(NamedTuple):
 class Sampler:
     """Reads from `with` on until `stop`. `root`: where the file system of the machine that is looked at begins."""
 
-    def __init__(self, root: str = "/", rate_hz: float = RATE_HZ) -> None:
+    def __init__(self, root: str = "/", rate_hz: float = RATE_HZ, niceness: int = 19) -> None:
         self.rate_hz = rate_hz
-        self._request = {"root": root, "rate_hz": rate_hz}
+        self._request = {"root": root, "rate_hz": rate_hz, "niceness": niceness}
         self.readings: Readings | None = None
 
     def __enter__(self) -> Sampler:
@@ -101,7 +101,7 @@ class Sampler:
 
 def sample(request: Json) -> None:
     """In the child: read until stdin ends, then print names, times and values as lines of JSON."""
-    _step_aside()
+    _step_aside(request["niceness"])
     root = Path(request["root"])
     sensors = [*find_sensors(root), *nvml_sensors()]
     told = any(name.startswith("power_w/") for name, _ in sensors)
@@ -126,9 +126,9 @@ def _sample(sensors: list[Sensor], period_s: float) -> None:
     sys.stdout.write(json.dumps(time.process_time()) + "\n")
 
 
-def _step_aside() -> None:
+def _step_aside(niceness: int) -> None:
     """The last CPU, at the lowest priority: runtimes fill CPUs from the first on."""
-    os.nice(19)
+    os.nice(niceness)
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) > 1:
         os.sched_setaffinity(0, allowed[-1:])

@@ -66,6 +66,17 @@ def test_a_refusal_leaves_clocks_as_they_are_and_says_whose_it_is(says: str, tol
     assert clocks.lock(tmp_path / clocks.STORED).startswith(f"as-is: sudo -n jetson_clocks: {told}")
 
 
+@pytest.mark.usefixtures("sudo")
+def test_a_restore_that_fails_and_exits_0_keeps_what_clocks_there_were(tmp_path: Path) -> None:
+    """As NVIDIA's script does: it prints what failed, and ends well."""
+    stored = tmp_path / clocks.STORED
+    clocks.lock(stored)
+    (tmp_path / "bin" / "sudo").write_text("#!/bin/sh\necho 'Error: Failed to restore /sys/x'\necho done\n")
+    with pytest.raises(AgentError, match=r"sudo -n jetson_clocks: Error: Failed to restore /sys/x"):
+        clocks.restore(stored)
+    assert stored.exists()
+
+
 def test_no_sudo_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     told = clocks.lock(tmp_path / clocks.STORED)

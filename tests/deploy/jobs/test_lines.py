@@ -133,6 +133,24 @@ def test_every_step_survives_a_lost_answer(target: LocalTarget, work: Work) -> N
     assert [text for text in heard if text.endswith("[E_DROPPED]: trying again; the job goes on there")]
 
 
+def test_a_line_that_drops_while_a_file_is_sent_is_waited_for(target: LocalTarget, work: Work) -> None:
+    class Roaming(Dropping):
+        tries = 0
+
+        def put(self, source: Path, name: str) -> None:
+            self.tries += 1
+            if self.tries <= 5:  # more often than a damaged file is sent again
+                raise self.error
+            self.inner.put(source, name)
+
+        def run(self, command: Any, stdin: str, *, brief: bool = True) -> Completed:
+            return self.inner.run(command, stdin)
+
+    roaming = Roaming(target)
+    assert run_job(roaming, work, Heard(), QUICK)["golden"]["after"]["ok"]
+    assert roaming.tries > 5
+
+
 def test_a_line_that_stays_away_is_given_up_and_the_job_goes_on(target: LocalTarget, work: Work) -> None:
     class Gone(Dropping):
         def run(self, command: Any, stdin: str, *, brief: bool = True) -> Completed:

@@ -211,9 +211,16 @@ def test_a_file_over_its_budget_is_not_shipped(board: Board, bundle: HandMadeBun
     (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
     (row,) = put(bundle)
     assert "fp32.onnx is over its budget (3 points lower)" in row["error"]
+    manifest["files"].append({**manifest["files"][0], "path": "fp32-old.onnx", "max_version": "0.1"})
+    del manifest["files"][0]["status"], manifest["files"][0]["reason"]
+    manifest["hashes"]["fp32-old.onnx"] = manifest["hashes"]["fp32.onnx"]
+    shutil.copyfile(bundle.folder / "fp32.onnx", bundle.folder / "fp32-old.onnx")
+    assert not (board.work / "releases").exists()
+    (bundle.folder / "manifest.json").write_text(json.dumps(manifest))
+    (row,) = put(bundle)  # another file, for a runtime that this board has not, is over its budget: no matter here
+    assert row["release"]["file"] == "fp32.onnx"
     (row,) = put(bundle, precision="fp8")
     assert "no fp8 file for onnxruntime (it has: fp32)" in row["error"]
-    assert not (board.work / "releases").exists()
 
 
 def test_the_command_line(board: Board, bundle: HandMadeBundle, tmp_path: Path) -> None:

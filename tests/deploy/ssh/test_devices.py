@@ -125,6 +125,24 @@ def test_first_contact_shows_the_key_and_adds_it_when_told(board: Board) -> None
     assert board.known_hosts.read_text().splitlines()[0] == "# mine, without an end of line"
 
 
+@pytest.mark.parametrize("nowhere", ["/dev/null", "none"])
+def test_trust_says_that_ssh_keeps_no_keys(nowhere: str, board: Board) -> None:
+    """As many set for boards that all are 192.168.55.1 over USB: what is added there is not there."""
+    config = board.folder / "ssh_config"
+    kept = config.read_text()
+    assert f"UserKnownHostsFile {board.known_hosts}" in kept
+    config.write_text(kept.replace(f"UserKnownHostsFile {board.known_hosts}", f"UserKnownHostsFile {nowhere}"))
+    with pytest.raises(DeviceError, match=f"ssh keeps no keys: UserKnownHostsFile is {nowhere} for it .* name a file"):
+        fetch_host_key(board.device())
+
+
+def test_an_alias_with_a_command_of_its_own_is_reached(board: Board) -> None:
+    config = board.folder / "ssh_config"
+    config.write_text(f"RemoteCommand tmux\nRequestTTY force\n{config.read_text()}")
+    with open_target(board.device()) as target:
+        assert target.run(["echo", "in"], "").stdout == "in\n"
+
+
 def test_a_hashed_known_host_is_known(board: Board) -> None:
     subprocess.run(["ssh-keygen", "-H", "-f", str(board.known_hosts)], capture_output=True, check=True)
     assert fetch_host_key(board.device()).known

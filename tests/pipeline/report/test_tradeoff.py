@@ -166,14 +166,15 @@ def test_advice_says_why_in_words() -> None:
         "Files of students: 3 measured. A faster one (distilled net (afpkd), fp16, on local) is 10.00 points below the "
         "most accurate.",
         "Against its teacher (big): −2.50 points, 4.00× faster.",
-        "+0.05 points against the same network undistilled: less than a test set of this size tells apart for sure.",
+        "+0.05 points against the same network undistilled: less than their intervals tell apart "
+        "(`afpkd compare` takes two profiles image by image).",
         "WARN: foreign load: 1 CPU.",
     ]
 
 
 @pytest.mark.parametrize(
     ("twin", "words"),
-    [(79.6, "here the teacher did not help"), (79.4, "less than a test set"), (70.0, "more than chance")],
+    [(79.6, "here the teacher did not help"), (79.4, "less than their intervals"), (70.0, "more than chance")],
 )
 def test_advice_compares_with_the_undistilled_twin(twin: float, words: str) -> None:
     (advice,) = advise([candidate(79.5, 2.0), candidate(twin, 2.0, role="undistilled")], Budget())
