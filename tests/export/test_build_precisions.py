@@ -131,9 +131,9 @@ def test_legacy_files_are_for_tensorrt_8_and_of_opset_17(
     (stored,) = check_onnx(tmp_path / "bundle" / "int8.onnx", "8.6")[1:]  # the first: its opset
     assert stored.code == "stored"
     files = [tmp_path / "bundle" / name for name in ("int8.onnx", "int8-legacy.onnx")]
-    given = images[:4].astype(np.float32) / 255
-    stored_int8, paired = (graph_forward(onnx.load(file))(given) for file in files)
-    np.testing.assert_allclose(stored_int8, paired, atol=1e-6)  # the same weights, rounded by the file or by its first operator
+    given = (images[:4] / 255).astype(np.float32)
+    one, other = (graph_forward(onnx.load(file))(given) for file in files)
+    np.testing.assert_allclose(one, other, atol=1e-6)  # the same weights, rounded by the file or as it is loaded
 
 
 def test_lineage_names_every_calibration_image(
