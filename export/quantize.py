@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -82,8 +81,12 @@ def quantized(proto: onnx.ModelProto, inputs: NDArray[np.float32], settings: Int
         from export.modelopt import modelopt_int8
 
         full = modelopt_int8(proto, inputs, excluded, settings.method, "fp32")
-        half = partial(modelopt_int8, proto, inputs, excluded, settings.method, "fp16")
-        return Quantized(full, half=lambda _: half(), paired=lambda: full, sensitivity=list)
+        return Quantized(
+            full,
+            half=lambda _: modelopt_int8(proto, inputs, excluded, settings.method, "fp16"),
+            paired=lambda: full,  # never asked for: `planned_files` refuses it
+            sensitivity=list,
+        )
     ranges = tied_ranges(proto, ranges_of(proto, inputs, OP_TYPES, settings.method))
     full = with_qdq(proto, ranges, exclude=excluded)
     return Quantized(

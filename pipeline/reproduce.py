@@ -20,7 +20,7 @@ from pipeline.networks import arch_of
 from pipeline.progress import StageProgress
 from pipeline.recipe_reader import recipe_names, teacher_weights
 from pipeline.recorded import MEASURED, checked, recorded
-from pipeline.report.candidates import Estimate, latency_of
+from pipeline.report.candidates import Estimate, accuracy_of_profile, latency_of, metric_of
 from pipeline.report.regression import independent_points, paired_points
 from pipeline.workspace import Run, open_run
 
@@ -107,20 +107,20 @@ def profiles_compared(before: Json, now: Json, points: Estimate | None = None) -
     """
     doubts = [f"{when}: INVALID" for when, row in (("then", before), ("now", now)) if row["verdict"] == "INVALID"]
     found = [_percentile(before, now, name, doubts) for name in ("p50", "p90", "p99")]
-    if before.get("top1") is not None and now.get("top1") is not None:
-        scores = [Estimate(row["top1"], *(row.get("top1_interval") or (None, None))) for row in (before, now)]
-        found.append(_top1("top-1 (%)", scores[0], scores[1], points))
-    if before.get("ap") is not None and now.get("ap") is not None:
-        found.append(_without_interval("AP (%)", before["ap"], now["ap"]))
+    then, again = accuracy_of_profile(before), accuracy_of_profile(now)
+    if then and again and metric_of(before) == "ap":
+        found.append(_without_interval("AP (%)", then.value, again.value))
+    elif then and again:
+        found.append(_top1("top-1 (%)", then, again, points))
     return [one for one in found if one.decides or one.before != "-" or one.now != "-"]
 
 
 def _percentile(before: Json, now: Json, name: str, doubts: Sequence[str]) -> Found:
     values = [_told(row["latency_ms"].get(name), 4) for row in (before, now)]
     then, again = latency_of(before, name), latency_of(now, name)
-    known = not doubts and bool(then and again) and None not in (*then, *again)  # type: ignore[misc]  # both are there
-    note = "; ".join(doubts) if doubts else "95 % intervals" if known else "no interval: too few samples"
-    within = then.meets(again) if known and then and again else None
+    within, note = None, "; ".join(doubts) or "no interval: too few samples"
+    if not doubts and then and again and None not in (*then, *again):
+        within, note = then.meets(again), "95 % intervals"
     return Found(f"{name} (ms)", values[0], values[1], within, note, decides=name == "p50")
 
 

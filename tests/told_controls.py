@@ -132,7 +132,7 @@ def of_gpu() -> Iterator[str]:
         for name in ("afpkd", "bare bands", "reviewkd")
         for scores in (_scores, lambda one, key: _on_gpu("cifar100", key)[one])
     ]
-    yield f"{min(higher):.1f} to {max(higher):.1f} points more there than on test"
+    yield f"{min(higher):.1f} to {max(higher):.1f} points more over `none` there than on test"
     before = {"no mask": "without them", "shuffled masks": "with shuffled ones"}
     before |= {"untrained prompts": "with untrained prompts", "afpkd": "where AFPKD has"}
     for name, words in before.items():

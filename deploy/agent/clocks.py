@@ -166,10 +166,9 @@ def _run(*arguments: str, command: tuple[str, ...] = _COMMAND) -> None:
     if not said:
         raise AgentError("E_CLOCKS", f"{told}: no end after {_SECONDS:g} s: {_TRY}")
     output, errors = said[0]
-    told_wrong = re.search(rb"^Error\b.*", output + b"\n" + errors, re.MULTILINE)  # jetson_clocks then still exits 0
-    if process.returncode or told_wrong:
-        line = told_wrong[0].decode(errors="replace") if told_wrong else _last_line(errors) or _last_line(output)
-        line = line or "it failed"
+    wrong = re.search(rb"^Error\b.*", output + b"\n" + errors, re.MULTILINE)  # after which jetson_clocks may exit 0
+    if process.returncode or wrong:
+        line = _last_line(wrong[0] if wrong else errors) or _last_line(output) or "it failed"
         if line.startswith(_OF_SUDO):
             raise AgentError("E_SUDO", f"{told}: {line}: {_ALLOW}")
         raise AgentError("E_CLOCKS", f"{told}: {line}: {_TRY}")

@@ -51,7 +51,7 @@ def deploy(document: Json) -> Json:
     """
     wanted = _wanted(document)
     bundle = Bundle(wanted.bundle)
-    _require_in_budget(bundle, wanted)
+    _require_in_budget(_entry(bundle, wanted.precision, wanted.runtime, wanted.options))
     events.say("building", done=0, total=_STEPS)
     runtime, entry = loaded(bundle, wanted.precision, wanted.runtime, wanted.threads, wanted.options)
     events.say("checking", done=1, total=_STEPS)
@@ -82,9 +82,13 @@ def deploy(document: Json) -> Json:
     return {"release": facts, "removed": removed}
 
 
-def _require_in_budget(bundle: Bundle, wanted: Wanted) -> None:
-    """AgentError E_BUDGET where the file that this device's runtime takes, of several, lost more than it may."""
-    entry = bundle.entry(wanted.precision, wanted.runtime, runtimes.version(wanted.runtime, wanted.options))
+def _entry(bundle: Bundle, precision: str, name: str, options: Json) -> Json:
+    """The entry of the file that this device's version of the runtime takes, of several."""
+    return bundle.entry(precision, name, runtimes.version(name, options))
+
+
+def _require_in_budget(entry: Json) -> None:
+    """AgentError E_BUDGET where the file lost more than it may."""
     if entry.get("status") == "over budget":
         message = f"{entry['path']} is over its budget ({entry['reason']}): raise export.max_drop to ship it"
         raise AgentError("E_BUDGET", message)

@@ -17,6 +17,10 @@ Key = tuple[str, str, str, str]
 BROKEN = ("golden mismatch", "not finite")
 """How reasons begin that say a file computes something else than what was trained."""
 
+ONE_PROCESS = 0.05
+"""By how much of itself either end of a single process's interval is moved out: the next process of the same file lies
+elsewhere. On our machine 95 of 100 pairs of them are up to 9.5 % apart (bench/results/measurement.json)."""
+
 
 class Estimate(NamedTuple):
     """A number with its 95 % interval; None where the record has no interval, and then it separates from nothing."""
@@ -115,11 +119,6 @@ def candidates_of(runs: Sequence[Records]) -> list[Candidate]:
         for profile in run.profiles
         if profile["latency_ms"]["p50"] is not None and accuracy_of_profile(profile) is not None
     ]
-
-
-ONE_PROCESS = 0.05
-"""By how much of itself either end of a single process's interval is moved out: the next process of the same file lies
-elsewhere. On our machine 95 of 100 pairs of them are up to 9.5 % apart (bench/results/measurement.json)."""
 
 
 def latency_of(row: Json, percentile: str) -> Estimate | None:
