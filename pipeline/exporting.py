@@ -67,8 +67,7 @@ def export_detector(run: Run, model: nn.Module, order: Order) -> Json:
     """
     import numpy as np
 
-    from afpkd.data.coco import read_canvas
-    from afpkd.data.folder import bombs_are_errors
+    from afpkd.data.coco import read_canvases
     from export.detector import EvaluatedScenes, build_detector_bundle
     from pipeline.scenes import read_scenery, reading, scenes_for_calibration
 
@@ -76,8 +75,7 @@ def export_detector(run: Run, model: nn.Module, order: Order) -> Json:
     assert isinstance(data, CocoData)
     scenery = read_scenery(data, run.recipe_file, run.recipe.seed)
     sha256 = require_same_data(run.role(order.role) / "record.json", scenery.sha256())
-    with bombs_are_errors():
-        canvases, scales = zip(*(read_canvas(scene, data.image_size) for scene in scenery.test.scenes), strict=True)
+    canvases, scales = zip(*read_canvases(scenery.test.scenes, data.image_size), strict=True)
     drawn = (
         scenes_for_calibration(scenery.train, data.image_size, run.recipe.seed, wanted.calibration_images)
         if "int8" in wanted.precisions

@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from afpkd.data.coco import CocoSplit, hold_out_scenes, read_canvas, read_coco, repeated, with_objects
+from afpkd.data.coco import CocoSplit, hold_out_scenes, read_canvases, read_coco, repeated, with_objects
 from afpkd.data.coco_files import looked_at, with_repeats_told, with_tiny_told
-from afpkd.data.folder import bombs_are_errors
 from afpkd.errors import UserError
 from afpkd.record import digest
 from deploy.agent.detections import Rule, agreement, box_error, detections_of
@@ -96,6 +95,6 @@ def scenes_for_calibration(train: CocoSplit, canvas: tuple[int, int], seed: int,
     drawn = np.random.Generator(np.random.PCG64(seed)).choice(len(distinct), size=num, replace=False)
     ids = sorted(distinct[index] for index in drawn)
     warning = f"calibrated on {num} images, fewer than {NUM_IMAGES}" if num < NUM_IMAGES else None
-    with bombs_are_errors():
-        canvases = np.stack([read_canvas(train.scenes[index], canvas)[0] for index in ids])
+    read = read_canvases((train.scenes[index] for index in ids), canvas)
+    canvases = np.stack([pixels for pixels, _ in read])
     return Calibration(canvases, ids, warning=warning)

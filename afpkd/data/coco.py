@@ -10,7 +10,8 @@ import hashlib
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.data.dataset import Images
-from afpkd.data.folder import eight_bits, open_image
+from afpkd.data.folder import bombs_are_errors, eight_bits, open_image
 from afpkd.errors import UserError
 from afpkd.names import require_lines
 from afpkd.record import Json
@@ -33,6 +34,7 @@ _MOST_PIXELS = 1e9  # of a side: more, infinity and what is no number are no box
 _MOST_ID = 2**63  # what an int64 holds
 _WHOLE = ("id", "image_id", "category_id", "height", "width")
 _LEAST_SIDE = 1e-3  # pixels: a box thinner than this, within its image, has no area
+_READERS = 8  # threads
 
 
 class Scene(NamedTuple):
@@ -113,12 +115,18 @@ def read_coco(annotations: Path, images: Path, *, names: Sequence[str] | None = 
     return CocoSplit(scenes, own_names, dict(sorted((+remarks).items())), sha256)
 
 
+def read_canvases(scenes: Iterable[Scene], canvas: tuple[int, int]) -> list[tuple[Images, float]]:
+    """`read_canvas` of each, in their order, by several threads: decoding gives the interpreter's lock away."""
+    with bombs_are_errors(), ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(lambda scene: read_canvas(scene, canvas), scenes))
+
+
 def read_canvas(scene: Scene, canvas: tuple[int, int]) -> tuple[Images, float]:
     """The image as uint8 3, H, W, letterboxed on a black canvas from its top left corner, and the scale applied.
 
     scale: canvas pixels an image pixel, the same both ways; boxes times scale are boxes on the canvas. UserError where
     the file is missing, broken, or not of the size that the annotations say (EXIF rotation is not applied: boxes mean
-    the pixels as stored). Call it within `bombs_are_errors`.
+    the pixels as stored). `read_canvases` also refuses decompression bombs.
     """
     from PIL import Image
 

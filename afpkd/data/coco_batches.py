@@ -6,7 +6,6 @@ images all randomness is a function of (seed, step), and a split that fits in me
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from afpkd.data.batches import WHOLE, Augmentation, normalised
-from afpkd.data.coco import CocoSplit, letterbox_scale, read_canvas
-from afpkd.data.folder import bombs_are_errors
+from afpkd.data.coco import CocoSplit, letterbox_scale, read_canvases
 
 MOST_BYTES_IN_MEMORY = 4 << 30
 """A split of more pixels is read from its files, batch by batch (COCO 2017 at 800 x 1344 has 380 GB)."""
@@ -25,7 +23,6 @@ MOST_BYTES_IN_MEMORY = 4 << 30
 LEAST_LEFT = 0.25
 """A box of which the crop leaves a smaller part is not taught: what it shows can hardly be told."""
 
-_READERS = 8  # threads: decoding gives the interpreter's lock away
 
 Boxed = dict[str, Tensor]
 """What is on one image: `boxes` M, 4 (left, top, right, bottom in pixels of the canvas) and `labels` int64 M."""
@@ -113,9 +110,8 @@ class Scenes:
         return width * self.scales[index], height * self.scales[index]
 
     def _read(self, indices: list[int]) -> Tensor:
-        with bombs_are_errors(), ThreadPoolExecutor(_READERS) as pool:
-            read = pool.map(lambda index: read_canvas(self.split.scenes[index], self.canvas)[0], indices)
-            return torch.from_numpy(np.stack(list(read))).to(self.device)
+        read = read_canvases((self.split.scenes[index] for index in indices), self.canvas)
+        return torch.from_numpy(np.stack([pixels for pixels, _ in read])).to(self.device)
 
 
 def random_placing(

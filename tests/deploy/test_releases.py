@@ -84,6 +84,19 @@ def test_a_deployment_that_is_killed_leaves_a_release_and_the_next_one_cleans_up
     assert steps >= 4
 
 
+def test_a_release_that_is_not_whole_counts_again_only_once_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its facts come last: where they are, all is."""
+    steps, more = 0, True
+    while more:
+        placed(root, "one")
+        for name in (releases.FACTS, "bundle/fp32.onnx", "agent.pyz"):
+            (root / "releases" / "one" / name).unlink()
+        more = killed_at(steps, monkeypatch, lambda: placed(root, "one"))
+        assert releases.status({})["current"] is None or is_whole(root / releases.CURRENT), f"step {steps}"
+        steps += 1
+    assert steps > 4
+
+
 def test_a_link_to_a_release_that_is_gone_is_no_release_and_a_new_deployment_repairs_it(root: Path) -> None:
     placed(root, "one")
     shutil.rmtree(root / "releases" / "one")
