@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from afpkd.record import Json, atomic_path, write_record, write_text
 from pipeline.packages import write_sbom
 from pipeline.report import KINDS
-from pipeline.report.candidates import candidates_of
+from pipeline.report.candidates import ONE_PROCESS, candidates_of
 from pipeline.report.data_files import csv_of, json_of
 from pipeline.report.drawings import write_drawings
 from pipeline.report.markdown import markdown_of
@@ -31,7 +31,8 @@ _DEVICES_DRAWN = 6  # with bars of their own
 
 _CAPTIONS = {
     "tradeoff": "Accuracy of the exported file on the test set against the median latency of one call, each with its "
-    "95 % interval. Up and to the left is better; the dotted steps are the front, the ring is the recommended file. "
+    f"95 % interval (of a single process moved out by {ONE_PROCESS:.0%} either way: the next lies elsewhere). Up and "
+    "to the left is better; the dotted steps are the front, the ring is the recommended file. "
     "Circle fp32, square fp16, diamond int8; filled: VALID, hollow: WARN, a cross: INVALID.",
     "bars": f"The median of one call (short line: p90) and accuracy, the fastest on top; {NUM_BARS} files at most. "
     "Pale: INVALID.",
