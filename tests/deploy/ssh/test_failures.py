@@ -69,6 +69,7 @@ def test_a_killed_host_is_taken_over_where_its_job_is(
     with another_host(board, bundle, tmp_path) as first:
         supervisor = processes(board.work, "supervise")
         first.kill()
+        first.wait()  # until then it holds the lock, and who waits says so
     assert len(supervisor) == 1
     said: list[str] = []
     record = profiled(bundle.folder, tmp_path / "row.json", lambda text, done, total: said.append(text))
