@@ -1,7 +1,8 @@
 """Post-training int8: Q/DQ nodes that both ONNX Runtime and NVIDIA's parser take.
 
 NVIDIA's parser refuses the quantiser's defaults: int32 bias Q/DQ and asymmetric activations. So: symmetric int8
-everywhere, weights a channel, biases left as they are.
+everywhere, weights a channel, biases left as they are. ONNX Runtime computes a convolution in int8 where a pair follows
+it at once, TensorRT fuses what follows a convolution where none does (`fused`): the files differ in this.
 
 ONNX Runtime's quantiser is the default, NVIDIA Model-Optimizer an option. Side by side (bench/results/quantizers.jsonl)
 neither wins everywhere: Model-Optimizer by 1 to 6 dB on ResNet-8 and -20, ONNX Runtime by 2 dB on ResNet-56, where int8
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -88,11 +90,11 @@ def quantized(proto: onnx.ModelProto, inputs: NDArray[np.float32], settings: Int
             sensitivity=list,
         )
     ranges = tied_ranges(proto, ranges_of(proto, inputs, OP_TYPES, settings.method))
-    full = with_qdq(proto, ranges, exclude=excluded)
+    tensorrt = partial(with_qdq, proto, ranges, exclude=excluded, in_float=fused(proto, excluded))
     return Quantized(
-        full,
-        half=lambda opset: half_from_quantized(full, opset),
-        paired=lambda: with_qdq(proto, ranges, exclude=excluded, store_int8=False),
+        with_qdq(proto, ranges, exclude=excluded),
+        half=lambda opset: half_from_quantized(tensorrt(), opset),
+        paired=lambda: tensorrt(store_int8=False),
         sensitivity=lambda: sensitivity(proto, ranges, inputs[evenly_spaced(_num_judged(proto), len(inputs)).numpy()]),
     )
 
@@ -103,9 +105,13 @@ def with_qdq(
     *,
     exclude: Collection[str] = (),
     only: Collection[str] = (),
+    in_float: Collection[str] = (),
     store_int8: bool = True,
 ) -> onnx.ModelProto:
-    """Place Q/DQ pairs around the layers; exclude, only: names of nodes. store_int8: weights as int8, behind a DQ."""
+    """Place Q/DQ pairs around the layers; exclude, only: names of nodes; in_float: of values that get no pair.
+
+    store_int8: weights as int8, behind a DQ.
+    """
     data = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -121,13 +127,26 @@ def with_qdq(
         list(OP_TYPES),
         {**_OPTIONS, "AddQDQPairToWeight": not store_int8},
     )
-    place, logits = quantizer.quantize_activation_tensor, _unshaped_logits(proto.graph)
-    quantizer.quantize_activation_tensor = lambda name: None if name == logits else place(name)
+    place, left = quantizer.quantize_activation_tensor, {*in_float, _unshaped_logits(proto.graph)}
+    quantizer.quantize_activation_tensor = lambda name: None if name in left else place(name)
     quantizer.quantize_model()
     _unshare_weights(quantizer.model.model.graph)
     placed = sorted_graph(quantizer.model.model)
     placed.producer_name, placed.producer_version = proto.producer_name, proto.producer_version
     return placed
+
+
+def fused(proto: onnx.ModelProto, exclude: Collection[str] = ()) -> set[str]:
+    """Results of convolutions that TensorRT fuses with what follows (ReLU, a residual sum) if they are left as float.
+
+    NVIDIA's "Q/DQ Layer-Placement Recommendations" (TensorRT's developer guide): quantise what enters a layer, not what
+    leaves it, and of a residual sum the shortcut. So the rest keeps its pair: what the next layer reads as it is, and
+    the second of a sum of two such results. exclude: names of nodes that stay float.
+    """
+    quantised = [node for node in layers(proto) if node.name not in exclude]
+    results = {node.output[0] for node in quantised if node.op_type == "Conv"} - {node.input[0] for node in quantised}
+    sums = [node for node in proto.graph.node if node.op_type == "Add" and results.issuperset(node.input)]
+    return results - {node.input[1] for node in sums}
 
 
 def _unshaped_logits(graph: onnx.GraphProto) -> str:

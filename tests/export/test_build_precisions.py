@@ -17,7 +17,6 @@ from deploy.onnx_checks import check_onnx
 from export.calibration import Calibration, calibration_images
 from export.quantize import Int8
 from export.sealed import verify_bundle
-from export.verify import graph_forward
 from tests.export.building import MEAN, STD, add_to, built, spoil
 
 if TYPE_CHECKING:
@@ -130,10 +129,6 @@ def test_legacy_files_are_for_tensorrt_8_and_of_opset_17(
     verify_bundle(tmp_path / "bundle")
     (stored,) = check_onnx(tmp_path / "bundle" / "int8.onnx", "8.6")[1:]  # the first: its opset
     assert stored.code == "stored"
-    files = [tmp_path / "bundle" / name for name in ("int8.onnx", "int8-legacy.onnx")]
-    given = (images[:4] / 255).astype(np.float32)
-    one, other = (graph_forward(onnx.load(file))(given) for file in files)
-    np.testing.assert_allclose(one, other, atol=1e-6)  # the same weights, rounded by the file or as it is loaded
 
 
 def test_lineage_names_every_calibration_image(

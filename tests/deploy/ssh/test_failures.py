@@ -73,7 +73,8 @@ def test_a_killed_host_is_taken_over_where_its_job_is(
     assert len(supervisor) == 1
     said: list[str] = []
     record = profiled(bundle.folder, tmp_path / "row.json", lambda text, done, total: said.append(text))
-    after = [text for text in said if not text.startswith("waiting: ")]  # on a child of it between fork and exec: a lock
+    # A child of the killed host holds its lock, too, until it has come from fork to exec.
+    after = [text for text in said if not text.startswith("waiting: ")]
     assert after[0].startswith("resumed: job profile-")
     assert after[0].endswith(" was running there")
     assert said.count("measuring") == 1
