@@ -51,6 +51,7 @@ _ADDED_KEYS: Json = {
     "dropped": "zero",
     "relative": False,
     "activated": False,
+    "lr_warm_up": 0,
 }
 """Keys that are no part of a stage's identity while they have these values: recipes from before them keep theirs."""
 
