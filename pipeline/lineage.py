@@ -78,7 +78,7 @@ def require_recorded(folder: Path, name: str) -> str:
 
 def is_trained_anew(manifest: Json, record: Json | None) -> bool:
     """Whether the role's record names other weights than its bundle was made of; not where one of them names none."""
-    exported, trained = manifest.get("lineage", {}).get("weights"), (record or {}).get("outputs", {}).get(WEIGHTS)
+    exported, trained = manifest["lineage"].get("weights"), (record or {}).get("outputs", {}).get(WEIGHTS)
     return bool(exported and trained and exported != trained)
 
 

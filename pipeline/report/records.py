@@ -11,7 +11,7 @@ from pathlib import Path
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from deploy.profile_record import SCHEMA
-from export.bundle import read_manifest
+from export.sealed import sound_manifest
 from pipeline.failures import failures
 from pipeline.lineage import CURVES, PICTURES, is_trained_anew
 from pipeline.recorded import MEASURED, TRAINED, checked, recorded
@@ -53,7 +53,7 @@ class Records:
     def exports(self, role: str, precision: str) -> bool:
         """Whether the role's bundle of now has such a file; also where there is none that would say."""
         manifest = self.manifests.get(role)
-        return manifest is None or any(file["precision"] == precision for file in manifest.get("files", ()))
+        return manifest is None or any(file["precision"] == precision for file in manifest["files"])
 
     def data(self) -> str:
         """Name the data set."""
@@ -141,7 +141,7 @@ def score_of(record: Json) -> float | None:
 def read_manifests(run_dir: Path) -> dict[str, Json]:
     """Read what was exported, by role."""
     found = {role: run_dir / role / _MANIFEST for role in ROLES}
-    return {role: read_manifest(path.parent) for role, path in found.items() if path.exists()}
+    return {role: sound_manifest(path.parent) for role, path in found.items() if path.exists()}
 
 
 def read_profiles(run_dir: Path, records: Mapping[str, Json], manifests: Mapping[str, Json]) -> list[Json]:
@@ -160,8 +160,8 @@ def read_profile(path: Path) -> Json:
     role = str(profile.get("role"))
     own = path.resolve().parent.parent.parent / role
     bundle, record = own / _MANIFEST.parent, own / "record.json"
-    manifests = {role: read_manifest(bundle)} if (own / _MANIFEST).exists() else {}
-    return _judged(profile, manifests, {role: read_record(record)} if record.exists() else {})
+    manifests = {role: sound_manifest(bundle)} if (own / _MANIFEST).exists() else {}
+    return _judged(profile, manifests, {role: recorded(record)} if record.exists() else {})
 
 
 def _pictures(run_dir: Path, out: Path) -> dict[str, bytes]:
@@ -188,7 +188,7 @@ def _why_stale(profile: Json, manifest: Json | None, record: Json | None) -> str
     """Say why the profile is of something that is gone; nothing where it is not, or where the bundle itself is gone."""
     if manifest is None:
         return ""
-    now = {file["path"]: file["sha256"] for file in manifest.get("files", ())}
+    now = {file["path"]: file["sha256"] for file in manifest["files"]}
     measured = {path: sha256 for path, sha256 in profile["inputs"].items() if path != _MANIFEST.name}
     if not measured.keys() <= now.keys():
         return "outdated: the file is no longer exported"

@@ -64,7 +64,7 @@ def cost_table(run: Records) -> Table:
         layers = sorted(macs.get("by_layer", {}).items(), key=lambda item: -item[1])
         heavy = ", ".join(f"{name or 'itself'} {100 * own / macs['macs']:.0f} %" for name, own in layers[:_HEAVY])
         activations = manifest.get("activations", {})
-        row = [ROLES[role], si(manifest.get("num_params")), si(macs["macs"]), si(macs.get("torch"))]
+        row = [ROLES[role], si(manifest["num_params"]), si(macs["macs"]), si(macs.get("torch"))]
         row += [si(activations.get("peak_bytes"), "B"), f"{heavy} (of {len(layers)})" if layers else NONE]
         rows.append([*row, ", ".join(macs.get("unsupported_ops", {})) or NONE])
         notes += [f"MACs of {ROLES[role]}: {macs['note']}."] if macs.get("note") else []
@@ -110,15 +110,15 @@ def files_table(run: Records) -> Table:
     """Each exported file: size, accuracy, how far it strays from float32 torch, whether it is within its budget."""
     rows = []
     for role, manifest in run.manifests.items():
-        sizes = {entry["path"]: si(entry["size_bytes"], "B") for entry in manifest["files"] if "size_bytes" in entry}
-        for name, found in manifest.get("verification", {}).items():
+        sizes = {entry["path"]: si(entry["size_bytes"], "B") for entry in manifest["files"]}
+        for name, found in manifest["verification"].items():
             score = "ap" if "ap" in found else "top1"
             sqnr = NONE if found["sqnr_db"] is None else f"{found['sqnr_db']:.1f}"
-            built = manifest.get("build_check", {}).get(name, {})
+            built = manifest["build_check"].get(name, {})
             row = [ROLES[role], name, sizes.get(name, NONE), percent(found[score]), f"{0 - found['drop']:+.2f}", sqnr]
             rows.append([*row, f"{found['argmax_agreement']:.2f} %", built.get("status") or "not checked"])
             rows[-1].append(f"{found['status']}{': ' + found['reason'] if found['reason'] else ''}")
-    detects = any(manifest.get("task") == "detection" for manifest in run.manifests.values())
+    detects = any(manifest["task"] == "detection" for manifest in run.manifests.values())
     accuracy = METRICS["ap"] if detects else "Top-1"
     columns = [
         "Model",

@@ -27,8 +27,9 @@ from pipeline.report.regression import compare_runs
 from pipeline.reproduce import CHECKPOINT, NEEDED, _differs, profiles_compared, reproduce
 from pipeline.sharing import share_stage, shared_stages
 from tests.hostile.mutations import broken_document, one_line
-from tests.pipeline.conftest import hand_made_run, profile_record, role_record
+from tests.pipeline.conftest import bundle_manifest, hand_made_run, profile_record, role_record
 
+MANIFEST = "student/bundle/manifest.json"
 OWN = "from torch import nn\ndef make(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))\n"
 
 
@@ -115,9 +116,10 @@ def _without_bill_of_materials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-@pytest.mark.parametrize("name", ["student/record.json", "profiles/local/student-fp32.json"])
+@pytest.mark.parametrize("name", ["student/record.json", "profiles/local/student-fp32.json", MANIFEST])
 def test_a_record_of_junk_is_one_line_for_whoever_reads_it(run: Path, name: str, seed: int, tmp_path: Path) -> None:
     """Those who verify, report, compare, score, share and do it again: none of them ends in a traceback."""
+    write_record(run / MANIFEST, bundle_manifest("bb" * 32))
     path = run / name
     path.write_text(json.dumps(broken_document(json.loads(path.read_text()), seed)))
     asked: list[Callable[[], object]] = [

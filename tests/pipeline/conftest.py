@@ -206,10 +206,44 @@ def profile_record(role: str) -> Json:
     }
 
 
+def bundle_file(precision: str, sha256: str, **facts: Any) -> Json:
+    """An entry of a manifest's `files`."""
+    entry: Json = {"path": f"{precision}.onnx", "precision": precision, "sha256": sha256, "size_bytes": 315_000}
+    entry |= {"runtime": "any", "min_version": None, "max_version": None, "opset": 18, "status": "ok", "reason": None}
+    return {**entry, "tolerances": {"max_abs": 1e-3, "cosine": 0.999, "argmax_agreement": 99.0}, **facts}
+
+
+def bundle_check(**facts: Any) -> Json:
+    """What a manifest's `verification` says of a file."""
+    errors = dict.fromkeys(("max_abs_error", "max_rel_error", "sqnr_db", "cosine"))
+    return {**errors, "num_not_finite": 0, "num": 1234, "ties": [], "max_drop": 1.0, **facts}
+
+
 def bundle_manifest(sha256: str, note: str | None = None) -> Json:
+    """One that holds by its schema."""
+    value = {"name": "input", "shape": ["batch", 1, 28, 28], "dtype": "float32"}
     return {
         "schema": "afpkd.bundle/1",
-        "files": [{"precision": "fp32", "path": "fp32.onnx", "sha256": sha256}],
+        "role": "student",
+        "arch": "resnet8",
+        "task": "classification",
+        "num_classes": 10,
+        "num_params": 75_000,
+        "input": value,
+        "output": {**value, "name": "logits", "shape": ["batch", 10]},
+        "preprocessing": {"layout": "NCHW", "scale": 1 / 255, "mean": [0.5], "std": [0.5]},
+        "verification": {},
+        "build_check": {},
+        "sensitivity": [],
+        "torch_top1": 86.4,
+        "golden": {"path": "golden.npz", "num": 64, "tolerances": {}},
+        "labels": "labels.txt",
+        "hashes": {},
+        "lineage": {"calibration": None},
+        "versions": {},
+        "git_commit": None,
+        "machine": {},
+        "files": [bundle_file("fp32", sha256)],
         "macs": {"macs": 12_500_000, "fvcore": 12_500_000, "torch": 12_500_000, "agree": note is None, "note": note},
         "evaluation": {"images": "eval.npy", "labels": "eval_labels.npy", "num": 1234},
     }

@@ -140,8 +140,8 @@ def test_a_profile_of_a_file_that_is_no_longer_exported_is_not_used(made: HandMa
 def test_a_profile_of_a_network_that_was_trained_anew_is_not_used(made: HandMadeRun) -> None:
     made.put_manifest("student", "bb" * 32)
     path = made.folder / "student" / "bundle" / "manifest.json"
-    for weights, outdated in (("beef" * 16, False), ("0ld0" * 16, True)):
-        write_record(path, {**read_record(path), "lineage": {"weights": weights}})
+    for weights, outdated in (("beef" * 16, False), ("01d0" * 16, True)):
+        write_record(path, {**read_record(path), "lineage": {"weights": weights, "calibration": None}})
         report = made.report()
         assert ("outdated: the network was trained anew and has not been exported since" in report.md) == outdated
         (told,) = [row for row in summary.facts(made.folder)["profiles"] if row["role"] == "student"]

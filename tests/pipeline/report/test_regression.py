@@ -109,7 +109,7 @@ def test_clocks_that_could_not_be_set_are_as_they_were(runs: tuple[Path, Path]) 
 def test_what_was_measured_before_its_network_was_trained_anew_is_undecided(runs: tuple[Path, Path]) -> None:
     HandMadeRun(runs[1]).put_manifest("student", "bb" * 32)
     path = runs[1] / "student" / "bundle" / "manifest.json"
-    write_record(path, {**read_record(path), "lineage": {"weights": "older"}})
+    write_record(path, {**read_record(path), "lineage": {"weights": "01d0" * 16, "calibration": None}})
     gone = [change for change in compared(runs) if change.name.startswith("student")]
     assert {change.outcome for change in gone} == {Outcome.undecided}
     assert all("the network was trained anew" in change.note for change in gone)

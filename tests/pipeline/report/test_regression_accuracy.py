@@ -13,7 +13,7 @@ from scipy.stats import binom
 from afpkd.errors import UserError
 from afpkd.record import Json, write_record
 from pipeline.report.regression import Outcome, points_of_pairs
-from tests.pipeline.conftest import HandMadeRun
+from tests.pipeline.conftest import HandMadeRun, bundle_manifest
 from tests.pipeline.report.comparing import change_profile, compared, one
 
 
@@ -43,12 +43,7 @@ def test_accuracy_on_the_same_images_is_paired(runs: tuple[Path, Path]) -> None:
         bundle = folder / "student" / "bundle"
         bundle.mkdir(parents=True, exist_ok=True)
         np.save(bundle / "eval_labels.npy", labels)
-        manifest: Json = {
-            "schema": "afpkd.bundle/1",
-            "evaluation": {"labels": "eval_labels.npy", "images": "eval.npy"},
-            "hashes": {"eval.npy": "aa"},
-        }
-        manifest |= {"files": [{"precision": "fp32", "path": "fp32.onnx", "sha256": "bb" * 32}]}
+        manifest = {**bundle_manifest("bb" * 32), "hashes": {"eval.npy": "aa" * 32}}
         write_record(bundle / "manifest.json", manifest)
     found = one(compared(runs, max_drop=1.5), "top-1 (%)")
     assert found.note == "on the same images"
@@ -56,19 +51,21 @@ def test_accuracy_on_the_same_images_is_paired(runs: tuple[Path, Path]) -> None:
     assert found.change is not None
     assert found.change.value == -2.0
     assert found.outcome is Outcome.undecided
-    manifest["hashes"] = {"eval.npy": "bb"}
+    manifest["hashes"] = {"eval.npy": "bb" * 32}
     write_record(runs[1] / "student" / "bundle" / "manifest.json", manifest)
     found = one(compared(runs, max_drop=0.5), "top-1 (%)")
     assert (found.outcome, found.note) == (Outcome.undecided, "on other test images")
     bundle = runs[1] / "student" / "bundle"
-    write_record(bundle / "manifest.json", {**manifest, "hashes": {"eval.npy": "aa"}, "task": "detection"})
+    after = {"score": 0.05, "iou": 0.6, "candidates": 1000, "most": 100}
+    detects: Json = {"task": "detection", "postprocessing": after, "torch_ap": {}}
+    write_record(bundle / "manifest.json", {**manifest, "hashes": {"eval.npy": "aa" * 32}, **detects})
     assert one(compared(runs), "top-1 (%)").note == "", "boxes have no right class"
-    write_record(bundle / "manifest.json", {**manifest, "task": "detection"})
+    write_record(bundle / "manifest.json", {**manifest, **detects})
     assert one(compared(runs), "top-1 (%)").note == "on other test images", "of boxes, too"
     write_record(bundle / "manifest.json", {**manifest, "hashes": []})
-    with pytest.raises(UserError, match=r"student-fp32\.json: the samples .* or the labels of .* are not of our form"):
+    with pytest.raises(UserError, match=r"manifest\.json: malformed: hashes: \[\] is not of type 'object'"):
         compared(runs)
-    write_record(bundle / "manifest.json", {**manifest, "hashes": {"eval.npy": "aa"}})
+    write_record(bundle / "manifest.json", {**manifest, "hashes": {"eval.npy": "aa" * 32}})
     header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (99999999999999,)}"
     path = bundle / "eval_labels.npy"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)

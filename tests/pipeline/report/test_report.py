@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from afpkd.record import read_record, write_record
 from pipeline.recipe_reader import load_recipe
 from pipeline.report.findings import headline
-from tests.pipeline.conftest import MACHINE, profile_record
+from tests.pipeline.conftest import MACHINE, bundle_check, bundle_file, profile_record
 
 if TYPE_CHECKING:
     from tests.pipeline.conftest import MACHINE, HandMadeRun, profile_record
@@ -245,8 +245,8 @@ def test_exported_files_stand_with_their_error_and_their_budget(made: HandMadeRu
     path = made.folder / "student" / "bundle" / "manifest.json"
     manifest = read_record(path)
     found = {"top1": 80.125, "drop": 6.275, "sqnr_db": 12.34, "argmax_agreement": 91.5, "status": "over budget"}
-    manifest["verification"] = {"int8.onnx": {**found, "reason": "int8 loses 6.28 points of top-1"}}
-    manifest["files"].append({"path": "int8.onnx", "precision": "int8", "sha256": "0", "size_bytes": 123_000})
+    manifest["verification"] = {"int8.onnx": bundle_check(**found, reason="int8 loses 6.28 points of top-1")}
+    manifest["files"].append(bundle_file("int8", "0" * 64, size_bytes=123_000))
     manifest["build_check"] = {"int8.onnx": {"status": "built"}}
     write_record(path, manifest)
     report = made.report()
