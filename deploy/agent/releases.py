@@ -74,7 +74,10 @@ def place(root: Path, bundle: Path, facts: Json, python: Sequence[str]) -> None:
 
 
 def prune(root: Path, keep: int) -> list[str]:
-    """Remove the oldest releases beyond `keep`; never the current one, nor the one a rollback would go to."""
+    """Remove the oldest releases beyond `keep`; never the current one, nor the one a rollback would go to.
+
+    What a kill leaves of one is no release, and the next deployment drops it.
+    """
     current = _current(root)
     assert current is not None
     safe = {current, _facts(root / RELEASES / current)["replaced"]}
@@ -82,7 +85,9 @@ def prune(root: Path, keep: int) -> list[str]:
     others.sort(key=lambda folder: str(_facts(folder)["deployed_at"]), reverse=True)
     doomed = others[max(0, keep - len(safe - {None})) :]
     for folder in doomed:
-        shutil.rmtree(folder)
+        gone = folder.with_name(f".{folder.name}.{os.getpid()}")
+        folder.rename(gone)
+        shutil.rmtree(gone)
     return [folder.name for folder in doomed]
 
 

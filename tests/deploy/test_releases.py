@@ -106,3 +106,21 @@ def test_a_link_to_a_release_that_is_gone_is_no_release_and_a_new_deployment_rep
     assert caught.value.code == "E_RELEASE"
     placed(root, "one")
     assert is_whole(root / releases.CURRENT)
+
+
+def test_a_release_whose_removal_was_killed_is_gone_and_the_next_deployment_drops_its_files(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(folder: Path) -> None:
+        (folder / "bundle" / "fp32.onnx").unlink()
+        raise Killed
+
+    for name in ("first", "second", "third"):
+        placed(root, name)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(shutil, "rmtree", half)
+        releases.prune(root, keep=1)
+    assert {row["id"] for row in releases.status({})["releases"]} == {"second", "third"}
+    assert releases.prune(root, keep=1) == []
+    placed(root, "fourth")
+    assert sorted(path.name for path in (root / "releases").iterdir()) == ["fourth", "second", "third"]
