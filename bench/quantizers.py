@@ -80,8 +80,8 @@ def main(folders: Sequence[str] = ()) -> None:
 def table(rows: list[Json]) -> str:
     """Markdown, a file a line: SQNR and agreement on training images that did not calibrate, test accuracy, layers."""
     lines = [
-        "| network | quantiser | ranges | remainder | SQNR, dB | agreement | test top-1 | int8 | fp16 | fp32 layers |",
-        "|---|---|---|---|---:|---:|---:|---:|---:|---:|",
+        "| network | quantiser | ranges | rest | SQNR, dB | agreement | top-1 | Q nodes | int8 | fp16 | fp32 layers |",
+        "|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         layers = row["rtx"].get("layer_types", {})
@@ -89,7 +89,7 @@ def table(rows: list[Json]) -> str:
         lines.append(
             f"| {row['network']} | {row['quantizer']} | {row['method']} | {row['remainder']} | {row['sqnr_db']:.1f} "
             f"| {row['argmax_agreement']:.2f} % | {row['test_top1']:.2f} ({row['test_top1'] - row['float_top1']:+.2f}) "
-            f"| {counts} |"
+            f"| {row['num_q']} | {counts} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,7 @@ everywhere, weights a channel, biases left as they are. ONNX Runtime computes a 
 it at once, TensorRT fuses what follows a convolution where none does (`fused`): the files differ in this.
 
 ONNX Runtime's quantiser is the default, NVIDIA Model-Optimizer an option. Side by side (bench/results/quantizers.jsonl)
-neither wins everywhere: Model-Optimizer by 1 to 6 dB on ResNet-8 and -20, ONNX Runtime by 2 dB on ResNet-56, where int8
+neither wins everywhere: Model-Optimizer by 1 to 5 dB on ResNet-8 and -20, ONNX Runtime by 2 dB on ResNet-56, where int8
 costs most; TensorRT-RTX computes no fewer layers of ours in int8. Model-Optimizer writes opset 19, which nothing before
 TensorRT 10 reads, and brings gigabytes of packages.
 """
