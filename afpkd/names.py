@@ -1,4 +1,4 @@
-"""Names: of unknown ones what is near, else what there is; of classes that they fit on a line."""
+"""Names: of unknown ones what is near, else what there is; of classes that they fit on a line; of metrics in words."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f": did you mean '{close[0]}'?"
     shown = sorted(names)[:MOST_SHOWN]
     return f": known are {', '.join(shown)}{f' and {len(names) - len(shown)} more' if len(names) > len(shown) else ''}"
+
+
+def in_words(metric: str) -> str:
+    """A metric's name for people: `top1` is top-1, `ap50` AP50."""
+    return "top-1" if metric == "top1" else metric.upper()

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from afpkd.errors import UserError
+from afpkd.names import in_words
 from afpkd.record import Json
-from afpkd.tasks.task import in_words
 from export.bundle import Evaluation, Golden, ModelFile, preprocess, require_place, write_bundle
 from export.calibration import Calibration
 from export.cost import macs_of

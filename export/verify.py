@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from afpkd.errors import UserError
+from afpkd.names import in_words
 from afpkd.record import Json
 from export.bounded import answers
 
@@ -150,9 +151,6 @@ def file_tolerances(tolerances: Json, measured: Json) -> Json:
     }
 
 
-_WORDS = {"top1": "top-1", "ap": "AP"}
-
-
 def status_of(
     comparison: Json,
     accuracy: float,
@@ -173,7 +171,7 @@ def status_of(
     elif comparison["num_not_finite"]:
         reason = f"{name} gives NaN or infinity for {comparison['num_not_finite']} of {comparison['num']} images"
     elif drop > max_drop:
-        lost = f"loses {drop:.2f} points of {_WORDS[metric]} against float32 ({torch_top1:.2f} %)"
+        lost = f"loses {drop:.2f} points of {in_words(metric)} against float32 ({torch_top1:.2f} %)"
         reason = f"{name} {lost}, more than {max_drop:g}"
     status = "ok" if reason is None else "over budget"
     return {metric: accuracy, "drop": drop, "max_drop": max_drop, "status": status, "reason": reason}

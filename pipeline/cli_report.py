@@ -128,9 +128,9 @@ def compare(
 
 
 def _change_line(change: Change) -> str:
-    from pipeline.report.wording import METRICS, NONE
+    from pipeline.report.wording import NONE
 
-    unit = "points" if change.quantity.partition(" ")[0] in METRICS.values() else "%"
+    unit = "points" if change.quantity.endswith("(%)") else "%"
     moved = NONE
     if change.change is not None:
         value, low, high = change.change

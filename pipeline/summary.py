@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from afpkd.names import in_words
 from afpkd.record import Json
 from pipeline.plan import COMPARISON
 from pipeline.progress import QUIET_VARIABLE
@@ -136,7 +137,7 @@ def _several_runs(found: Sequence[Json]) -> list[str]:
 def score_of(roles: Json) -> tuple[str, str]:
     """The key of the roles' score, and its title: AP where they detect."""
     metric = metric_of(roles)
-    return f"test_{metric}_selected", {"ap": "test AP", "top1": "test top-1"}[metric]
+    return f"test_{metric}_selected", f"test {in_words(metric)}"
 
 
 def metric_of(roles: Json) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from afpkd.errors import UserError
+from afpkd.names import in_words
 from afpkd.record import Json
 from pipeline.holder import HOLDER, is_alive, is_held, is_locked, read_object
 from pipeline.lineage import CURVES, STAGES
@@ -135,7 +136,7 @@ def _facts(training: Training) -> Iterator[str]:
         yield "the next `make distill` continues it"
     for name in ("top1", "ap"):
         if training.test.get(f"test_{name}_selected") is not None:
-            yield f"test {'AP' if name == 'ap' else 'top-1'} {training.test[f'test_{name}_selected']:.2f} %"
+            yield f"test {in_words(name)} {training.test[f'test_{name}_selected']:.2f} %"
 
 
 def _rows(path: Path) -> list[Json]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from afpkd.distillers import code_digest
 from afpkd.errors import UserError
+from afpkd.names import in_words
 from afpkd.record import Json, provenance, write_record, write_text
 from afpkd.settings import TrainSettings
 from pipeline.event_files import event_files_of
@@ -137,7 +138,6 @@ class Workspace:
         from afpkd.checkpoint import load_weights
         from afpkd.learners import FrozenTeacher
         from afpkd.models import probe_shapes
-        from afpkd.tasks.task import in_words
 
         folder = self.run.role("teacher")
         record = recorded(folder / "record.json", *BUILT_FROM, "metrics")
@@ -222,7 +222,7 @@ class Workspace:
 
     def write_checkpoint(self, model: nn.Module, fitted: Fitted, *, network: Json, method: str) -> Json:
         """Read the test set once, for the last and for the selected epoch; the selected weights travel on."""
-        from afpkd.tasks.task import in_words, model_scores
+        from afpkd.tasks.task import model_scores
 
         chosen_by = f"heldout_{self.task.metric}"
         self.progress.busy("measuring on the test set")

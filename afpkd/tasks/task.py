@@ -49,8 +49,3 @@ def model_scores(task: Task, model: nn.Module, samples: Samples) -> Scores:
     found = task.scores(model, samples)
     model.train(mode)
     return found
-
-
-def in_words(metric: str) -> str:
-    """A metric's name for people: `top1` is top-1, `ap50` AP50."""
-    return "top-1" if metric == "top1" else metric.upper()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from afpkd.names import in_words
 from pipeline.report.candidates import Candidate, Estimate
 from pipeline.report.conditions import unlike
 from pipeline.report.tables import Table
 from pipeline.report.tradeoff import NEAR_POINTS, Budget, choose, upper_end
-from pipeline.report.wording import METRICS, NONE, metric_words, milliseconds, percent, si, signed, span, times
+from pipeline.report.wording import NONE, metric_words, milliseconds, percent, si, signed, span, times
 
 _NAMED = 3  # of others, before the rest is a count
 
@@ -77,7 +78,7 @@ def _advice(data: str, candidates: Sequence[Candidate], budget: Budget) -> Advic
 def _numbers(choice: Candidate) -> str:
     accuracy, p50, p90 = _figures(choice)
     words = [
-        f"{accuracy} {METRICS[choice.metric]}",
+        f"{accuracy} {in_words(choice.metric)}",
         f"p50 {p50} ms",
         *([f"p90 {p90} ms"] if choice.p90_ms else []),
         si(choice.size_bytes, "B"),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from afpkd.names import in_words
 from pipeline.report.candidates import BROKEN, Estimate, accuracy_of_profile, latency_of
 from pipeline.report.conditions import conditions_of, unlike
 from pipeline.report.records import Records, metric_of_record, score_of
-from pipeline.report.wording import METRICS, ROLES, VERDICTS, milliseconds, percent, si, signed, times
+from pipeline.report.wording import ROLES, VERDICTS, milliseconds, percent, si, signed, times
 
 
 class Tile(NamedTuple):
@@ -110,7 +111,7 @@ def _accuracy_tile(run: Records, place: tuple[str, str] | None) -> Tile:
 
 
 def _metric(run: Records) -> str:
-    return METRICS[metric_of_record(run.records["student"])]
+    return in_words(metric_of_record(run.records["student"]))
 
 
 def _score(run: Records, role: str, place: tuple[str, str] | None) -> float | None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from afpkd.names import in_words
 from pipeline.report.candidates import Candidate, Estimate
 from pipeline.report.picture_data import (
     NUM_LABELLED,
@@ -31,7 +32,7 @@ from pipeline.report.picture_data import (
     short_name,
 )
 from pipeline.report.tradeoff import Standing, standing_by_key
-from pipeline.report.wording import METRICS, ROLES, milliseconds, percent, span
+from pipeline.report.wording import ROLES, milliseconds, percent, span
 
 _GRID = "rgba(128,128,128,0.25)"
 
@@ -190,7 +191,7 @@ def _said(c: Candidate) -> str:
     """What a point says when pointed at."""
     lines = [
         c.file_there,
-        f"{METRICS[c.metric]} {percent(c.accuracy.value)} {_interval(c.accuracy, 1)}",
+        f"{in_words(c.metric)} {percent(c.accuracy.value)} {_interval(c.accuracy, 1)}",
         f"p50 {milliseconds(c.p50_ms.value)} ms {_interval(c.p50_ms, 3)}",
         *([f"p90 {milliseconds(c.p90_ms.value)} ms"] if c.p90_ms else []),
         c.verdict,

@@ -6,10 +6,11 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from afpkd.names import in_words
 from afpkd.record import Json
 from pipeline.report.records import Records
 from pipeline.report.tables import Table
-from pipeline.report.wording import METRICS, NONE
+from pipeline.report.wording import NONE
 
 NOT_RECORDED = "not recorded"
 
@@ -115,7 +116,7 @@ def _figures_table(metrics: Mapping[str, Any]) -> Table:
     omega = metrics.get("omega_std")
     levels = ", ".join(_number(value, "{:.3f}") for value in omega) if isinstance(omega, list) else NOT_RECORDED
     metric = "ap" if "teacher_heldout_ap" in metrics else "top1"
-    held_out = f"Held-out {METRICS[metric]} of the teacher"
+    held_out = f"Held-out {in_words(metric)} of the teacher"
     rows = [
         [held_out, _number(metrics.get(f"teacher_heldout_{metric}"), "{:.2f} %")],
         [f"{held_out} with its prompts", _number(metrics.get(f"prompted_heldout_{metric}"), "{:.2f} %")],

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afpkd.errors import UserError
+from afpkd.names import in_words
 from afpkd.record import Json, read_record
 from pipeline.recorded import recorded
 from pipeline.report.candidates import BROKEN, Estimate, accuracy_of_profile, latency_of, metric_of
 from pipeline.report.conditions import Conditions, conditions_of, unlike
 from pipeline.report.findings import ratio_of
 from pipeline.report.records import read_profile
-from pipeline.report.wording import METRICS, NONE
+from pipeline.report.wording import NONE
 
 _NORMAL_95 = 1.959964  # quantile 0.975 of the normal distribution
 
@@ -172,7 +173,7 @@ def _latency_change(
 def _accuracy_change(
     name: str, old: Profile, new: Profile, scores: tuple[Estimate, Estimate], max_drop: float
 ) -> Change:
-    quantity, values = f"{METRICS[metric_of(old.record)]} (%)", (scores[0].value, scores[1].value)
+    quantity, values = f"{in_words(metric_of(old.record))} (%)", (scores[0].value, scores[1].value)
     if _on_other_images(old, new):
         gap = Estimate(values[1] - values[0])
         return Change(name, quantity, *values, gap, Outcome.undecided, "on other test images")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from afpkd.names import in_words
 from afpkd.record import Json
 from pipeline.report.findings import speedups
 from pipeline.report.records import Records, metric_of_record, score_of
-from pipeline.report.wording import METRICS, NONE, ROLES, method_words, metric_words, percent, si, span
+from pipeline.report.wording import NONE, ROLES, method_words, metric_words, percent, si, span
 
 _HEAVY = 3  # layers named
 
@@ -119,7 +120,7 @@ def files_table(run: Records) -> Table:
             rows.append([*row, f"{found['argmax_agreement']:.2f} %", built.get("status") or "not checked"])
             rows[-1].append(f"{found['status']}{': ' + found['reason'] if found['reason'] else ''}")
     detects = any(manifest["task"] == "detection" for manifest in run.manifests.values())
-    accuracy = METRICS["ap"] if detects else "Top-1"
+    accuracy = in_words("ap") if detects else "Top-1"
     columns = [
         "Model",
         "File",

@@ -6,19 +6,20 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from afpkd.names import in_words
+
 ROLES = {"teacher": "teacher", "student": "distilled", "undistilled": "undistilled"}  # on disk -> in words
 VERDICTS = {  # from good to bad
     "VALID": "may be quoted",
     "WARN": "may be quoted with its reasons beside it",
     "INVALID": "must not be used",
 }
-METRICS = {"top1": "top-1", "ap": "AP", "ap50": "AP50"}  # in records -> in words
 NONE = "-"
 
 
 def metric_words(metrics: Iterable[str]) -> str:
     """Name the one metric; several that do not compare are only called accuracy."""
-    names = {METRICS[metric] for metric in metrics}
+    names = {in_words(metric) for metric in metrics}
     return names.pop() if len(names) == 1 else "accuracy"
 
 
