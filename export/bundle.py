@@ -11,9 +11,11 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import jsonschema
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,6 +32,7 @@ EVAL_BOXES = "eval_boxes.json"
 _KNOWN = {MANIFEST, GOLDEN, LABELS, EVAL, EVAL_LABELS, EVAL_BOXES}
 _MODEL = re.compile(r"(fp32|fp16|int8)(-tensorrt|-legacy)?\.onnx")
 """The names that `export.files` gives."""
+_SCHEMA = Path(__file__).with_name("manifest.schema.json")
 
 
 class ModelFile(NamedTuple):
@@ -66,12 +69,21 @@ class Evaluation(NamedTuple):
 
 
 def read_manifest(bundle_dir: Path) -> Json:
-    """Read a bundle's manifest; UserError where it is missing, broken or of another schema."""
+    """Read a bundle's manifest; UserError where it is missing, broken, of another schema or not as its own has it."""
     path = bundle_dir / MANIFEST
     manifest = read_record(path)
     if manifest.get("schema") != SCHEMA:
         raise UserError("E_BUNDLE", f"{path}: schema {manifest.get('schema')!r}, expected {SCHEMA!r}: export it again")
+    error = jsonschema.exceptions.best_match(_validator().iter_errors(manifest))
+    if error is not None:
+        where = ".".join(map(str, error.absolute_path)) or "it"
+        raise UserError("E_BUNDLE", f"{path}: malformed: {where}: {error.message[:200]}: export it again")
     return manifest
+
+
+@cache
+def _validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(json.loads(_SCHEMA.read_text(encoding="utf-8")))
 
 
 def preprocess(images: NDArray[np.uint8], rule: Json) -> NDArray[np.float32]:

@@ -128,6 +128,7 @@ def linear_onnx(weight: NDArray[np.float64], kind: int = TensorProto.FLOAT) -> b
 
 def manifest_of(folder: Path, num_images: int, max_abs: float) -> dict[str, Any]:
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    tolerances = {"max_abs": max_abs, "cosine": 0.99999, "argmax_agreement": 100.0}
     return {
         "schema": "afpkd.bundle/1",
         "role": "student",
@@ -149,14 +150,25 @@ def manifest_of(folder: Path, num_images: int, max_abs: float) -> dict[str, Any]
                 "path": "fp32.onnx",
                 "sha256": hashes["fp32.onnx"],
                 "size_bytes": (folder / "fp32.onnx").stat().st_size,
+                "status": "ok",
+                "reason": None,
+                "tolerances": tolerances,
             }
         ],
         "golden": {
             "path": "golden.npz",
             "num": 16,
-            "tolerances": {"fp32": {"max_abs": max_abs, "cosine": 0.99999, "argmax_agreement": 100.0}},
+            "tolerances": {"fp32": tolerances},
         },
         "labels": "labels.txt",
         "evaluation": {"images": "eval.npy", "labels": "eval_labels.npy", "num": num_images},
         "hashes": hashes,
+        "verification": {},
+        "build_check": {},
+        "sensitivity": [],
+        "torch_top1": 100.0,
+        "lineage": {"calibration": None},
+        "versions": {},
+        "git_commit": None,
+        "machine": {},
     }

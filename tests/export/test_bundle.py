@@ -17,6 +17,7 @@ from export import bundle as module
 from export.bundle import Evaluation, Golden, golden_indices, preprocess, read_manifest, write_bundle
 from export.files import PRECISIONS, planned_files
 from export.sealed import verify_bundle
+from tests.pipeline.conftest import bundle_manifest
 
 Pixels = NDArray[np.uint8]
 Written = Callable[..., dict[str, Any]]
@@ -188,6 +189,18 @@ def test_a_class_whose_name_is_no_line_is_not_written(images: Pixels, tmp_path: 
 
 def test_no_manifest_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"manifest\.json: no such record"):
+        read_manifest(tmp_path)
+
+
+def test_a_half_edited_manifest_is_one_line_for_whoever_measures_or_deploys_it(tmp_path: Path) -> None:
+    whole = bundle_manifest("bb" * 32)
+    write_record(tmp_path / "manifest.json", whole)
+    assert read_manifest(tmp_path) == whole
+    write_record(tmp_path / "manifest.json", {key: whole[key] for key in whole if key != "golden"})
+    with pytest.raises(UserError, match=r"manifest\.json: malformed: it: 'golden' is a required property: export it"):
+        read_manifest(tmp_path)
+    write_record(tmp_path / "manifest.json", {**whole, "files": [{**whole["files"][0], "path": "../up.onnx"}]})
+    with pytest.raises(UserError, match=r"manifest\.json: malformed: files\.0\.path: '\.\./up\.onnx' does not match"):
         read_manifest(tmp_path)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from afpkd.errors import UserError
 from afpkd.record import write_record
-from export import sealed
+from export import bundle, sealed
 from export.sealed import verify_bundle
 from pipeline.evaluation import evaluate_path
 
@@ -131,7 +131,7 @@ def test_a_manifest_nested_without_end_is_one_line(written: Written, images: Pix
 
 
 def test_the_schema_is_a_schema() -> None:
-    jsonschema.Draft202012Validator.check_schema(json.loads(sealed._SCHEMA.read_text()))
+    jsonschema.Draft202012Validator.check_schema(json.loads(bundle._SCHEMA.read_text()))
 
 
 @pytest.mark.parametrize(
