@@ -65,7 +65,7 @@ check: $(SETUP) ## ruff, mypy, import-linter, documentation tests
 	@echo "next: make test"
 
 test: $(SETUP) ## every test, on JOBS cores: fast ones first, then the slow ones (ARGS='-m "not slow"' leaves those out)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(COVERED) $(ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(COVERED) $(ARGS)
 	@echo "next: make distill export profile"
 
 bench: $(SETUP) ## list our own claims, or make one again (ARGS=NAME; hours; see bench/README.md)
