@@ -84,6 +84,9 @@ class Fitting:
         distributed.synchronise_norms(learner.trained, self.device)
         self.steps_per_epoch = train.num_images // settings.batch_size
         self.total_steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        if settings.lr_warm_up >= self.total_steps:
+            told = f"lr_warm_up: {settings.lr_warm_up} steps, and the training has {self.total_steps}: lower it"
+            raise UserError("E_RECIPE_VALUE", told)
         self.optimizer = _optimizer(learner.trained, settings)
         self.amp_dtype = amp_dtype(self.device, settings)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype == torch.float16)

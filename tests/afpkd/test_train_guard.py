@@ -117,3 +117,9 @@ def test_a_loss_that_drowns_all_others_is_told(times: float, told: bool, tmp_pat
     assert str(drowned(norms)).startswith(line) == told
     assert drowned({"task": 3.0}) is None
     assert drowned({"task": 3.0, "rare": 0.0}) is None
+
+
+def test_a_rate_that_would_never_arrive_is_refused(tmp_path: Path) -> None:
+    _begin(_learner(), tmp_path, dataclasses.replace(NINE_STEPS, lr_warm_up=8))
+    with pytest.raises(UserError, match="lr_warm_up: 9 steps, and the training has 9: lower it"):
+        _begin(_learner(), tmp_path, dataclasses.replace(NINE_STEPS, lr_warm_up=9))
