@@ -34,7 +34,7 @@ def verify_bundle(bundle_dir: Path) -> Json:
     UserError names the file: changed, missing, unlisted, a link, at a path that leaves the folder, or an array whose
     header is not the one the manifest describes. Arrays are not loaded: their headers are read first.
     """
-    manifest = sound_manifest(bundle_dir)
+    manifest = _manifest(bundle_dir)
     _check_names(bundle_dir, manifest)
     _check_references(bundle_dir, manifest)
     _check_listed(bundle_dir, manifest["hashes"])
@@ -46,8 +46,8 @@ def verify_bundle(bundle_dir: Path) -> Json:
     return manifest
 
 
-def sound_manifest(bundle_dir: Path) -> Json:
-    """Read the manifest alone: small, no link, and as its schema has it; UserError where it is not."""
+def _manifest(bundle_dir: Path) -> Json:
+    """Read the manifest, small and no link."""
     path = bundle_dir / MANIFEST
     if path.is_symlink():
         raise UserError("E_BUNDLE_UNTRUSTED", f"{path}: is a link: do not trust this bundle")

@@ -49,7 +49,7 @@ def deploy(
 
 
 def _bundle(recipe: str, runs: Path, role: str) -> Path:
-    from export.sealed import sound_manifest
+    from export.bundle import read_manifest
     from pipeline.lineage import is_trained_anew
     from pipeline.recorded import recorded
     from pipeline.workspace import open_run
@@ -58,7 +58,7 @@ def _bundle(recipe: str, runs: Path, role: str) -> Path:
     bundle, record = folder / "bundle", folder / "record.json"
     if not (bundle / "manifest.json").exists():
         raise UserError("E_RUN_MISSING", f"{bundle}: nothing was exported yet: run `make export` first")
-    if is_trained_anew(sound_manifest(bundle), recorded(record) if record.is_file() else None):
+    if is_trained_anew(read_manifest(bundle), recorded(record) if record.is_file() else None):
         told = "the network was trained anew and has not been exported since"
         raise UserError("E_RUN_CHANGED", f"{bundle}: {told}: run `make export` first")
     return bundle

@@ -11,7 +11,7 @@ from pathlib import Path
 from afpkd.errors import UserError
 from afpkd.record import Json, read_record
 from deploy.profile_record import SCHEMA
-from export.sealed import sound_manifest
+from export.bundle import read_manifest
 from pipeline.failures import failures
 from pipeline.lineage import CURVES, PICTURES, is_trained_anew
 from pipeline.recorded import MEASURED, TRAINED, checked, recorded
@@ -141,7 +141,7 @@ def score_of(record: Json) -> float | None:
 def read_manifests(run_dir: Path) -> dict[str, Json]:
     """Read what was exported, by role."""
     found = {role: run_dir / role / _MANIFEST for role in ROLES}
-    return {role: sound_manifest(path.parent) for role, path in found.items() if path.exists()}
+    return {role: read_manifest(path.parent) for role, path in found.items() if path.exists()}
 
 
 def read_profiles(run_dir: Path, records: Mapping[str, Json], manifests: Mapping[str, Json]) -> list[Json]:
@@ -160,7 +160,7 @@ def read_profile(path: Path) -> Json:
     role = str(profile.get("role"))
     own = path.resolve().parent.parent.parent / role
     bundle, record = own / _MANIFEST.parent, own / "record.json"
-    manifests = {role: sound_manifest(bundle)} if (own / _MANIFEST).exists() else {}
+    manifests = {role: read_manifest(bundle)} if (own / _MANIFEST).exists() else {}
     return _judged(profile, manifests, {role: recorded(record)} if record.exists() else {})
 
 
